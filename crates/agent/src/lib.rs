@@ -1,0 +1,1 @@
+//! The event loop that wires a node together, and its local API

@@ -1,0 +1,1 @@
+//! Facts to plan, and what a plan does to a packet

@@ -1,0 +1,1 @@
+//! Makes the kernel equal the plan: observe, diff, apply

@@ -1,0 +1,54 @@
+//! The machine that this node is, as its kernel shows it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{Family, IfName};
+
+/// A link of the host that is not Weft's own and has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLink {
+    /// Its name.
+    pub name: IfName,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its global addresses with the prefix of the link they are on, in the kernel's order.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What the kernel says of this machine's own links.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Links with addresses, loopback left out, the one with the default route first.
+    pub links: Vec<HostLink>,
+}
+
+impl Host {
+    /// The link whose subnet holds `address`, and this host's own address on it.
+    pub fn link_towards(&self, address: IpAddr) -> Option<(&HostLink, IpNet)> {
+        self.links.iter().find_map(|link| {
+            link.addresses
+                .iter()
+                .find(|net| net.contains(&address))
+                .map(|net| (link, *net))
+        })
+    }
+
+    /// The link that has `address` as its own.
+    pub fn link_of(&self, address: IpAddr) -> Option<&HostLink> {
+        self.links
+            .iter()
+            .find(|link| link.addresses.iter().any(|net| net.addr() == address))
+    }
+
+    /// The first address of a family: what peers should use.
+    pub fn address(&self, family: Family) -> Option<IpNet> {
+        self.links
+            .iter()
+            .flat_map(|l| &l.addresses)
+            .copied()
+            .find(|net| Family::of(net.addr()) == family)
+    }
+}

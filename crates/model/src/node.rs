@@ -1,0 +1,80 @@
+//! Nodes: machines that run pods.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Cidr, Family, Labels, Mac, NetworkName, NodeName};
+
+/// One of a node's own addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Prefix length of the link that it is on, where the node has said it.
+    pub prefix: Option<u8>,
+}
+
+/// A block of pod addresses that a node owns.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeCidr {
+    /// The network whose pods have these addresses.
+    pub network: NetworkName,
+    /// The block.
+    pub cidr: Cidr,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Labels; `topology.kubernetes.io/zone` among them.
+    pub labels: Labels,
+    /// Its addresses in order of preference; the first of a family is the one that peers use.
+    pub addresses: Vec<NodeAddress>,
+    /// The blocks that its pods' addresses come from.
+    pub pod_cidrs: Vec<NodeCidr>,
+    /// MAC of its tunnel end, where it isn't the one that [`Node::vtep_mac`] derives.
+    pub published_vtep_mac: Option<Mac>,
+}
+
+impl Node {
+    /// A node of which only the name is known.
+    pub fn named(name: NodeName) -> Self {
+        Self {
+            name,
+            labels: Labels::default(),
+            addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
+            published_vtep_mac: None,
+        }
+    }
+
+    /// The address that peers use in a family.
+    pub fn address(&self, family: Family) -> Option<NodeAddress> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|a| Family::of(a.ip) == family)
+    }
+
+    /// MAC address of its tunnel end: published, or derived from the name alike on every node.
+    pub fn vtep_mac(&self) -> Mac {
+        self.published_vtep_mac
+            .unwrap_or_else(|| Mac::derived(&format!("weft vtep {}", self.name)))
+    }
+
+    /// Its blocks in `network`.
+    pub fn cidrs<'a>(&'a self, network: &'a NetworkName) -> impl Iterator<Item = Cidr> + 'a {
+        self.pod_cidrs
+            .iter()
+            .filter(move |c| c.network == *network)
+            .map(|c| c.cidr)
+    }
+
+    /// The topology zone that it lies in (`topology.kubernetes.io/zone`).
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get("topology.kubernetes.io/zone")
+    }
+}

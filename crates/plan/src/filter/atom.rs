@@ -1,0 +1,173 @@
+//! Identifiers, and the typed values that set keys and map data are made of.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_model::IfName;
+
+use super::Verdict;
+
+/// The name of a set, map or chain in the table. Made by code, never from outside input.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ident(Arc<str>);
+
+impl Ident {
+    /// Takes a name of letters, digits and `_-./`, starting with a letter, at most 127 bytes (`NFT_NAME_MAXLEN` is 256).
+    pub fn new(name: &str) -> Self {
+        debug_assert!(
+            name.len() < 128
+                && name.starts_with(|c: char| c.is_ascii_alphabetic())
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)),
+            "{name:?}"
+        );
+        Self(name.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Ident {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl fmt::Display for Ident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Ident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// nftables' data types, as far as Weft uses them (`nft describe`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Type {
+    /// `ipv4_addr`, 4 bytes, network order.
+    Ipv4Addr,
+    /// `ipv6_addr`, 16 bytes, network order.
+    Ipv6Addr,
+    /// `ifname`, 16 bytes, padded with zeros.
+    IfName,
+    /// `inet_proto`, 1 byte.
+    InetProto,
+    /// `inet_service`, 2 bytes, network order.
+    InetService,
+    /// `mark`, 4 bytes, host order.
+    Mark,
+    /// `verdict`: as map data only.
+    Verdict,
+}
+
+impl Type {
+    /// nft's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Type::Ipv4Addr => "ipv4_addr",
+            Type::Ipv6Addr => "ipv6_addr",
+            Type::IfName => "ifname",
+            Type::InetProto => "inet_proto",
+            Type::InetService => "inet_service",
+            Type::Mark => "mark",
+            Type::Verdict => "verdict",
+        }
+    }
+
+    /// Bytes of a value; 0 for verdicts.
+    pub fn size(self) -> usize {
+        match self {
+            Type::Ipv4Addr | Type::Mark => 4,
+            Type::Ipv6Addr | Type::IfName => 16,
+            Type::InetProto => 1,
+            Type::InetService => 2,
+            Type::Verdict => 0,
+        }
+    }
+}
+
+/// One typed value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Atom {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// An IPv6 address.
+    V6(Ipv6Addr),
+    /// A block of addresses, in interval sets only.
+    Net(IpNet),
+    /// An interface's name.
+    Link(IfName),
+    /// An IP protocol number.
+    Proto(u8),
+    /// A transport port.
+    Port(u16),
+    /// A packet or connection mark.
+    Mark(u32),
+    /// A verdict, as map data only.
+    Verdict(Verdict),
+}
+
+impl Atom {
+    /// The type whose sets it may be in.
+    pub fn kind(&self) -> Type {
+        match self {
+            Atom::V4(_) | Atom::Net(IpNet::V4(_)) => Type::Ipv4Addr,
+            Atom::V6(_) | Atom::Net(IpNet::V6(_)) => Type::Ipv6Addr,
+            Atom::Link(_) => Type::IfName,
+            Atom::Proto(_) => Type::InetProto,
+            Atom::Port(_) => Type::InetService,
+            Atom::Mark(_) => Type::Mark,
+            Atom::Verdict(_) => Type::Verdict,
+        }
+    }
+}
+
+impl From<IpAddr> for Atom {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(a) => Atom::V4(a),
+            IpAddr::V6(a) => Atom::V6(a),
+        }
+    }
+}
+
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Atom::V4(a) => write!(f, "{a}"),
+            Atom::V6(a) => write!(f, "{a}"),
+            Atom::Net(net) if net.prefix_len() == net.max_prefix_len() => write!(f, "{}", net.addr()),
+            Atom::Net(net) => write!(f, "{net}"),
+            Atom::Link(name) => write!(f, "\"{name}\""),
+            Atom::Proto(number) => match protocol_name(*number) {
+                Some(name) => f.write_str(name),
+                None => write!(f, "{number}"),
+            },
+            Atom::Port(port) => write!(f, "{port}"),
+            Atom::Mark(mark) => write!(f, "{mark:#010x}"),
+            Atom::Verdict(verdict) => write!(f, "{verdict}"),
+        }
+    }
+}
+
+/// nft's name of an IP protocol.
+pub(super) fn protocol_name(number: u8) -> Option<&'static str> {
+    match number {
+        1 => Some("icmp"),
+        6 => Some("tcp"),
+        17 => Some("udp"),
+        58 => Some("ipv6-icmp"),
+        132 => Some("sctp"),
+        _ => None,
+    }
+}

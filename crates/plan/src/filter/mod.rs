@@ -1,0 +1,21 @@
+//! The packet filter of a plan: an nftables table as typed data.
+//!
+//! This is a small subset of nftables' language (`nft(8)`), chosen so that each statement can be rendered to netlink,
+//! printed in nft's own syntax, and *evaluated* by the packet oracle with the kernel's meaning. A feature is a
+//! few constant chains plus rows (elements) in sets and maps; in the steady state only elements change.
+//!
+//! All of it lives in one table, `inet weft`.
+
+mod atom;
+mod chain;
+mod set;
+
+pub use atom::{Atom, Ident, Type};
+pub use chain::{
+    Chain, Comparison, ConntrackState, ConntrackStatus, Field, Hook, HookKind, NatTarget, Reject, Rule,
+    Statement, Value, Verdict,
+};
+pub use set::{Element, SetKind, SetSpec};
+
+/// The name of the one table (family `inet`).
+pub const TABLE: &str = "weft";

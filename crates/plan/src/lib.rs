@@ -1,0 +1,39 @@
+//! The plan: the complete desired state of one node, as plain data.
+//!
+//! A plan is a set of keyed [`rows::Rows`]: one row a kernel object or DNS name, each with the fact that asked for it.
+//! It can be printed, compared and checked without a kernel. `weft-compile` writes it; `weft-dataplane` makes the
+//! kernel equal to it; `weft-dns` answers from it; the packet oracle says what it does to a packet.
+//!
+//! What always holds: a plan leaves its executors no choices. What it says in one place it says in no other.
+//!
+//! What is absent: pods, services and policies. A reader of a plan knows links, routes, sets and names only.
+
+pub mod diff;
+pub mod filter;
+pub mod kernel;
+pub mod names;
+pub mod rows;
+pub mod text;
+
+pub use filter::{Atom, Chain, Field, Hook, Ident, Rule, SetSpec, Statement, Type, Verdict};
+pub use kernel::{
+    Fdb, KernelKey, KernelRow, Link, Neighbour, Opening, PodLink, PolicyRule, Route, RouteKey, RouteKind,
+    VxlanLink,
+};
+pub use names::{DnsName, NameRow, Record};
+pub use rows::{Entry, Rows};
+
+use weft_model::Warning;
+
+/// The desired state of one node.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Counts up with every change; executors refuse an older one than they have seen.
+    pub generation: u64,
+    /// What the kernel should hold.
+    pub kernel: Rows<KernelKey, KernelRow>,
+    /// What the DNS server should answer.
+    pub names: Rows<DnsName, NameRow>,
+    /// What could not be expressed, or should be known: sorted, no duplicates.
+    pub warnings: Vec<Warning>,
+}
