@@ -1,7 +1,8 @@
 //! Rows of the DNS server: owner names and their records.
 //!
 //! A row exists for every name that exists, also for names without records of their own (empty non-terminals, RFC
-//! 8020): a name without a row is NXDOMAIN, a row without the asked type is NODATA.
+//! 8020): a name without a row is NXDOMAIN, a row without the asked type is NODATA. A row with a [`Zone`] is the top of
+//! a zone; what lies in no zone is somebody else's to answer.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -26,6 +27,13 @@ impl DnsName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// True where the name can be sent: labels of 1 to 63 printable bytes, 255 bytes in all (RFC 1035 §2.3.4).
+    pub fn is_encodable(&self) -> bool {
+        let label =
+            |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+        self.0.is_empty() || (self.0.len() <= 253 && self.0.split('.').all(label))
     }
 
     /// The name below this one whose first label or labels are `labels`.
@@ -96,8 +104,10 @@ pub enum Record {
         /// The host.
         target: DnsName,
     },
-    /// Text.
+    /// Text, at most 255 bytes.
     Txt(Box<str>),
+    /// A name server of a zone.
+    Ns(DnsName),
 }
 
 /// What a name holds.
@@ -107,6 +117,20 @@ pub struct NameRow {
     pub records: Box<[Record]>,
     /// What the names below it are, where they are computed instead of listed.
     pub below: Below,
+    /// What holds for the zone that begins here, where one does.
+    pub zone: Option<Box<Zone>>,
+}
+
+/// What all names of a zone have in common; the row that carries it is the zone's top. A zone ends where another one
+/// begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// The name server in the SOA record.
+    pub primary: DnsName,
+    /// The mailbox in the SOA record, as a domain name.
+    pub mailbox: DnsName,
+    /// Time to live of every record, in seconds. Negative answers have this or 300, whichever is less.
+    pub ttl: u32,
 }
 
 /// How names below a row are found when they have no row of their own.
@@ -117,6 +141,9 @@ pub enum Below {
     Nothing,
     /// A single label that is an address with dashes (`10-1-2-3`, `2001-db8--1`) is that address.
     DashedAddresses,
+    /// Every name of fewer labels than this below the row exists and holds nothing, as the inner names of a reverse
+    /// zone do; names of this many labels or more exist where they have rows.
+    InnerNames(u8),
 }
 
 impl NameRow {
@@ -127,7 +154,22 @@ impl NameRow {
         Self {
             records: records.into(),
             below: Below::Nothing,
+            zone: None,
         }
+    }
+
+    /// The same row, with the names below it computed.
+    #[must_use]
+    pub fn with_below(mut self, below: Below) -> Self {
+        self.below = below;
+        self
+    }
+
+    /// The same row as the top of a zone.
+    #[must_use]
+    pub fn with_zone(mut self, zone: Zone) -> Self {
+        self.zone = Some(Box::new(zone));
+        self
     }
 }
 
@@ -145,6 +187,7 @@ impl fmt::Display for Record {
                 target,
             } => write!(f, "SRV {priority} {weight} {port} {target}"),
             Record::Txt(text) => write!(f, "TXT {text:?}"),
+            Record::Ns(name) => write!(f, "NS {name}"),
         }
     }
 }
@@ -162,5 +205,18 @@ mod tests {
         assert!(!DnsName::new("notcluster.local").is_in(&zone));
         assert_eq!(web.parent().unwrap().as_str(), "default.svc.cluster.local");
         assert_eq!(DnsName::new("LOCAL").parent().unwrap(), DnsName::new(""));
+    }
+
+    #[test]
+    fn only_names_that_fit_a_message_are_encodable() {
+        let check =
+            |name: &str, expected: bool| assert_eq!(DnsName::new(name).is_encodable(), expected, "{name:?}");
+        check("", true);
+        check("_http._tcp.web", true);
+        check(&"x".repeat(63), true);
+        check(&"x".repeat(64), false);
+        check("a..b", false);
+        check("a b", false);
+        check(&["abcdefg"; 32].join("."), false);
     }
 }
