@@ -105,10 +105,7 @@ mod tests {
 
     #[test]
     fn host_links_are_stable_valid_and_distinct() {
-        let id = |c: &str, i: &str| AttachmentId {
-            container: c.into(),
-            ifname: IfName::new(i).unwrap(),
-        };
+        let id = |c: &str, i: &str| AttachmentId { container: c.into(), ifname: IfName::new(i).unwrap() };
         let name = id("abc", "eth0").host_link();
         assert_eq!(name, id("abc", "eth0").host_link());
         assert_eq!(name.as_str().len(), 15);

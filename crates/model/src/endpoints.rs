@@ -75,9 +75,6 @@ impl EndpointSlice {
     /// Namespace and name of the service that it belongs to.
     pub fn service_key(&self) -> Option<ObjectKey> {
         let name = self.service.clone()?;
-        Some(ObjectKey {
-            namespace: self.key.namespace.clone(),
-            name,
-        })
+        Some(ObjectKey { namespace: self.key.namespace.clone(), name })
     }
 }

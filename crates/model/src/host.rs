@@ -28,27 +28,18 @@ pub struct Host {
 impl Host {
     /// The link whose subnet holds `address`, and this host's own address on it.
     pub fn link_towards(&self, address: IpAddr) -> Option<(&HostLink, IpNet)> {
-        self.links.iter().find_map(|link| {
-            link.addresses
-                .iter()
-                .find(|net| net.contains(&address))
-                .map(|net| (link, *net))
-        })
+        self.links
+            .iter()
+            .find_map(|link| link.addresses.iter().find(|net| net.contains(&address)).map(|net| (link, *net)))
     }
 
     /// The link that has `address` as its own.
     pub fn link_of(&self, address: IpAddr) -> Option<&HostLink> {
-        self.links
-            .iter()
-            .find(|link| link.addresses.iter().any(|net| net.addr() == address))
+        self.links.iter().find(|link| link.addresses.iter().any(|net| net.addr() == address))
     }
 
     /// The first address of a family: what peers should use.
     pub fn address(&self, family: Family) -> Option<IpNet> {
-        self.links
-            .iter()
-            .flat_map(|l| &l.addresses)
-            .copied()
-            .find(|net| Family::of(net.addr()) == family)
+        self.links.iter().flat_map(|l| &l.addresses).copied().find(|net| Family::of(net.addr()) == family)
     }
 }

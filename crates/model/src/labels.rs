@@ -20,6 +20,11 @@ impl Labels {
         self.0.iter().map(|(k, v)| (k.as_ref(), v.as_ref()))
     }
 
+    /// All pairs with their shared storage, by key.
+    pub fn pairs(&self) -> impl Iterator<Item = &(Arc<str>, Arc<str>)> {
+        self.0.iter()
+    }
+
     /// True where there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -55,13 +60,7 @@ pub struct Selector(pub Vec<Requirement>);
 impl Selector {
     /// The selector that a plain `key: value` map stands for.
     pub fn equalities(labels: &Labels) -> Self {
-        Self(
-            labels
-                .0
-                .iter()
-                .map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()]))
-                .collect(),
-        )
+        Self(labels.0.iter().map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()])).collect())
     }
 
     /// True where every condition holds for `labels`.

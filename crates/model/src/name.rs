@@ -27,10 +27,7 @@ fn label(value: &str) -> Result<(), &'static str> {
     if value.starts_with('-') || value.ends_with('-') {
         return Err("it must not begin or end with a dash");
     }
-    if !value
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
+    if !value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         return Err("only a-z, 0-9 and dashes are allowed");
     }
     Ok(())
@@ -136,10 +133,7 @@ impl ObjectKey {
     /// # Errors
     /// [`InvalidName`] for the first part that breaks a rule.
     pub fn new(namespace: &str, name: &str) -> Result<Self, InvalidName> {
-        Ok(Self {
-            namespace: NamespaceName::new(namespace)?,
-            name: ObjectName::new(name)?,
-        })
+        Ok(Self { namespace: NamespaceName::new(namespace)?, name: ObjectName::new(name)? })
     }
 }
 
@@ -173,9 +167,6 @@ mod tests {
     #[test]
     fn an_error_names_the_value_and_the_rule() {
         let error = ObjectName::new("Web").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "\"Web\" is no valid object name: only a-z, 0-9 and dashes are allowed"
-        );
+        assert_eq!(error, "\"Web\" is no valid object name: only a-z, 0-9 and dashes are allowed");
     }
 }

@@ -21,11 +21,7 @@ pub struct InvalidNet {
 }
 
 fn invalid(what: &'static str, value: impl fmt::Display, reason: impl Into<String>) -> InvalidNet {
-    InvalidNet {
-        what,
-        value: value.to_string(),
-        reason: reason.into(),
-    }
+    InvalidNet { what, value: value.to_string(), reason: reason.into() }
 }
 
 /// An address family.
@@ -223,18 +219,13 @@ impl IfName {
         }
         if value == "."
             || value == ".."
-            || value
-                .bytes()
-                .any(|b| b == b'/' || b == b':' || !b.is_ascii_graphic())
+            || value.bytes().any(|b| b == b'/' || b == b':' || !b.is_ascii_graphic())
         {
             return bad("slashes, colons and white space are not allowed");
         }
         let mut bytes = [0; 15];
         bytes[..value.len()].copy_from_slice(value.as_bytes());
-        Ok(Self {
-            bytes,
-            len: value.len() as u8,
-        })
+        Ok(Self { bytes, len: value.len() as u8 })
     }
 
     /// The name as text.
@@ -294,14 +285,7 @@ impl Mac {
     pub fn derived(seed: &str) -> Self {
         let hash = fnv1a(seed.as_bytes());
         let bytes = hash.to_be_bytes();
-        Self([
-            (bytes[2] & 0xfc) | 0x02,
-            bytes[3],
-            bytes[4],
-            bytes[5],
-            bytes[6],
-            bytes[7],
-        ])
+        Self([(bytes[2] & 0xfc) | 0x02, bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
     }
 
     /// True for an address that a single interface may have.
@@ -312,9 +296,9 @@ impl Mac {
 
 /// 64-bit FNV-1a with a final mix: stable across versions and machines, unlike `std`'s hashers, and not for secrets.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
-    });
+    let mut hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     hash ^= hash >> 32;
     hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     hash ^ (hash >> 32)
@@ -323,13 +307,7 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 impl FromStr for Mac {
     type Err = InvalidNet;
     fn from_str(value: &str) -> Result<Self, InvalidNet> {
-        let bad = || {
-            invalid(
-                "MAC address",
-                value,
-                "write six pairs of hexadecimal digits joined by colons",
-            )
-        };
+        let bad = || invalid("MAC address", value, "write six pairs of hexadecimal digits joined by colons");
         let mut bytes = [0; 6];
         let mut parts = value.split(':');
         for byte in &mut bytes {
@@ -383,11 +361,7 @@ impl Cidr {
         if net.trunc() == net {
             Ok(Self(net))
         } else {
-            Err(invalid(
-                "CIDR",
-                net,
-                format!("bits below the prefix are set; write {}", net.trunc()),
-            ))
+            Err(invalid("CIDR", net, format!("bits below the prefix are set; write {}", net.trunc())))
         }
     }
 
@@ -437,11 +411,7 @@ impl FromStr for Cidr {
     type Err = InvalidNet;
     fn from_str(value: &str) -> Result<Self, InvalidNet> {
         let net = IpNet::from_str(value).map_err(|_| {
-            invalid(
-                "CIDR",
-                value,
-                "write ADDRESS/PREFIX, such as 10.244.0.0/16 or fd00:244::/48",
-            )
+            invalid("CIDR", value, "write ADDRESS/PREFIX, such as 10.244.0.0/16 or fd00:244::/48")
         })?;
         Self::new(net)
     }

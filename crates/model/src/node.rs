@@ -53,24 +53,17 @@ impl Node {
 
     /// The address that peers use in a family.
     pub fn address(&self, family: Family) -> Option<NodeAddress> {
-        self.addresses
-            .iter()
-            .copied()
-            .find(|a| Family::of(a.ip) == family)
+        self.addresses.iter().copied().find(|a| Family::of(a.ip) == family)
     }
 
     /// MAC address of its tunnel end: published, or derived from the name alike on every node.
     pub fn vtep_mac(&self) -> Mac {
-        self.published_vtep_mac
-            .unwrap_or_else(|| Mac::derived(&format!("weft vtep {}", self.name)))
+        self.published_vtep_mac.unwrap_or_else(|| Mac::derived(&format!("weft vtep {}", self.name)))
     }
 
     /// Its blocks in `network`.
     pub fn cidrs<'a>(&'a self, network: &'a NetworkName) -> impl Iterator<Item = Cidr> + 'a {
-        self.pod_cidrs
-            .iter()
-            .filter(move |c| c.network == *network)
-            .map(|c| c.cidr)
+        self.pod_cidrs.iter().filter(move |c| c.network == *network).map(|c| c.cidr)
     }
 
     /// The topology zone that it lies in (`topology.kubernetes.io/zone`).

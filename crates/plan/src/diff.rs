@@ -19,12 +19,7 @@ impl Difference {
     /// Compares every row of both plans.
     pub fn between(from: &Plan, to: &Plan) -> Self {
         let mut rows = Vec::new();
-        let keys: BTreeSet<&KernelKey> = from
-            .kernel
-            .iter()
-            .chain(to.kernel.iter())
-            .map(|(k, _)| k)
-            .collect();
+        let keys: BTreeSet<&KernelKey> = from.kernel.iter().chain(to.kernel.iter()).map(|(k, _)| k).collect();
         for key in keys {
             let line = |plan: &Plan| plan.kernel.get(key).map(|row| text::kernel_row(key, row));
             Self::push(&mut rows, line(from), line(to));
@@ -77,8 +72,7 @@ impl Plan {
                 (KernelKey::Chain(name), KernelRow::Chain(chain)) => {
                     for statement in chain.rules.iter().flat_map(|rule| &rule.statements) {
                         faults.extend(
-                            self.check_statement(statement)
-                                .map(|fault| format!("chain {name}: {fault}")),
+                            self.check_statement(statement).map(|fault| format!("chain {name}: {fault}")),
                         );
                     }
                 }
@@ -100,10 +94,7 @@ impl Plan {
                         .get(&KernelKey::Link(*link))
                         .is_some_and(|row| matches!(row, KernelRow::Link(_))) =>
                 {
-                    faults.push(format!(
-                        "{}: no such link in the plan",
-                        text::kernel_row(key, &entry.value)
-                    ));
+                    faults.push(format!("{}: no such link in the plan", text::kernel_row(key, &entry.value)));
                 }
                 _ => {}
             }

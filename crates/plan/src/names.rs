@@ -56,10 +56,7 @@ impl DnsName {
     /// True for `zone` itself and every name below it.
     pub fn is_in(&self, zone: &DnsName) -> bool {
         zone.0.is_empty()
-            || self
-                .0
-                .strip_suffix(zone.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            || self.0.strip_suffix(zone.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 }
 
@@ -151,11 +148,7 @@ impl NameRow {
     pub fn new(mut records: Vec<Record>) -> Self {
         records.sort();
         records.dedup();
-        Self {
-            records: records.into(),
-            below: Below::Nothing,
-            zone: None,
-        }
+        Self { records: records.into(), below: Below::Nothing, zone: None }
     }
 
     /// The same row, with the names below it computed.
@@ -180,12 +173,9 @@ impl fmt::Display for Record {
             Record::Aaaa(a) => write!(f, "AAAA {a}"),
             Record::Cname(name) => write!(f, "CNAME {name}"),
             Record::Ptr(name) => write!(f, "PTR {name}"),
-            Record::Srv {
-                priority,
-                weight,
-                port,
-                target,
-            } => write!(f, "SRV {priority} {weight} {port} {target}"),
+            Record::Srv { priority, weight, port, target } => {
+                write!(f, "SRV {priority} {weight} {port} {target}")
+            }
             Record::Txt(text) => write!(f, "TXT {text:?}"),
             Record::Ns(name) => write!(f, "NS {name}"),
         }

@@ -13,6 +13,8 @@ pub struct Entry<V> {
     pub value: V,
     /// Because of what.
     pub origin: FactKey,
+    /// Which piece of the writer's work this is; means nothing to readers.
+    pub claim: u32,
 }
 
 /// Rows by key. Writing an equal value is no change, so "set everything again" costs its executors nothing.
@@ -24,10 +26,7 @@ pub struct Rows<K, V> {
 
 impl<K, V> Default for Rows<K, V> {
     fn default() -> Self {
-        Self {
-            map: FxHashMap::default(),
-            changed: FxHashSet::default(),
-        }
+        Self { map: FxHashMap::default(), changed: FxHashSet::default() }
     }
 }
 
@@ -57,18 +56,24 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
 
     /// Makes `key` hold `value`; says whether that was a change. A new origin alone is none.
     pub fn set(&mut self, key: K, value: V, origin: FactKey) -> bool {
+        self.claim(key, value, origin, 0)
+    }
+
+    /// [`Rows::set`] with the writer's own mark.
+    pub fn claim(&mut self, key: K, value: V, origin: FactKey, claim: u32) -> bool {
         match self.map.get_mut(&key) {
             Some(entry) if entry.value == value => {
                 entry.origin = origin;
+                entry.claim = claim;
                 false
             }
             Some(entry) => {
-                *entry = Entry { value, origin };
+                *entry = Entry { value, origin, claim };
                 self.changed.insert(key);
                 true
             }
             None => {
-                self.map.insert(key.clone(), Entry { value, origin });
+                self.map.insert(key.clone(), Entry { value, origin, claim });
                 self.changed.insert(key);
                 true
             }

@@ -19,12 +19,7 @@ pub fn kernel_row(key: &KernelKey, row: &KernelRow) -> String {
         (KernelKey::Link(name), KernelRow::Link(link)) => format!("link {name} {}", Detail(link.as_ref())),
         (KernelKey::Route(key), KernelRow::Route(route)) => route_line(key, route),
         (KernelKey::Rule(rule), _) => {
-            format!(
-                "rule {}: from {} lookup {}",
-                rule.priority,
-                rule.from,
-                table_name(rule.table)
-            )
+            format!("rule {}: from {} lookup {}", rule.priority, rule.from, table_name(rule.table))
         }
         (KernelKey::Neighbour(link, address), KernelRow::Neighbour(n)) => {
             format!("neighbour {address} dev {link} lladdr {} permanent", n.mac)
@@ -143,11 +138,7 @@ fn chain_lines(name: &Ident, chain: &Chain) -> String {
     let mut text = format!("chain {name} {{");
     if let Some(hook) = chain.hook {
         let kind = if hook.nat { "nat" } else { "filter" };
-        let _ = write!(
-            text,
-            "\n    type {kind} hook {} priority {}; policy accept;",
-            hook.at, hook.priority
-        );
+        let _ = write!(text, "\n    type {kind} hook {} priority {}; policy accept;", hook.at, hook.priority);
     }
     for rule in &chain.rules {
         let _ = write!(text, "\n    {rule}");
@@ -157,13 +148,7 @@ fn chain_lines(name: &Ident, chain: &Chain) -> String {
 }
 
 fn element_line(set: &Ident, key: &[Atom], element: &Element) -> String {
-    let join = |atoms: &[Atom]| {
-        atoms
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" . ")
-    };
+    let join = |atoms: &[Atom]| atoms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ");
     if element.data.is_empty() {
         format!("element {set} {{ {} }}", join(key))
     } else {

@@ -19,9 +19,7 @@ impl Ident {
         debug_assert!(
             name.len() < 128
                 && name.starts_with(|c: char| c.is_ascii_alphabetic())
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)),
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)),
             "{name:?}"
         );
         Self(name.into())

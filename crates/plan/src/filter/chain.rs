@@ -256,10 +256,7 @@ pub struct Rule {
 impl Rule {
     /// A rule with a reason.
     pub fn new(comment: &'static str, statements: impl IntoIterator<Item = Statement>) -> Self {
-        Self {
-            statements: statements.into_iter().collect(),
-            comment,
-        }
+        Self { statements: statements.into_iter().collect(), comment }
     }
 }
 
@@ -367,10 +364,6 @@ impl fmt::Display for Rule {
         for (at, statement) in self.statements.iter().enumerate() {
             write!(f, "{}{statement}", if at == 0 { "" } else { " " })?;
         }
-        if self.comment.is_empty() {
-            Ok(())
-        } else {
-            write!(f, " comment \"{}\"", self.comment)
-        }
+        if self.comment.is_empty() { Ok(()) } else { write!(f, " comment \"{}\"", self.comment) }
     }
 }

@@ -30,29 +30,17 @@ pub struct SetSpec {
 impl SetSpec {
     /// A plain set with these key parts.
     pub fn set(key: &[Type], comment: &'static str) -> Self {
-        Self {
-            key: key.to_vec(),
-            kind: SetKind::Set,
-            interval: false,
-            dynamic_timeout: None,
-            comment,
-        }
+        Self { key: key.to_vec(), kind: SetKind::Set, interval: false, dynamic_timeout: None, comment }
     }
 
     /// A set of address blocks.
     pub fn intervals(key: Type, comment: &'static str) -> Self {
-        Self {
-            interval: true,
-            ..Self::set(&[key], comment)
-        }
+        Self { interval: true, ..Self::set(&[key], comment) }
     }
 
     /// A map from these key parts to these values.
     pub fn map(key: &[Type], data: &[Type], comment: &'static str) -> Self {
-        Self {
-            kind: SetKind::Map(data.to_vec()),
-            ..Self::set(key, comment)
-        }
+        Self { kind: SetKind::Map(data.to_vec()), ..Self::set(key, comment) }
     }
 
     /// True for a map.

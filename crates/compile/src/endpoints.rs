@@ -1,0 +1,118 @@
+//! Where a service leads to: its slices, or what its selector selects where nobody has written slices.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::{
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey, ObjectName, Pod, Port, Service, SliceSource,
+    TargetPort,
+};
+
+use crate::facts::{Facts, Transition};
+
+/// The slices that count for a service: EndpointSlices where there are any, else v1 Endpoints, else derived ones.
+/// A service without a selector and without slices has none.
+pub fn slices(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
+    let written = |source: SliceSource| -> Vec<EndpointSlice> {
+        facts.slices_of(&service.key).filter(|slice| slice.source == source).cloned().collect()
+    };
+    [SliceSource::EndpointSlice, SliceSource::Endpoints]
+        .into_iter()
+        .map(written)
+        .find(|slices| !slices.is_empty())
+        .unwrap_or_else(|| derived(facts, service))
+}
+
+/// Services whose endpoints can differ after a transition.
+pub fn affected_services(transition: &Transition, facts: &Facts) -> Vec<ObjectKey> {
+    use weft_model::Fact;
+    let mut keys: Vec<ObjectKey> = transition
+        .states()
+        .flat_map(|fact| match fact {
+            Fact::Service(service) => vec![service.key.clone()],
+            Fact::EndpointSlice(slice) => slice.service_key().into_iter().collect(),
+            Fact::Pod(pod) => facts
+                .services_selecting(&pod.key.namespace, &pod.labels)
+                .into_iter()
+                .filter(|service| facts.slices_of(&service.key).next().is_none())
+                .map(|service| service.key.clone())
+                .collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// One derived slice for each family and each set of target ports, named by the service, as the endpoint slice controller
+/// would write them.
+fn derived(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
+    let pods = facts.selected_by(service);
+    let mut slices: BTreeMap<(Family, Vec<EndpointPort>), Vec<Endpoint>> = BTreeMap::new();
+    for pod in pods.into_iter().filter(|pod| !pod.finished) {
+        for ip in &pod.ips {
+            let family = Family::of(*ip);
+            if !service.families.contains(&family) {
+                continue;
+            }
+            let ports = target_ports(service, pod);
+            if ports.is_empty() && !service.ports.is_empty() {
+                continue;
+            }
+            slices.entry((family, ports)).or_default().push(endpoint(facts, service, pod, *ip));
+        }
+    }
+    slices
+        .into_iter()
+        .enumerate()
+        .filter_map(|(at, ((family, ports), endpoints))| {
+            let suffix = if family == Family::V4 { "v4" } else { "v6" };
+            let key = ObjectKey {
+                namespace: service.key.namespace.clone(),
+                name: ObjectName::new(&format!("{}-{suffix}-{at}", service.key.name)).ok()?,
+            };
+            let service = Some(service.key.name.clone());
+            Some(EndpointSlice { key, service, source: SliceSource::Selector, family, ports, endpoints })
+        })
+        .collect()
+}
+
+/// The service's ports as this pod has them; a named port that the pod lacks is left out.
+fn target_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
+    let resolve = |target: &TargetPort, protocol| -> Option<Port> {
+        match target {
+            TargetPort::Number(port) => Some(*port),
+            TargetPort::Name(name) => {
+                pod.named_ports.iter().find(|p| p.name == *name && p.protocol == protocol).map(|p| p.port)
+            }
+        }
+    };
+    service
+        .ports
+        .iter()
+        .filter_map(|port| {
+            let number = resolve(&port.target, port.protocol)?;
+            Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: Some(number) })
+        })
+        .collect()
+}
+
+fn endpoint(facts: &Facts, service: &Service, pod: &Pod, ip: IpAddr) -> Endpoint {
+    let hostname =
+        pod.hostname.clone().filter(|_| pod.subdomain.as_deref() == Some(service.key.name.as_str()));
+    let zone = pod.node.as_ref().and_then(|name| facts.node(name)?.zone().map(Arc::from));
+    Endpoint {
+        addresses: vec![ip],
+        ready: service.publish_not_ready || (pod.ready && !pod.terminating),
+        serving: pod.ready || service.publish_not_ready,
+        terminating: pod.terminating,
+        hostname,
+        node: pod.node.clone(),
+        zone,
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        pod: Some(pod.key.clone()),
+    }
+}

@@ -1,0 +1,294 @@
+//! The facts of the cluster as one node knows them: keyed tables, and the few indices that rules need.
+//!
+//! What always holds: an index says exactly what its table says. Only [`Facts::apply`] writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use weft_model::{
+    Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Host, Labels, NamespaceName, Network,
+    NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
+};
+
+/// What a change did: the fact before and after it. Equal ones never reach a rule.
+#[derive(Debug, Clone)]
+pub struct Transition {
+    /// Which fact.
+    pub key: FactKey,
+    /// What it was.
+    pub before: Option<Fact>,
+    /// What it is.
+    pub after: Option<Fact>,
+}
+
+impl Transition {
+    /// Both states that exist.
+    pub fn states(&self) -> impl Iterator<Item = &Fact> {
+        self.before.iter().chain(&self.after)
+    }
+}
+
+type LabelIn = (NamespaceName, Arc<str>, Arc<str>);
+
+/// All facts.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    host: Host,
+    networks: BTreeMap<NetworkName, Network>,
+    nodes: FxHashMap<NodeName, Node>,
+    namespaces: BTreeSet<NamespaceName>,
+    pods: FxHashMap<ObjectKey, Pod>,
+    services: FxHashMap<ObjectKey, Service>,
+    slices: FxHashMap<ObjectKey, EndpointSlice>,
+    attachments: FxHashMap<AttachmentId, Attachment>,
+    pods_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
+    services_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
+    slices_of: FxHashMap<ObjectKey, BTreeSet<ObjectName>>,
+}
+
+impl Facts {
+    /// This machine.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// A network by name; the ordinary one always exists.
+    pub fn network(&self, name: &NetworkName) -> Option<&Network> {
+        self.networks.get(name)
+    }
+
+    /// All networks, by name. Without any fact this is empty: use [`Facts::network_or_default`] for the ordinary one.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.values()
+    }
+
+    /// The network of this name, or one with every setting at its default where nobody has described it.
+    pub fn network_or_default(&self, name: &NetworkName) -> Network {
+        self.networks.get(name).cloned().unwrap_or_else(|| Network::named(name.clone()))
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &NodeName) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// All nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// All namespaces that have a fact of their own, by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceName> {
+        self.namespaces.iter()
+    }
+
+    /// True where the namespace has a fact of its own.
+    pub fn has_namespace(&self, name: &NamespaceName) -> bool {
+        self.namespaces.contains(name)
+    }
+
+    /// A pod by key.
+    pub fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
+        self.pods.get(key)
+    }
+
+    /// All pods, in no order.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// A service by key.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// All services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// A slice by key.
+    pub fn slice(&self, key: &ObjectKey) -> Option<&EndpointSlice> {
+        self.slices.get(key)
+    }
+
+    /// Slices that name a service, by name.
+    pub fn slices_of<'a>(&'a self, service: &'a ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(move |name| {
+            self.slices.get(&ObjectKey { namespace: service.namespace.clone(), name: name.clone() })
+        })
+    }
+
+    /// An attachment by id.
+    pub fn attachment(&self, id: &AttachmentId) -> Option<&Attachment> {
+        self.attachments.get(id)
+    }
+
+    /// All attachments of this node, in no order.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values()
+    }
+
+    /// Pods that a service's selector selects, by name.
+    pub fn selected_by(&self, service: &Service) -> Vec<&Pod> {
+        let Some(labels) = service.selector.as_ref().filter(|labels| !labels.is_empty()) else {
+            return Vec::new();
+        };
+        let selector = Selector::equalities(labels);
+        let rarest = labels
+            .iter()
+            .map(|(key, value)| {
+                self.pods_by_label.get(&(service.key.namespace.clone(), key.into(), value.into()))
+            })
+            .min_by_key(|names| names.map_or(0, FxHashSet::len))
+            .flatten();
+        let mut pods: Vec<&Pod> = rarest
+            .into_iter()
+            .flatten()
+            .filter_map(|name| {
+                self.pods.get(&ObjectKey { namespace: service.key.namespace.clone(), name: name.clone() })
+            })
+            .filter(|pod| selector.matches(&pod.labels))
+            .collect();
+        pods.sort_by(|a, b| a.key.cmp(&b.key));
+        pods
+    }
+
+    /// Services whose selector selects a pod with these labels, in no order.
+    pub fn services_selecting<'a>(&'a self, namespace: &NamespaceName, labels: &Labels) -> Vec<&'a Service> {
+        let mut found: Vec<&Service> = labels
+            .iter()
+            .filter_map(|(key, value)| {
+                self.services_by_label.get(&(namespace.clone(), key.into(), value.into()))
+            })
+            .flatten()
+            .filter_map(|name| {
+                self.services.get(&ObjectKey { namespace: namespace.clone(), name: name.clone() })
+            })
+            .filter(|service| {
+                service.selector.as_ref().is_some_and(|s| Selector::equalities(s).matches(labels))
+            })
+            .collect();
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        found.dedup_by(|a, b| a.key == b.key);
+        found
+    }
+
+    /// True where any attachment of this node has `address`.
+    pub fn is_local_pod(&self, address: IpAddr) -> bool {
+        self.attachments.values().any(|a| a.addresses.contains(&address))
+    }
+
+    /// Takes a change; returns what it did, or nothing where it said what was already known.
+    pub fn apply(&mut self, change: Change) -> Option<Transition> {
+        let key = change.key();
+        let after = match change {
+            Change::Set(fact) => Some(*fact),
+            Change::Remove(_) => None,
+        };
+        let before = self.take(&key);
+        if before == after {
+            if let Some(fact) = before {
+                self.put(fact);
+            }
+            return None;
+        }
+        if let Some(fact) = &before {
+            self.unindex(fact);
+        }
+        if let Some(fact) = &after {
+            self.index(fact);
+            self.put(fact.clone());
+        }
+        Some(Transition { key, before, after })
+    }
+
+    fn take(&mut self, key: &FactKey) -> Option<Fact> {
+        match key {
+            FactKey::Host => {
+                let host = std::mem::take(&mut self.host);
+                (host != Host::default()).then_some(Fact::Host(host))
+            }
+            FactKey::Network(name) => self.networks.remove(name).map(Fact::Network),
+            FactKey::Node(name) => self.nodes.remove(name).map(Fact::Node),
+            FactKey::Namespace(name) => self.namespaces.take(name).map(Fact::Namespace),
+            FactKey::Pod(key) => self.pods.remove(key).map(Fact::Pod),
+            FactKey::Service(key) => self.services.remove(key).map(Fact::Service),
+            FactKey::EndpointSlice(key) => self.slices.remove(key).map(Fact::EndpointSlice),
+            FactKey::Attachment(id) => self.attachments.remove(id).map(Fact::Attachment),
+        }
+    }
+
+    fn put(&mut self, fact: Fact) {
+        match fact {
+            Fact::Host(host) => self.host = host,
+            Fact::Network(network) => drop(self.networks.insert(network.name.clone(), network)),
+            Fact::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
+            Fact::Namespace(name) => drop(self.namespaces.insert(name)),
+            Fact::Pod(pod) => drop(self.pods.insert(pod.key.clone(), pod)),
+            Fact::Service(service) => drop(self.services.insert(service.key.clone(), service)),
+            Fact::EndpointSlice(slice) => drop(self.slices.insert(slice.key.clone(), slice)),
+            Fact::Attachment(attachment) => drop(self.attachments.insert(attachment.id.clone(), attachment)),
+        }
+    }
+
+    fn index(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Pod(pod) => link(&mut self.pods_by_label, &pod.key, &pod.labels),
+            Fact::Service(service) => {
+                if let Some(selector) = &service.selector {
+                    link(&mut self.services_by_label, &service.key, selector);
+                }
+            }
+            Fact::EndpointSlice(slice) => {
+                if let Some(service) = slice.service_key() {
+                    self.slices_of.entry(service).or_default().insert(slice.key.name.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn unindex(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Pod(pod) => unlink(&mut self.pods_by_label, &pod.key, &pod.labels),
+            Fact::Service(service) => {
+                if let Some(selector) = &service.selector {
+                    unlink(&mut self.services_by_label, &service.key, selector);
+                }
+            }
+            Fact::EndpointSlice(slice) => {
+                if let Some(service) = slice.service_key()
+                    && let Some(names) = self.slices_of.get_mut(&service)
+                {
+                    names.remove(&slice.key.name);
+                    if names.is_empty() {
+                        self.slices_of.remove(&service);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn link(index: &mut FxHashMap<LabelIn, FxHashSet<ObjectName>>, key: &ObjectKey, labels: &Labels) {
+    for (name, value) in labels.pairs() {
+        let at = (key.namespace.clone(), name.clone(), value.clone());
+        index.entry(at).or_default().insert(key.name.clone());
+    }
+}
+
+fn unlink(index: &mut FxHashMap<LabelIn, FxHashSet<ObjectName>>, key: &ObjectKey, labels: &Labels) {
+    for (name, value) in labels.pairs() {
+        let at = (key.namespace.clone(), name.clone(), value.clone());
+        if let Some(names) = index.get_mut(&at) {
+            names.remove(&key.name);
+            if names.is_empty() {
+                index.remove(&at);
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The way from pods to this node's DNS server: its addresses are local, and its packets pass without connection tracking.
+//!
+//! Tracking a query costs an entry each, and two queries from one port race in the kernel for it: the loser is dropped,
+//! and a client waits five seconds.
+
+use weft_model::{Cidr, FactKey, Family, IfName, Port, Protocol};
+use weft_plan::filter::{Comparison, HookKind, Value};
+use weft_plan::kernel::{LOCAL_TABLE, Opening};
+use weft_plan::{Atom, Field, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec, Statement};
+
+use super::table::{Pair, address_type, filter, in_set};
+use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::facts::Transition;
+
+/// Addresses of this node's DNS server.
+pub const SERVERS: Pair = Pair { v4: "dns4", v6: "dns6" };
+
+const DNS_PORT: u16 = 53;
+
+/// See the module.
+pub struct DnsPathRule;
+
+impl Rule for DnsPathRule {
+    fn affected(&self, _transition: &Transition, _context: &Context<'_>, _dirty: &mut dyn FnMut(RuleKey)) {
+        // Its rows depend on settings only.
+    }
+
+    fn rows(&self, _key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        let addresses = &context.settings.dns.addresses;
+        if addresses.is_empty() {
+            return;
+        }
+        let origin = FactKey::Node(context.settings.node.clone());
+        for address in addresses {
+            let key = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(*address), metric: 0 };
+            let route = Route {
+                kind: RouteKind::Local,
+                link: Some(IfName::loopback()),
+                via: None,
+                onlink: false,
+                source: None,
+            };
+            out.kernel(KernelKey::Route(key), KernelRow::Route(route), &origin);
+            out.member(SERVERS.of(Family::of(*address)), [Atom::from(*address)], &origin);
+        }
+        for family in Family::ALL {
+            let spec = SetSpec::set(&[address_type(family)], "addresses of this node's DNS server");
+            out.table_set(SERVERS.of(family), spec, &origin);
+        }
+        let (queries, answers) =
+            (untracked(Field::Daddr, Field::Dport), untracked(Field::Saddr, Field::Sport));
+        out.base_chain("dns_notrack", filter(HookKind::Prerouting, -303), queries.clone(), &origin);
+        let both = queries.into_iter().chain(answers).collect();
+        out.base_chain("dns_notrack_out", filter(HookKind::Output, -303), both, &origin);
+        if let Ok(port) = Port::new(u32::from(DNS_PORT)) {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                out.kernel(KernelKey::Opening(Opening::Input(protocol, port)), KernelRow::Opening, &origin);
+            }
+        }
+    }
+}
+
+fn untracked(address: fn(Family) -> Field, port: Field) -> Vec<weft_plan::Rule> {
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            rules.push(weft_plan::Rule::new(
+                "names without connection tracking",
+                [
+                    in_set([address(family)], SERVERS.of(family)),
+                    Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(protocol.number())),
+                    Statement::Match(port, Comparison::Is, Value::Port(DNS_PORT)),
+                    Statement::Notrack,
+                ],
+            ));
+        }
+    }
+    rules
+}

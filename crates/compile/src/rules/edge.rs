@@ -1,0 +1,141 @@
+//! Where a network ends: what is the cluster, what is outside, and what happens in between.
+//!
+//! *Flat* networks pass as they are. *Island* pods get their node's address on the way out. *Isolated* pods get no way out,
+//! and nobody outside a way in, but by port mappings and from nodes.
+
+use weft_model::{Cidr, Fact, FactKey, Family, Network, Shape};
+use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, HookKind, Reject, Value};
+use weft_plan::{Field, SetSpec, Statement, Verdict};
+
+use super::peers::NODES;
+use super::table::{Pair, address_type, filter, in_set, nat, not_in_set};
+use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::facts::Transition;
+use crate::topology::aggregate;
+
+/// Blocks of the cluster: pods and services.
+pub const CLUSTER: Pair = Pair { v4: "cluster4", v6: "cluster6" };
+/// Destinations outside the cluster that see pods' own addresses.
+pub const DIRECT: Pair = Pair { v4: "no_masquerade4", v6: "no_masquerade6" };
+/// This node's blocks of island networks.
+pub const ISLAND: Pair = Pair { v4: "island4", v6: "island6" };
+/// This node's blocks of isolated networks.
+pub const ISOLATED: Pair = Pair { v4: "isolated4", v6: "isolated6" };
+
+/// See the module.
+pub struct EdgeRule;
+
+impl Rule for EdgeRule {
+    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+        // A peer inside the networks' own blocks changes nothing here, which is the ordinary case.
+        let stray = |fact: &Fact| match fact {
+            Fact::Node(node) => node.pod_cidrs.iter().any(|block| !covered(block.cidr, context)),
+            _ => false,
+        };
+        if transition.concerns_this_node(context) || transition.states().any(stray) {
+            dirty(RuleKey::Constant);
+        }
+    }
+
+    fn rows(&self, _key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        let origin = FactKey::Node(context.settings.node.clone());
+        let networks = context.networks();
+        let shape_blocks = |shape: Shape| -> Vec<Cidr> {
+            let Some(node) = context.own_node() else {
+                return Vec::new();
+            };
+            networks.iter().filter(|n| n.shape == shape).flat_map(|n| node.cidrs(&n.name)).collect()
+        };
+        let sets = [
+            (CLUSTER, "blocks of the cluster's pods and services", cluster(&networks, context)),
+            (DIRECT, "outside, yet reached with pods' own addresses", direct(&networks)),
+            (ISLAND, "pods here that leave the cluster with the node's address", shape_blocks(Shape::Island)),
+            (ISOLATED, "pods here that don't leave the cluster", shape_blocks(Shape::Isolated)),
+        ];
+        for (pair, comment, blocks) in sets {
+            for family in Family::ALL {
+                out.table_set(pair.of(family), SetSpec::intervals(address_type(family), comment), &origin);
+            }
+            for block in aggregate(blocks) {
+                out.block(pair.of(block.family()), block, &origin);
+            }
+        }
+        out.base_chain("edge", nat(HookKind::Postrouting, 95), masquerade(), &origin);
+        if networks.iter().any(|n| n.shape == Shape::Isolated) {
+            out.base_chain("isolated", filter(HookKind::Forward, -5), isolated(), &origin);
+        }
+    }
+}
+
+fn covered(block: Cidr, context: &Context<'_>) -> bool {
+    context.facts.networks().flat_map(|n| &n.pod_cidrs).any(|whole| whole.net().contains(&block.net()))
+}
+
+/// All blocks of pods and services: as the networks describe them, and nodes' blocks beside these.
+fn cluster(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
+    let described = networks.iter().flat_map(|n| n.pod_cidrs.iter().chain(&n.service_cidrs)).copied();
+    let stray =
+        context.facts.nodes().flat_map(|n| &n.pod_cidrs).map(|b| b.cidr).filter(|b| !covered(*b, context));
+    described.chain(stray).collect()
+}
+
+fn direct(networks: &[Network]) -> Vec<Cidr> {
+    networks.iter().flat_map(|n| &n.no_masquerade).copied().collect()
+}
+
+fn masquerade() -> Vec<weft_plan::Rule> {
+    Family::ALL
+        .into_iter()
+        .map(|family| {
+            weft_plan::Rule::new(
+                "pods leave the cluster with the node's address",
+                [
+                    in_set([Field::Saddr(family)], ISLAND.of(family)),
+                    not_in_set([Field::Daddr(family)], CLUSTER.of(family)),
+                    not_in_set([Field::Daddr(family)], NODES.of(family)),
+                    not_in_set([Field::Daddr(family)], DIRECT.of(family)),
+                    Statement::Masquerade,
+                ],
+            )
+        })
+        .collect()
+}
+
+fn isolated() -> Vec<weft_plan::Rule> {
+    let established =
+        Statement::Match(Field::CtState, Comparison::Is, Value::State(ConntrackState::EstablishedOrRelated));
+    let mapped = Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat));
+    let mut rules = vec![weft_plan::Rule::new(
+        "what was let through goes on",
+        [established, Statement::Verdict(Verdict::Accept)],
+    )];
+    for family in Family::ALL {
+        rules.push(weft_plan::Rule::new(
+            "isolated pods don't leave the cluster",
+            [
+                in_set([Field::Saddr(family)], ISOLATED.of(family)),
+                not_in_set([Field::Daddr(family)], CLUSTER.of(family)),
+                not_in_set([Field::Daddr(family)], NODES.of(family)),
+                Statement::Counter,
+                Statement::Reject(Reject::AdminProhibited),
+            ],
+        ));
+    }
+    rules.push(weft_plan::Rule::new(
+        "a port mapping lets it in",
+        [mapped, Statement::Verdict(Verdict::Accept)],
+    ));
+    for family in Family::ALL {
+        rules.push(weft_plan::Rule::new(
+            "nobody outside reaches isolated pods",
+            [
+                in_set([Field::Daddr(family)], ISOLATED.of(family)),
+                not_in_set([Field::Saddr(family)], CLUSTER.of(family)),
+                not_in_set([Field::Saddr(family)], NODES.of(family)),
+                Statement::Counter,
+                Statement::Verdict(Verdict::Drop),
+            ],
+        ));
+    }
+    rules
+}

@@ -1,0 +1,104 @@
+//! Port mappings: a port of this node that leads to a pod.
+//!
+//! From outside, from a pod, and from the node itself, its IPv4 loopback included (`route_localnet` on pods' links). IPv6 has
+//! no such thing for `::1`: the kernel never routes a loopback source off the machine, so it is left alone.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use weft_model::{Attachment, FactKey, Family, HostPort};
+use weft_plan::filter::{Comparison, HookKind, NatTarget, Value};
+use weft_plan::{Atom, Field, SetSpec, Statement, Type};
+
+use super::table::{Pair, address_type, nat};
+use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::facts::Transition;
+
+/// (protocol . port) at any address of the node → (pod address . port).
+pub const ANY: Pair = Pair { v4: "host_port4", v6: "host_port6" };
+/// (address . protocol . port) → (pod address . port).
+pub const AT: Pair = Pair { v4: "host_port_at4", v6: "host_port_at6" };
+
+/// See the module.
+pub struct HostPortsRule;
+
+impl Rule for HostPortsRule {
+    fn affected(&self, transition: &Transition, _context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+        if let FactKey::Attachment(_) = &transition.key {
+            dirty(RuleKey::Fact(transition.key.clone()));
+        }
+    }
+
+    fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        match key {
+            RuleKey::Constant => constant(&FactKey::Node(context.settings.node.clone()), out),
+            RuleKey::Fact(origin @ FactKey::Attachment(id)) => {
+                if let Some(attachment) = context.facts.attachment(id) {
+                    mappings(attachment, origin, out);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn constant(origin: &FactKey, out: &mut Output) {
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        let address = address_type(family);
+        let target = [address, Type::InetService];
+        let any = SetSpec::map(
+            &[Type::InetProto, Type::InetService],
+            &target,
+            "ports of the node that lead to pods",
+        );
+        out.table_set(ANY.of(family), any, origin);
+        let at = SetSpec::map(
+            &[address, Type::InetProto, Type::InetService],
+            &target,
+            "ports of one address that lead to pods",
+        );
+        out.table_set(AT.of(family), at, origin);
+        rules.extend(translations(family));
+    }
+    out.base_chain("host_ports", nat(HookKind::Prerouting, -110), rules.clone(), origin);
+    out.base_chain("host_ports_out", nat(HookKind::Output, -110), rules, origin);
+}
+
+fn translations(family: Family) -> [weft_plan::Rule; 2] {
+    let mut local = vec![Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local)];
+    if family == Family::V6 {
+        let loopback = Value::Address(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        local.push(Statement::Match(Field::Daddr(family), Comparison::IsNot, loopback));
+    }
+    let lookup = |key: Vec<Field>, pair: Pair| {
+        let to = NatTarget::AddressPortFrom { family, key, map: pair.of(family) };
+        let statements: Vec<Statement> = local.iter().cloned().chain([Statement::Dnat(to)]).collect();
+        weft_plan::Rule::new("port mappings", statements)
+    };
+    [
+        lookup(vec![Field::Daddr(family), Field::L4Proto, Field::Dport], AT),
+        lookup(vec![Field::L4Proto, Field::Dport], ANY),
+    ]
+}
+
+fn mappings(attachment: &Attachment, origin: &FactKey, out: &mut Output) {
+    for port in &attachment.host_ports {
+        let at = port.host_ip.filter(|ip| !ip.is_unspecified());
+        let families = served_families(port);
+        for pod in attachment.addresses.iter().filter(|pod| families.contains(&Family::of(**pod))) {
+            let family = Family::of(*pod);
+            let protocol = Atom::Proto(port.protocol.number());
+            let host_port = Atom::Port(port.host_port.get());
+            let target = [Atom::from(*pod), Atom::Port(port.container_port.get())];
+            match at {
+                Some(ip) => out.entry(AT.of(family), [Atom::from(ip), protocol, host_port], target, origin),
+                None => out.entry(ANY.of(family), [protocol, host_port], target, origin),
+            }
+        }
+    }
+}
+
+/// Families that a mapping is for: that of its address, or both where it has none. `0.0.0.0` means IPv4, `::` IPv6.
+fn served_families(port: &HostPort) -> Vec<Family> {
+    port.host_ip.map_or_else(|| Family::ALL.to_vec(), |ip| vec![Family::of(ip)])
+}

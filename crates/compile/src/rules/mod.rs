@@ -1,0 +1,42 @@
+//! The rules: one folder a feature, one line a rule below.
+//!
+//! A rule brings everything its feature needs: sets, base chains at priorities of their own, routes, names. No rule knows
+//! another one.
+//!
+//! Base chains by hook, in the order in which packets meet them:
+//!
+//! | hook | priority | chain | rule |
+//! |---|---|---|---|
+//! | prerouting | −310 | `pod_sources` | [`pods`] |
+//! | prerouting | −305 | `tunnel_peers` | [`overlay`] |
+//! | prerouting | −303 | `dns_notrack` | [`dns_path`] |
+//! | output | −303 | `dns_notrack_out` | [`dns_path`] |
+//! | prerouting | −110 | `host_ports` | [`host_ports`] |
+//! | output | −110 | `host_ports_out` | [`host_ports`] |
+//! | forward | −5 | `isolated` | [`edge`] |
+//! | postrouting | 90 | `hairpin` | [`pods`] |
+//! | postrouting | 95 | `edge` | [`edge`] |
+
+pub mod dns_path;
+pub mod edge;
+pub mod host_ports;
+pub mod node;
+pub mod overlay;
+pub mod peers;
+pub mod pods;
+pub mod table;
+
+use crate::engine::Rule;
+
+/// Every rule of the program. The order decides who wins a contested row, and nothing else.
+pub fn all() -> Vec<Box<dyn Rule>> {
+    vec![
+        Box::new(node::NodeRule),
+        Box::new(overlay::OverlayRule),
+        Box::new(peers::PeersRule),
+        Box::new(edge::EdgeRule),
+        Box::new(pods::PodsRule),
+        Box::new(host_ports::HostPortsRule),
+        Box::new(dns_path::DnsPathRule),
+    ]
+}

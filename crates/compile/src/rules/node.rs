@@ -1,0 +1,53 @@
+//! What every node has: forwarding on, its own blocks closed against loops, and firewalls open for its servers.
+
+use weft_model::{Fact, FactKey, Family};
+use weft_plan::kernel::{MAIN_TABLE, Opening};
+use weft_plan::{KernelKey, KernelRow, Route, RouteKey, RouteKind};
+
+use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::facts::Transition;
+
+/// Metric of the route that closes a block: behind anything that somebody else may have for it.
+const CLOSING_METRIC: u32 = 9338;
+
+/// See the module.
+pub struct NodeRule;
+
+impl Rule for NodeRule {
+    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+        if transition
+            .states()
+            .any(|fact| matches!(fact, Fact::Node(node) if node.name == context.settings.node))
+        {
+            dirty(RuleKey::Constant);
+        }
+    }
+
+    fn rows(&self, _key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        let origin = FactKey::Node(context.settings.node.clone());
+        let mut sysctl = |path: &str, value: &str| {
+            out.kernel(KernelKey::Sysctl(path.into()), KernelRow::Sysctl(value.into()), &origin);
+        };
+        sysctl("net/ipv4/ip_forward", "1");
+        let cidrs = context.own_node().map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        if cidrs.iter().any(|c| c.cidr.family() == Family::V6) {
+            sysctl("net/ipv6/conf/all/forwarding", "1");
+        }
+        for (protocol, port) in &context.settings.open_ports {
+            out.kernel(KernelKey::Opening(Opening::Input(*protocol, *port)), KernelRow::Opening, &origin);
+        }
+        for block in &cidrs {
+            out.kernel(KernelKey::Opening(Opening::Forward(block.cidr)), KernelRow::Opening, &origin);
+            let key = RouteKey { table: MAIN_TABLE, destination: block.cidr, metric: CLOSING_METRIC };
+            let route =
+                Route { kind: RouteKind::Unreachable, link: None, via: None, onlink: false, source: None };
+            out.kernel(KernelKey::Route(key), KernelRow::Route(route), &origin);
+        }
+        if context.own_node().is_some_and(|node| node.pod_cidrs.is_empty()) {
+            out.warn(
+                &origin,
+                "it has no pod CIDR: give the node spec.podCIDRs, or its network podCIDRs to cut them from",
+            );
+        }
+    }
+}

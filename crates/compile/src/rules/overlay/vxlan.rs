@@ -1,0 +1,129 @@
+//! VXLAN (RFC 7348): one link a network; a permanent neighbour and forwarding entry a peer, nothing learned or flooded.
+//!
+//! Packets between a pod and another node's own addresses go through the tunnel too, in both directions, so that a network
+//! that drops foreign source addresses doesn't matter: what leaves the pods' blocks looks at [`POD_TABLE`] first.
+
+use std::net::IpAddr;
+
+use weft_model::{Cidr, FactKey, Family, IfName, Network, Node, Protocol};
+use weft_plan::filter::{Comparison, HookKind, Value};
+use weft_plan::kernel::{LinkKind, MAIN_TABLE, Opening, POD_TABLE, PolicyRule, VxlanLink};
+use weft_plan::{
+    Atom, Fdb, Field, KernelKey, KernelRow, Link, Neighbour, Route, RouteKey, RouteKind, SetSpec, Statement,
+    Verdict,
+};
+
+use crate::engine::{Context, Output};
+use crate::rules::table::{Pair, address_type, filter, not_in_set};
+use crate::topology::{link_local, tunnel_link};
+
+/// Underlay addresses from which tunnel packets are taken.
+pub const PEERS: Pair = Pair { v4: "tunnel_peer4", v6: "tunnel_peer6" };
+
+/// Priority of the policy rules, before the main table's 32766.
+const RULE_PRIORITY: u32 = 9338;
+
+/// This node's end: the link, the packet filter that admits known peers only, and what the host must allow for it.
+pub fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+    let (Some(node), Some(local)) = (context.own_node(), context.own_underlay()) else {
+        return;
+    };
+    let name = tunnel_link(network);
+    let kind = LinkKind::Vxlan(VxlanLink {
+        vni: network.vni,
+        port: network.vxlan_port,
+        local,
+        mac: node.vtep_mac(),
+        mtu: context.tunnel_mtu(network),
+    });
+    let alias = format!("weft:network {}", network.name).into();
+    out.kernel(KernelKey::Link(name), KernelRow::Link(Box::new(Link { kind, alias })), origin);
+    // Nodes' own addresses come in by the tunnel while the way back to them is the uplink: loose, or they are dropped.
+    let path = format!("net/ipv4/conf/{name}/rp_filter");
+    out.kernel(KernelKey::Sysctl(path.into()), KernelRow::Sysctl("2".into()), origin);
+    let opening = Opening::Input(Protocol::Udp, network.vxlan_port);
+    out.kernel(KernelKey::Opening(opening), KernelRow::Opening, origin);
+    for cidr in node.cidrs(&network.name) {
+        let rule = PolicyRule { from: cidr, table: POD_TABLE, priority: RULE_PRIORITY };
+        out.kernel(KernelKey::Rule(rule), KernelRow::Rule, origin);
+    }
+    admit_peers_only(network, origin, out);
+}
+
+fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        let spec = SetSpec::set(&[address_type(family)], "nodes whose tunnel packets are taken");
+        out.table_set(PEERS.of(family), spec, origin);
+        rules.push(weft_plan::Rule::new(
+            "tunnel packets from nodes only",
+            [
+                Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Udp.number())),
+                Statement::Match(Field::Dport, Comparison::Is, Value::Port(network.vxlan_port.get())),
+                Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local),
+                not_in_set([Field::Saddr(family)], PEERS.of(family)),
+                Statement::Counter,
+                Statement::Verdict(Verdict::Drop),
+            ],
+        ));
+    }
+    out.base_chain("tunnel_peers", filter(HookKind::Prerouting, -305), rules, origin);
+}
+
+/// The next hop of a family by which `peer` is found behind the tunnel.
+fn next_hop(peer: &Node, family: Family, block: Cidr) -> IpAddr {
+    match family {
+        Family::V4 => peer.address(Family::V4).map_or(block.first(), |address| address.ip),
+        Family::V6 => IpAddr::V6(link_local(peer.vtep_mac())),
+    }
+}
+
+/// The way to one block of a peer.
+pub fn block(
+    peer: &Node,
+    network: &Network,
+    block: Cidr,
+    source: Option<IpAddr>,
+    origin: &FactKey,
+    out: &mut Output,
+) {
+    let link = tunnel_link(network);
+    let via = next_hop(peer, block.family(), block);
+    neighbour(link, via, peer, origin, out);
+    let key = RouteKey { table: MAIN_TABLE, destination: block, metric: 0 };
+    let route = Route { kind: RouteKind::Unicast, link: Some(link), via: Some(via), onlink: true, source };
+    out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
+}
+
+/// What a peer has once, whatever its blocks: its tunnel end, and the way from pods to its own addresses.
+pub fn peer(
+    peer: &Node,
+    network: &Network,
+    underlay: IpAddr,
+    families: &[Family],
+    origin: &FactKey,
+    out: &mut Output,
+) {
+    let link = tunnel_link(network);
+    let fdb = Fdb { destination: underlay };
+    out.kernel(KernelKey::Fdb(link, peer.vtep_mac()), KernelRow::Fdb(fdb), origin);
+    out.member(PEERS.of(Family::of(underlay)), [Atom::from(underlay)], origin);
+    for family in families {
+        let Some(address) = peer.address(*family) else {
+            continue;
+        };
+        let via = next_hop(peer, *family, Cidr::host(address.ip));
+        neighbour(link, via, peer, origin, out);
+        let key = RouteKey { table: POD_TABLE, destination: Cidr::host(address.ip), metric: 0 };
+        // An address can't be its own next hop; IPv6 has the tunnel end's link-local one.
+        let via = (via != address.ip).then_some(via);
+        let route =
+            Route { kind: RouteKind::Unicast, link: Some(link), via, onlink: via.is_some(), source: None };
+        out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
+    }
+}
+
+fn neighbour(link: IfName, address: IpAddr, peer: &Node, origin: &FactKey, out: &mut Output) {
+    let row = KernelRow::Neighbour(Neighbour { mac: peer.vtep_mac() });
+    out.kernel(KernelKey::Neighbour(link, address), row, origin);
+}

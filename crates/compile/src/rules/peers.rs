@@ -1,0 +1,114 @@
+//! The other nodes: the way to each one's blocks, and every node's own addresses.
+
+use weft_model::{Cidr, FactKey, Family, Node};
+use weft_plan::kernel::MAIN_TABLE;
+use weft_plan::{Atom, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec};
+
+use super::overlay::vxlan;
+use super::table::{Pair, address_type};
+use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::facts::Transition;
+use crate::topology::Way;
+
+/// Addresses of all nodes, this one included: they see pods' own addresses, and pods see theirs.
+pub const NODES: Pair = Pair { v4: "node4", v6: "node6" };
+
+/// See the module.
+pub struct PeersRule;
+
+impl Rule for PeersRule {
+    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+        if let FactKey::Node(_) = &transition.key {
+            dirty(RuleKey::Fact(transition.key.clone()));
+        }
+        if transition.concerns_this_node(context) {
+            for node in context.facts.nodes() {
+                dirty(RuleKey::Fact(FactKey::Node(node.name.clone())));
+            }
+        }
+    }
+
+    fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        match key {
+            RuleKey::Constant => {
+                let origin = FactKey::Node(context.settings.node.clone());
+                for family in Family::ALL {
+                    let spec = SetSpec::set(&[address_type(family)], "addresses of the cluster's nodes");
+                    out.table_set(NODES.of(family), spec, &origin);
+                }
+            }
+            RuleKey::Fact(origin @ FactKey::Node(name)) => {
+                let Some(node) = context.facts.node(name) else {
+                    return;
+                };
+                for address in &node.addresses {
+                    out.member(NODES.of(Family::of(address.ip)), [Atom::from(address.ip)], origin);
+                }
+                if *name != context.settings.node {
+                    peer(node, origin, context, out);
+                }
+            }
+            RuleKey::Fact(_) | RuleKey::Address(_) => {}
+        }
+    }
+}
+
+fn peer(node: &Node, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+    for network in context.networks() {
+        let mut tunnelled: Vec<Family> = Vec::new();
+        let mut underlay = None;
+        for block in node.cidrs(&network.name) {
+            if let Some(why) = clash(node, block, context) {
+                out.warn(origin, why);
+                continue;
+            }
+            let family = block.family();
+            let source = context.own_address(family);
+            match context.way(node, &network, family) {
+                Way::Direct { via, link } => {
+                    let route = Route {
+                        kind: RouteKind::Unicast,
+                        link: Some(link),
+                        via: Some(via),
+                        onlink: false,
+                        source,
+                    };
+                    out.kernel(route_key(block), KernelRow::Route(route), origin);
+                }
+                Way::Tunnel { underlay: address } => {
+                    underlay = Some(address);
+                    tunnelled.push(family);
+                    vxlan::block(node, &network, block, source, origin, out);
+                }
+                Way::None(why) => {
+                    out.warn(origin, format!("no way to its pods' block {block}: {why}"));
+                    close(block, origin, out);
+                }
+            }
+        }
+        if let Some(underlay) = underlay {
+            tunnelled.dedup();
+            vxlan::peer(node, &network, underlay, &tunnelled, origin, out);
+        }
+    }
+}
+
+fn route_key(block: Cidr) -> KernelKey {
+    KernelKey::Route(RouteKey { table: MAIN_TABLE, destination: block, metric: 0 })
+}
+
+/// What can't be reached is said to be unreachable, instead of being sent to the default route.
+fn close(block: Cidr, origin: &FactKey, out: &mut Output) {
+    let route = Route { kind: RouteKind::Unreachable, link: None, via: None, onlink: false, source: None };
+    out.kernel(route_key(block), KernelRow::Route(route), origin);
+}
+
+/// A peer's block that overlaps this node's own would take its pods away: it is left out.
+fn clash(node: &Node, block: Cidr, context: &Context<'_>) -> Option<String> {
+    let own = context.own_node()?;
+    let ours = own.pod_cidrs.iter().find(|c| c.cidr.overlaps(&block))?;
+    Some(format!(
+        "its block {block} overlaps {} of this node ({}): give one of {} and {} another",
+        ours.cidr, own.name, node.name, own.name
+    ))
+}

@@ -1,0 +1,180 @@
+//! Where this node stands among the others: its own links and addresses, and the way to each peer.
+//!
+//! What always holds: two nodes decide alike about the way between them, because each decides by what both have
+//! published.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+use weft_model::{
+    Cidr, Fact, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay,
+};
+use weft_plan::kernel::TUNNEL_LINK_PREFIX;
+
+use crate::engine::Context;
+use crate::facts::Transition;
+
+/// Bytes that VXLAN adds to an inner packet over IPv4: IP 20, UDP 8, VXLAN 8, Ethernet 14 (RFC 7348 §5).
+const VXLAN_OVERHEAD_V4: u32 = 50;
+/// The same over IPv6.
+const VXLAN_OVERHEAD_V6: u32 = 70;
+/// The uplink's MTU where no uplink is known yet.
+const FALLBACK_MTU: u32 = 1500;
+/// IPv6's smallest allowed MTU (RFC 8200 §5); no link of ours goes below it.
+const SMALLEST_MTU: u32 = 1280;
+
+/// How packets get to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By the peer's address on a link that we share.
+    Direct {
+        /// The peer's address.
+        via: IpAddr,
+        /// Our link.
+        link: IfName,
+    },
+    /// Through the tunnel to this address of the peer.
+    Tunnel {
+        /// The peer's underlay address.
+        underlay: IpAddr,
+    },
+    /// Not at all, and why.
+    None(&'static str),
+}
+
+impl<'a> Context<'a> {
+    /// The fact of this node, once the store has it.
+    pub fn own_node(&self) -> Option<&'a Node> {
+        self.facts.node(&self.settings.node)
+    }
+
+    /// This node's address of a family: as published, else as the kernel has it.
+    pub fn own_address(&self, family: Family) -> Option<IpAddr> {
+        self.own_node()
+            .and_then(|node| node.address(family))
+            .map(|address| address.ip)
+            .or_else(|| self.facts.host().address(family).map(|net| net.addr()))
+    }
+
+    /// The link that this node's preferred address is on.
+    pub fn uplink(&self) -> Option<&'a HostLink> {
+        let host = self.facts.host();
+        Family::ALL
+            .into_iter()
+            .find_map(|family| host.link_of(self.own_address(family)?))
+            .or_else(|| host.links.first())
+    }
+
+    /// The underlay address that tunnels of this node use: IPv4 where there is one.
+    pub fn own_underlay(&self) -> Option<IpAddr> {
+        Family::ALL.into_iter().find_map(|family| self.own_address(family))
+    }
+
+    /// Networks that exist here: all that are described, and the ordinary one in any case.
+    pub fn networks(&self) -> Vec<Network> {
+        let mut networks: Vec<Network> = self.facts.networks().cloned().collect();
+        let ordinary = NetworkName::ordinary();
+        if self.facts.network(&ordinary).is_none() {
+            networks.insert(0, Network::named(ordinary));
+        }
+        networks
+    }
+
+    /// Largest packet that the network's pods may send, in bytes: as configured, else the uplink's less the tunnel's
+    /// overhead.
+    pub fn pod_mtu(&self, network: &Network) -> u32 {
+        network.mtu.unwrap_or_else(|| self.tunnel_mtu(network)).max(SMALLEST_MTU)
+    }
+
+    /// Largest inner packet of the network's tunnel, in bytes; the uplink's MTU where there is no tunnel.
+    pub fn tunnel_mtu(&self, network: &Network) -> u32 {
+        let uplink = self.uplink().map_or(FALLBACK_MTU, |link| link.mtu);
+        let overhead = match (network.overlay, self.own_underlay()) {
+            (Overlay::HostGw, _) => 0,
+            (_, Some(IpAddr::V6(_))) => VXLAN_OVERHEAD_V6,
+            _ => VXLAN_OVERHEAD_V4,
+        };
+        uplink.saturating_sub(overhead).max(SMALLEST_MTU)
+    }
+
+    /// The way to `peer` for pods' addresses of a family.
+    pub fn way(&self, peer: &Node, network: &Network, family: Family) -> Way {
+        let direct = self.direct(peer, network, family);
+        match (network.overlay, direct) {
+            (Overlay::Auto | Overlay::HostGw, Some(way)) => way,
+            (Overlay::HostGw, None) => Way::None(
+                "it has no address of this family on a link that we share; use overlay auto or vxlan",
+            ),
+            _ => self.tunnel(peer),
+        }
+    }
+
+    fn direct(&self, peer: &Node, network: &Network, family: Family) -> Option<Way> {
+        let own = self.own_node().and_then(|node| node.address(family))?;
+        let theirs = peer.address(family)?;
+        let assumed = network.overlay == Overlay::HostGw;
+        if !share_a_link(own, theirs, assumed) {
+            return None;
+        }
+        let link = self
+            .facts
+            .host()
+            .link_of(own.ip)
+            .or_else(|| Some(self.facts.host().link_towards(theirs.ip)?.0))?;
+        Some(Way::Direct { via: theirs.ip, link: link.name })
+    }
+
+    fn tunnel(&self, peer: &Node) -> Way {
+        let Some(own) = self.own_underlay() else {
+            return Way::None("this node has no address yet");
+        };
+        match peer.address(Family::of(own)) {
+            Some(address) => Way::Tunnel { underlay: address.ip },
+            None => Way::None("it has no address of the family that this node's tunnel uses"),
+        }
+    }
+}
+
+/// True where both addresses lie in one subnet by both nodes' own word. A node that hasn't said its prefix is taken to
+/// share the link only where the overlay demands it (`assumed`).
+fn share_a_link(own: NodeAddress, theirs: NodeAddress, assumed: bool) -> bool {
+    let subnet = |address: NodeAddress| Some(IpNet::new(address.ip, address.prefix?).ok()?.trunc());
+    match (subnet(own), subnet(theirs)) {
+        (Some(a), Some(b)) => a == b,
+        (Some(a), None) => assumed && a.contains(&theirs.ip),
+        (None, Some(b)) => assumed && b.contains(&own.ip),
+        (None, None) => assumed,
+    }
+}
+
+/// The tunnel link of a network: `weftx` and the VNI, at most 13 bytes.
+pub fn tunnel_link(network: &Network) -> IfName {
+    let name = format!("{TUNNEL_LINK_PREFIX}{}", network.vni.get());
+    // A VNI has at most eight digits, so the name is valid.
+    IfName::new(&name).unwrap_or_else(|_| IfName::loopback())
+}
+
+/// The link-local address that a tunnel end has by its MAC (modified EUI-64, RFC 4291 appendix A): a next hop for IPv6 that
+/// needs no exchange.
+pub fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
+}
+
+/// Blocks with what is inside another one left out and neighbours joined: interval sets take no overlaps.
+pub fn aggregate(cidrs: impl IntoIterator<Item = Cidr>) -> Vec<Cidr> {
+    let nets: Vec<IpNet> = cidrs.into_iter().map(|cidr| cidr.net()).collect();
+    IpNet::aggregate(&nets).into_iter().filter_map(|net| Cidr::new(net).ok()).collect()
+}
+
+impl Transition {
+    /// True where it is about this machine, this node's own fact, or a network: what every row may depend on.
+    pub fn concerns_this_node(&self, context: &Context<'_>) -> bool {
+        self.states().any(|fact| match fact {
+            Fact::Host(_) | Fact::Network(_) => true,
+            Fact::Node(node) => node.name == context.settings.node,
+            _ => false,
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! A small cluster's facts in, the whole plan of one node out as text; and the order of facts never matters.
+
+use weft_compile::{Compiler, DnsSettings, Settings, compile};
+use weft_model::{
+    Attachment, AttachmentId, Change, Fact, Host, HostLink, HostPort, IfName, Mac, NetworkName, Node,
+    NodeAddress, NodeCidr, NodeName, Overlay, Port, Protocol,
+};
+use weft_plan::Plan;
+
+fn node(name: &str, address: &str, cidrs: &[&str]) -> Fact {
+    let (ip, prefix) = address.split_once('/').unwrap();
+    let mut node = Node::named(NodeName::new(name).unwrap());
+    node.addresses = vec![NodeAddress { ip: ip.parse().unwrap(), prefix: prefix.parse().ok() }];
+    node.pod_cidrs = cidrs
+        .iter()
+        .map(|cidr| NodeCidr { network: NetworkName::ordinary(), cidr: cidr.parse().unwrap() })
+        .collect();
+    Fact::Node(node)
+}
+
+fn host(address: &str) -> Fact {
+    let link =
+        HostLink { name: IfName::new("eth0").unwrap(), mtu: 1500, addresses: vec![address.parse().unwrap()] };
+    Fact::Host(Host { links: vec![link] })
+}
+
+fn attachment(container: &str, address: &str, host_port: Option<u32>) -> Fact {
+    Fact::Attachment(Attachment {
+        id: AttachmentId { container: container.into(), ifname: IfName::new("eth0").unwrap() },
+        network: NetworkName::ordinary(),
+        pod: None,
+        addresses: vec![address.parse().unwrap()],
+        mac: Mac::derived(container),
+        host_ports: host_port
+            .map(|port| HostPort {
+                host_ip: None,
+                host_port: Port::new(port).unwrap(),
+                container_port: Port::new(80).unwrap(),
+                protocol: Protocol::Tcp,
+            })
+            .into_iter()
+            .collect(),
+        netns: format!("/run/netns/{container}"),
+    })
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings::new(NodeName::new("n1").unwrap());
+    settings.dns =
+        DnsSettings { addresses: vec!["169.254.53.53".parse().unwrap()], ..DnsSettings::default() };
+    settings
+}
+
+fn cluster() -> Vec<Fact> {
+    vec![
+        host("192.0.2.1/24"),
+        node("n1", "192.0.2.1/24", &["10.244.1.0/24"]),
+        node("n2", "192.0.2.2/24", &["10.244.2.0/24"]),
+        node("n3", "198.51.100.3/24", &["10.244.3.0/24"]),
+        attachment("web", "10.244.1.2", Some(8080)),
+        attachment("db", "10.244.1.3", None),
+    ]
+}
+
+#[test]
+fn a_plan_reads_as_a_careful_person_would_have_typed_it() {
+    let plan = compile(settings(), cluster());
+    assert_eq!(plan.check(), Vec::<String>::new());
+    insta::assert_snapshot!(plan);
+}
+
+#[test]
+fn the_order_of_facts_never_matters() {
+    let facts = cluster();
+    let expected = compile(settings(), facts.clone());
+    for rotation in 0..facts.len() {
+        let mut rotated = facts.clone();
+        rotated.rotate_left(rotation);
+        rotated.reverse();
+        assert_eq!(compile(settings(), rotated).to_string(), expected.to_string());
+    }
+}
+
+#[test]
+fn what_is_taken_back_leaves_nothing() {
+    let mut compiler = Compiler::new(settings());
+    let mut plan = Plan::default();
+    compiler.flush(&mut plan);
+    let empty = plan.to_string();
+    let facts = cluster();
+    for fact in &facts {
+        assert!(compiler.apply(Change::set(fact.clone())));
+        assert!(!compiler.apply(Change::set(fact.clone())), "the same again is no news");
+        compiler.flush(&mut plan);
+    }
+    assert_eq!(plan.to_string(), compile(settings(), facts.clone()).to_string());
+    for fact in &facts {
+        compiler.apply(Change::Remove(fact.key()));
+        compiler.flush(&mut plan);
+    }
+    assert_eq!(plan.to_string(), empty);
+}
+
+#[test]
+fn the_overlay_is_chosen_alike_by_both_ends() {
+    let facts = [
+        host("192.0.2.1/24"),
+        node("n1", "192.0.2.1/24", &["10.244.1.0/24"]),
+        node("n2", "192.0.2.2/25", &["10.244.2.0/24"]),
+    ];
+    let plan = compile(settings(), facts).to_string();
+    assert!(plan.contains("route 10.244.2.0/24 via 192.0.2.2 dev weftx9338"), "subnets differ: {plan}");
+}
+
+#[test]
+fn a_peer_that_host_gw_cannot_reach_is_closed_and_named() {
+    let mut network = weft_model::Network::ordinary();
+    network.overlay = Overlay::HostGw;
+    let mut facts = cluster();
+    facts.push(Fact::Network(network));
+    let plan = compile(settings(), facts);
+    let text = plan.to_string();
+    assert!(text.contains("route unreachable 10.244.3.0/24"), "{text}");
+    assert!(
+        plan.warnings.iter().any(|w| w.to_string().contains("node n3: no way to its pods' block")),
+        "{text}"
+    );
+}
