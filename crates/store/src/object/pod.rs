@@ -1,0 +1,85 @@
+//! Pods.
+
+use std::net::IpAddr;
+
+use weft_model::{ContainerPort, NetworkName, ObjectKey, Pod, Port};
+
+use super::decode::{key_of, protocol};
+use super::error::keyed;
+use super::raw::{Object, PodSpec, PodStatus};
+use super::{Interner, NETWORK_ANNOTATION, ObjectError};
+
+/// The pod, and its Ready condition where it has conditions at all.
+pub(super) fn pod(
+    raw: &Object<PodSpec, PodStatus>,
+    names: &mut Interner,
+) -> Result<(Pod, Option<bool>), ObjectError> {
+    let key: ObjectKey = key_of(&raw.metadata, names)?;
+    let mut pod = Pod::named(key);
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    pod.uid = some(&raw.metadata.uid).map(Into::into);
+    if !raw.spec.node_name.is_empty() {
+        pod.node = Some(names.node(&raw.spec.node_name).map_err(|e| ObjectError::at("spec.nodeName", e))?);
+    }
+    if let Some(network) = raw.metadata.annotations.get(NETWORK_ANNOTATION) {
+        pod.network = NetworkName::new(network)
+            .map_err(|e| ObjectError::at(keyed("metadata.annotations", NETWORK_ANNOTATION), e))?;
+    }
+    pod.labels = names.labels(&raw.metadata.labels);
+    pod.ips = addresses(&raw.status)?;
+    pod.host_network = raw.spec.host_network;
+    pod.terminating = raw.metadata.deletion_timestamp.is_some();
+    pod.finished = matches!(raw.status.phase.as_str(), "Succeeded" | "Failed");
+    pod.hostname = some(&raw.spec.hostname).map(|h| names.string(&h));
+    pod.subdomain = some(&raw.spec.subdomain).map(|s| names.string(&s));
+    pod.named_ports = named_ports(&raw.spec, names)?;
+    let ready = raw
+        .status
+        .conditions
+        .as_ref()
+        .filter(|conditions| !conditions.is_empty())
+        .map(|conditions| conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True"));
+    pod.ready = ready.unwrap_or(false);
+    Ok((pod, ready))
+}
+
+/// `podIPs`, or the older `podIP`; at most one a family.
+fn addresses(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {
+    let listed = status.pod_ips.iter().enumerate().map(|(i, ip)| (format!("status.podIPs[{i}].ip"), &ip.ip));
+    let single = (status.pod_ips.is_empty() && !status.pod_ip.is_empty())
+        .then(|| ("status.podIP".to_owned(), &status.pod_ip));
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for (field, text) in listed.chain(single) {
+        let ip: IpAddr =
+            text.parse().map_err(|_| ObjectError::at(&field, format!("{text:?} is no IP address")))?;
+        if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
+            return Err(ObjectError::at(
+                field,
+                format!("{ip} is a second address of its family; a pod has one"),
+            ));
+        }
+        ips.push(ip);
+    }
+    Ok(ips)
+}
+
+/// Named ports of containers, and of init containers that stay (`restartPolicy: Always`).
+fn named_ports(spec: &PodSpec, names: &mut Interner) -> Result<Vec<ContainerPort>, ObjectError> {
+    let lasting = |(_, c): &(usize, &super::raw::Container)| c.restart_policy == "Always";
+    let containers = spec.containers.iter().enumerate().map(|(i, c)| (format!("spec.containers[{i}]"), c));
+    let sidecars = spec.init_containers.iter().enumerate().filter(lasting);
+    let sidecars = sidecars.map(|(i, c)| (format!("spec.initContainers[{i}]"), c));
+    let mut ports = Vec::new();
+    for (path, container) in containers.chain(sidecars) {
+        for (i, port) in container.ports.iter().enumerate().filter(|(_, p)| !p.name.is_empty()) {
+            let field = |name: &str| format!("{path}.ports[{i}].{name}");
+            ports.push(ContainerPort {
+                name: names.string(&port.name),
+                protocol: protocol(&port.protocol).map_err(|e| ObjectError::at(field("protocol"), e))?,
+                port: Port::new(port.container_port)
+                    .map_err(|e| ObjectError::at(field("containerPort"), e))?,
+            });
+        }
+    }
+    Ok(ports)
+}
