@@ -31,6 +31,7 @@ fn attachment(container: &str, address: &str, host_port: Option<u32>) -> Fact {
         pod: None,
         addresses: vec![address.parse().unwrap()],
         mac: Mac::derived(container),
+        mtu: None,
         host_ports: host_port
             .map(|port| HostPort {
                 host_ip: None,

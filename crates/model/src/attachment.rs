@@ -83,6 +83,8 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
     /// MAC of the pod's end.
     pub mac: Mac,
+    /// MTU of its link in bytes, where the runtime's configuration sets one; otherwise the network's.
+    pub mtu: Option<u32>,
     /// Ports of the node that lead to it.
     pub host_ports: Vec<HostPort>,
     /// Path of the network namespace, as the runtime named it; empty where there is none any more.

@@ -153,7 +153,7 @@ fn pod(attachment: &Attachment, origin: &FactKey, context: &Context<'_>, out: &m
         netns: attachment.netns.as_str().into(),
         pod_mac: attachment.mac,
         addresses: attachment.addresses.clone(),
-        mtu: context.pod_mtu(&network),
+        mtu: attachment.mtu.unwrap_or_else(|| context.pod_mtu(&network)),
     });
     let alias: String = format!("weft:{}", attachment.owner()).chars().take(255).collect();
     out.kernel(KernelKey::Link(name), KernelRow::Link(Box::new(Link { kind, alias: alias.into() })), origin);
