@@ -1,0 +1,150 @@
+//! Processes that the lab has started on a machine, and their end.
+
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A process on a machine; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    /// `None` once its end has been taken note of.
+    child: Arc<Mutex<Option<Child>>>,
+    pid: i32,
+    /// Its standard input, where that was piped.
+    pub stdin: Option<ChildStdin>,
+    /// Its standard output, where that was piped.
+    pub stdout: Option<ChildStdout>,
+    stderr: Option<std::process::ChildStderr>,
+}
+
+/// What a finished program has left.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Finished {
+    /// Its standard output, or an error made from the exit status and standard error.
+    pub fn success_or<E>(self, error: impl FnOnce(String) -> E) -> Result<String, E> {
+        if self.status.success() {
+            return Ok(String::from_utf8_lossy(&self.stdout).into_owned());
+        }
+        Err(error(format!("{}; {}", self.status, String::from_utf8_lossy(&self.stderr).trim())))
+    }
+}
+
+impl Process {
+    /// Its process id, as seen from outside the machine.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
+    }
+
+    /// Sends it a signal; nothing happens where it has ended.
+    pub fn signal(&self, signal: Signal) {
+        // While the child is unreaped its number can't belong to anybody else.
+        if self.is_running() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    /// Kills it, as kill -9 does, and waits for its end.
+    pub fn kill(&self) {
+        end(&self.child);
+    }
+
+    /// Asks it to end (SIGTERM), and waits for it up to `patience`; then kills it. Returns whether it ended by
+    /// itself.
+    pub fn terminate(&self, patience: std::time::Duration) -> bool {
+        self.signal(Signal::SIGTERM);
+        let deadline = std::time::Instant::now() + patience;
+        while self.is_running() && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let ended = !self.is_running();
+        self.kill();
+        ended
+    }
+
+    /// Feeds it `input`, reads what it writes, and waits for its end.
+    pub fn finish(mut self, input: &[u8]) -> io::Result<Finished> {
+        let stdin = self.stdin.take();
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Err(io::Error::other("it was killed"));
+        };
+        child.stdout = self.stdout.take();
+        child.stderr = self.stderr.take();
+        let Output { status, stdout, stderr } = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if let Some(mut stdin) = stdin {
+                    // A program may end without reading all of its input; its exit status says how it went.
+                    let _ = stdin.write_all(input);
+                }
+            });
+            child.wait_with_output()
+        })?;
+        Ok(Finished { status, stdout, stderr })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn end(child: &Mutex<Option<Child>>) {
+    if let Some(mut child) = child.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // Both fail only where it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// The processes of a machine, so that all of them can be waited for.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<Vec<Weak<Mutex<Option<Child>>>>>);
+
+impl Registry {
+    pub(super) fn adopt(&self, mut child: Child) -> Process {
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let pid = child.id().cast_signed();
+        let child = Arc::new(Mutex::new(Some(child)));
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|c| c.strong_count() > 0);
+        all.push(Arc::downgrade(&child));
+        Process { child, pid, stdin, stdout, stderr }
+    }
+
+    /// Takes note of the end of every process, killing those that still run.
+    pub(super) fn reap_all(&self) {
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        all.iter().filter_map(Weak::upgrade).for_each(|c| end(&c));
+    }
+}
+
+/// A command as a person would type it.
+pub(super) fn text_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// Exit code of a program, with 128 + signal where a signal ended it, as shells say it.
+pub(crate) fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(1)
+}
