@@ -183,7 +183,7 @@ async fn accept(
                 });
             }
             Ok((stream, _)) => {
-                warn!(peer = ?stream.peer_cred().ok(), "a connection from another user was refused")
+                warn!(peer = ?stream.peer_cred().ok(), "a connection from another user was refused");
             }
             Err(error) => {
                 // Out of descriptors, most likely: some will be free in a moment.
