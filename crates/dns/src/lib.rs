@@ -11,8 +11,13 @@
 //! unless it must be forwarded. What is absent: services, pods, and a cache.
 
 pub mod answer;
+pub mod forward;
+pub mod relay;
+pub mod server;
 pub mod wire;
 pub mod zones;
 
 pub use answer::{Answer, Chase, Transport, Via, answer};
+pub use forward::UpstreamSource;
+pub use server::{Config, Counters, DnsError, Handle, serve};
 pub use zones::Zones;

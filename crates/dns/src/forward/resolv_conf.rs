@@ -1,0 +1,78 @@
+//! Where resolvers are listed: in the configuration, or in a resolv.conf file that may change at any time.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// Port of a resolver that names none.
+const DNS_PORT: u16 = 53;
+
+/// Where the list of resolvers comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamSource {
+    /// These, in order of preference.
+    Fixed(Vec<SocketAddr>),
+    /// The `nameserver` lines of this file, which is read again when it changes.
+    ResolvConf(PathBuf),
+}
+
+/// What changes when a file does: device, inode, size, and time of change in seconds and nanoseconds.
+pub type FileState = (u64, u64, u64, i64, i64);
+
+impl UpstreamSource {
+    /// The resolvers as listed now.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn read(&self) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            UpstreamSource::Fixed(list) => Ok(list.clone()),
+            UpstreamSource::ResolvConf(path) => Ok(parse(&std::fs::read_to_string(path)?)),
+        }
+    }
+
+    /// The file's state, by which a change is noticed: symbolic links are followed. `None` without a file.
+    pub fn state(&self) -> Option<FileState> {
+        let UpstreamSource::ResolvConf(path) = self else { return None };
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+    }
+}
+
+/// The resolvers of a resolv.conf(5) text. What isn't understood is passed over, as the C library does.
+fn parse(text: &str) -> Vec<SocketAddr> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let address = (words.next()? == "nameserver").then(|| words.next()).flatten()?;
+            resolver(address)
+        })
+        .collect()
+}
+
+/// `10.0.0.1`, `fd00::1`, `fe80::1%eth0`.
+fn resolver(text: &str) -> Option<SocketAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some((ip, DNS_PORT).into());
+    }
+    let (ip, link) = text.split_once('%')?;
+    let ip: Ipv6Addr = ip.parse().ok()?;
+    let scope = link.parse().or_else(|_| nix::net::if_::if_nametoindex(link)).ok()?;
+    Some(SocketAddrV6::new(ip, DNS_PORT, 0, scope).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_read_as_the_c_library_reads_it() {
+        let text = "# nameserver 1.1.1.1\n; nameserver 2.2.2.2\nsearch example.com\nnameserver 10.0.0.1 # first\n\
+                    \tnameserver\tfd00::1\nnameserver fe80::1%lo\nnameserver fe80::1%no-such-link\nnameserver x\nnameserver\n\
+                    nameserver127.0.0.1\noptions ndots:5\n";
+        let found: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.1:53", "[fd00::1]:53", "[fe80::1%1]:53"]);
+        assert!(parse("").is_empty());
+    }
+}
