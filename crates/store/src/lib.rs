@@ -1,3 +1,16 @@
 //! Where facts come from, and where a node's own facts go.
+//!
+//! A [`Store`] holds a cluster's facts. [`DirectoryStore`] is a folder of manifests that nodes share; others read the same
+//! objects ([`object`]) from elsewhere, and one contract test runs against all.
+//!
+//! What always holds: a watch delivers a full snapshot before anything else counts; what can't be read never reads as
+//! deleted; no store hands one block of addresses to two nodes.
+//!
+//! What is absent: what facts mean for this node (`weft-compile`), and addresses of single pods (`weft-ipam`).
 
+pub mod directory;
 pub mod object;
+pub mod store;
+
+pub use directory::{DirectoryOptions, DirectoryStore};
+pub use store::{Claim, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store, StoreError};

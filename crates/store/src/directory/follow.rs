@@ -1,0 +1,335 @@
+//! Follows files: when to read one, what to believe, what to say.
+//!
+//! What always holds: a version of a file counts at once where it parses, ends as a text ends, and takes no object
+//! away. Any other one has to stay unchanged for the settle time first; and where a part of it is broken, what the file
+//! held before stays in force for everything that is missing now.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use weft_model::FactKey;
+
+use super::DirectoryOptions;
+use super::layout::{self, Writer};
+use super::manifest::{self, Manifest};
+use super::notice::Board;
+use super::notify::Hint;
+use super::scan::{self, Fingerprint, Found};
+use super::table::{Missing, Table};
+use crate::object::Interner;
+use crate::store::{Event, Remark};
+
+/// Changes delivered together at most.
+const CHUNK: usize = 1024;
+
+/// What was read of a file.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// How it looked; `None` where it has to be read again at the next look.
+    seen: Option<Fingerprint>,
+    /// Hash of its contents.
+    contents: u64,
+}
+
+/// A file that may have changed.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    seen: Option<Fingerprint>,
+    /// Since when it looks like that.
+    since: Instant,
+    /// How long it has to look like that before it is read.
+    patience: Duration,
+    due: Instant,
+}
+
+/// Why a file was not taken in.
+enum Refusal {
+    /// It has to stay as it is for longer.
+    Wait(Duration),
+    /// It can't be read at all; what it held stays.
+    Unreadable(String),
+}
+
+/// The state of one watch.
+#[derive(Debug)]
+pub(super) struct Follower {
+    root: PathBuf,
+    options: DirectoryOptions,
+    names: Interner,
+    table: Table,
+    board: Board,
+    known: HashMap<String, Known>,
+    pending: BTreeMap<String, Pending>,
+    /// Notices of whole folders.
+    unreadable: BTreeSet<String>,
+}
+
+impl Follower {
+    pub fn new(root: &Path, options: &DirectoryOptions) -> Self {
+        Self {
+            root: root.to_owned(),
+            options: options.clone(),
+            names: Interner::default(),
+            table: Table::default(),
+            board: Board::default(),
+            known: HashMap::new(),
+            pending: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// Reads everything at once: the first snapshot, where nothing is known that could get lost.
+    pub fn load(&mut self) -> std::io::Result<Found> {
+        let found = scan::scan(&self.root)?;
+        self.note_unreadable(&found);
+        for (path, fingerprint) in &found.files {
+            if let Err(Refusal::Unreadable(text)) = self.take(path, *fingerprint, None) {
+                self.set_unreadable_file(path, &text);
+            }
+        }
+        Ok(found)
+    }
+
+    /// True where a look at the folder shows nothing, though files were known: perhaps it isn't mounted.
+    pub fn is_suddenly_empty(&self, found: &Found) -> bool {
+        found.files.is_empty() && found.unreadable.is_empty() && !self.table.is_empty()
+    }
+
+    /// Compares a look at the folder with what is known, and notes what differs.
+    pub fn compare(&mut self, found: &Found, now: Instant) {
+        self.note_unreadable(found);
+        for (path, fingerprint) in &found.files {
+            if self.known.get(path).and_then(|k| k.seen) != Some(*fingerprint) {
+                self.note(path, self.options.settle, now);
+            }
+        }
+        let hidden = |path: &str| {
+            found
+                .unreadable
+                .keys()
+                .any(|u| path.strip_prefix(u.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+        };
+        let gone: Vec<String> =
+            self.known.keys().filter(|p| !found.files.contains_key(*p) && !hidden(p)).cloned().collect();
+        for path in gone {
+            self.note(&path, Duration::ZERO, now);
+        }
+    }
+
+    /// Notes what the kernel says of a file.
+    pub fn hint(&mut self, hint: &Hint, now: Instant) {
+        match hint {
+            Hint::Whole(path) => {
+                if let Some(known) = self.known.get_mut(path) {
+                    known.seen = None;
+                }
+                self.note(path, Duration::ZERO, now);
+            }
+            Hint::Open(path) => {
+                if let Some(known) = self.known.get_mut(path) {
+                    known.seen = None;
+                }
+                self.note(path, self.options.open, now);
+            }
+            Hint::Rescan => {}
+        }
+    }
+
+    fn note(&mut self, path: &str, patience: Duration, now: Instant) {
+        let due = now + self.options.debounce;
+        let pending = Pending { seen: None, since: now, patience, due };
+        let entry = self.pending.entry(path.to_owned()).or_insert(pending);
+        entry.patience = patience;
+        entry.due = entry.due.min(due);
+    }
+
+    /// Looks at the files that are due. Returns when to come again. `is_there` says whether the folder itself still is,
+    /// and is asked before a file is believed gone.
+    pub fn settle(&mut self, now: Instant, is_there: impl Fn() -> bool) -> Option<Instant> {
+        let due: Vec<String> =
+            self.pending.iter().filter(|(_, p)| p.due <= now).map(|(path, _)| path.clone()).collect();
+        for path in due {
+            let Some(mut pending) = self.pending.remove(&path) else { continue };
+            if let Some(due) = self.examine(&path, &mut pending, now, &is_there) {
+                pending.due = due;
+                self.pending.insert(path, pending);
+            }
+        }
+        self.pending.values().map(|p| p.due).min()
+    }
+
+    /// Looks at one file; returns when to look again, if it isn't done with.
+    fn examine(
+        &mut self,
+        path: &str,
+        pending: &mut Pending,
+        now: Instant,
+        is_there: &impl Fn() -> bool,
+    ) -> Option<Instant> {
+        let seen = match Fingerprint::of(&self.root.join(path)) {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.set_unreadable_file(path, &format!("it can't be looked at: {error}"));
+                return None;
+            }
+        };
+        if seen != pending.seen {
+            (pending.seen, pending.since) = (seen, now);
+        }
+        let wait = |time: Duration| Some(pending.since + time).filter(|at| *at > now);
+        let Some(fingerprint) = seen else {
+            self.table.set_leaving(path, true);
+            // A node takes its files away in one step; people's editors take a file away and put another in place.
+            let settle = match layout::writer_of(path) {
+                Some(Writer::Node(_)) => Duration::ZERO,
+                _ => self.options.settle,
+            };
+            if let Some(at) = wait(settle) {
+                return Some(at);
+            }
+            if is_there() {
+                self.drop_file(path);
+            }
+            return None;
+        };
+        self.table.set_leaving(path, false);
+        if self.known.get(path).and_then(|k| k.seen) == Some(fingerprint) {
+            return None;
+        }
+        if let Some(at) = wait(pending.patience) {
+            return Some(at);
+        }
+        match self.take(path, fingerprint, Some(now.duration_since(pending.since))) {
+            Ok(()) => None,
+            Err(Refusal::Wait(time)) => Some(now + time),
+            Err(Refusal::Unreadable(text)) => {
+                self.set_unreadable_file(path, &text);
+                None
+            }
+        }
+    }
+
+    /// Reads a file that has been as it is for `age` (`None`: believe it as it is) and takes it in.
+    fn take(&mut self, path: &str, fingerprint: Fingerprint, age: Option<Duration>) -> Result<(), Refusal> {
+        let Some(writer) = layout::writer_of(path) else { return Ok(()) };
+        if fingerprint.size > self.options.max_file {
+            let text = format!(
+                "it has {} bytes, and no more than {} are read; split it",
+                fingerprint.size, self.options.max_file
+            );
+            return Err(Refusal::Unreadable(text));
+        }
+        let full = self.root.join(path);
+        let bytes =
+            std::fs::read(&full).map_err(|e| Refusal::Unreadable(format!("it can't be read: {e}")))?;
+        if Fingerprint::of(&full).ok().flatten() != Some(fingerprint) && age.is_some() {
+            return Err(Refusal::Wait(self.options.debounce));
+        }
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let contents = hasher.finish();
+        let seen = Some(fingerprint).filter(|f| !f.is_young(SystemTime::now()));
+        if let Some(known) = self.known.get_mut(path).filter(|k| k.contents == contents) {
+            known.seen = seen;
+            return Ok(());
+        }
+        let text = String::from_utf8(bytes).map_err(|e| {
+            Refusal::Unreadable(format!("it is not UTF-8 (byte {})", e.utf8_error().valid_up_to()))
+        })?;
+        let manifest = manifest::parse(path, &writer, &text, &mut self.names);
+        let rest = age.map_or(Duration::ZERO, |age| self.options.settle.saturating_sub(age));
+        let is_doubtful =
+            || manifest.is_cut_off || !manifest.errors.is_empty() || self.takes_away(path, &manifest);
+        if !rest.is_zero() && is_doubtful() {
+            return Err(Refusal::Wait(rest));
+        }
+        self.known.insert(path.to_owned(), Known { seen, contents });
+        self.accept(path, &writer, manifest);
+        Ok(())
+    }
+
+    fn takes_away(&self, path: &str, manifest: &Manifest) -> bool {
+        let now: BTreeSet<FactKey> = manifest.facts.iter().map(|d| d.fact.key()).collect();
+        self.table.keys_of(path).iter().any(|key| !now.contains(key))
+    }
+
+    fn accept(&mut self, path: &str, writer: &Writer, manifest: Manifest) {
+        let missing = if manifest.errors.is_empty() { Missing::Remove } else { Missing::Keep };
+        let twice = self.table.set_file(path, writer, manifest.facts, manifest.published_at, missing);
+        let mut notices: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (line, text) in manifest.errors {
+            let about = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
+            let text = format!("{text}. What was in force of it stays; mend the file");
+            notices.entry(about).or_default().push(text);
+        }
+        for key in twice {
+            notices
+                .entry(path.to_owned())
+                .or_default()
+                .push(format!("{key} stands in it twice; the first one counts"));
+        }
+        let notices = notices.into_iter().map(|(about, texts)| (about, Remark::Warning(texts.join("; "))));
+        self.board.set_file(path, notices.collect(), &manifest.unknown);
+    }
+
+    fn drop_file(&mut self, path: &str) {
+        self.known.remove(path);
+        self.board.set_file(path, Vec::new(), &[]);
+        if let Some(writer) = layout::writer_of(path) {
+            self.table.set_file(path, &writer, Vec::new(), 0, Missing::Remove);
+        }
+    }
+
+    fn set_unreadable_file(&mut self, path: &str, text: &str) {
+        // It is read again at every look, and then taken in anew, whatever it holds.
+        self.known.insert(path.to_owned(), Known { seen: None, contents: 0 });
+        let text = format!("{text}. What was in force of it stays");
+        self.board.set_file(path, vec![(path.to_owned(), Remark::Warning(text))], &[]);
+    }
+
+    fn note_unreadable(&mut self, found: &Found) {
+        for path in std::mem::take(&mut self.unreadable) {
+            if !found.unreadable.contains_key(&path) {
+                self.board.set(&path, None);
+            }
+        }
+        for (path, text) in &found.unreadable {
+            self.board.set(path, Some(Remark::Warning(text.clone())));
+            self.unreadable.insert(path.clone());
+        }
+    }
+
+    /// True where no file is being waited for.
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Puts up or takes down a notice on the folder as a whole.
+    pub fn set_notice(&mut self, about: &str, remark: Option<Remark>) {
+        self.board.set(about, remark);
+    }
+
+    /// What there is to tell since the last call.
+    pub fn drain(&mut self) -> Vec<Event> {
+        let (changes, holders) = self.table.drain();
+        for (key, files) in holders {
+            let remark = match &files[..] {
+                [first, others @ ..] if !others.is_empty() => Some(Remark::Warning(format!(
+                    "{} and {first} both hold it; {first} counts, since its path comes first. Remove one",
+                    others.join(", ")
+                ))),
+                _ => None,
+            };
+            self.board.set(&key.to_string(), remark);
+        }
+        let mut events = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            events.push(Event::Changes(changes.by_ref().take(CHUNK).collect()));
+        }
+        events.extend(self.board.drain());
+        events
+    }
+}

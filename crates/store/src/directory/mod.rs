@@ -1,0 +1,130 @@
+//! The directory store: a folder of manifests, shared by the nodes of a cluster.
+//!
+//! People write `*.yaml`, `*.yml` and `*.json` anywhere in the folder; nodes write under `.weft/`:
+//!
+//! ```text
+//! .weft/nodes/NODE.json                 what a node says of itself
+//! .weft/pods/NODE/NAMESPACE_NAME.json   what it says of a pod on it
+//! .weft/claims/NETWORK/BLOCK            the node that has a block, "/" written as "_"
+//! ```
+//!
+//! What always holds: only node NODE writes files that bear its name. A file that can't be read, is half written or is
+//! broken in part never reads as a deletion. The folder's disappearance is an outage, not an empty cluster.
+//! `docs/interfaces/cluster-state.md` is the long form.
+
+mod claim;
+mod follow;
+mod layout;
+mod manifest;
+mod notice;
+mod notify;
+mod publish;
+mod scan;
+mod table;
+mod watch;
+
+use std::io::{PipeReader, PipeWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use weft_model::{Cidr, Network, NodeName};
+
+use crate::store::{Claim, Event, Published, Store, StoreError};
+
+/// Times and limits of a directory store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryOptions {
+    /// How long changes are gathered before they are looked at.
+    pub debounce: Duration,
+    /// How long a file must stay as it is before a deletion in it, or a version that looks cut off, is believed.
+    pub settle: Duration,
+    /// How long a writer may keep a file open in silence before it is read all the same.
+    pub open: Duration,
+    /// Time between full looks at the folder where the kernel tells of changes: only a safety net.
+    pub safety_poll: Duration,
+    /// The same where it doesn't, because another machine makes them (NFS, SMB, 9p, FUSE and their kind).
+    pub shared_poll: Duration,
+    /// Bytes above which a file is not read.
+    pub max_file: u64,
+}
+
+impl Default for DirectoryOptions {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(10),
+            settle: Duration::from_millis(300),
+            open: Duration::from_secs(5),
+            safety_poll: Duration::from_secs(30),
+            shared_poll: Duration::from_secs(1),
+            max_file: 64 << 20,
+        }
+    }
+}
+
+/// A [`Store`] over a folder.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    root: PathBuf,
+    options: DirectoryOptions,
+    /// Nobody reads it: once there is a byte in it, every watch sees it for good.
+    stopped: PipeReader,
+    stop: PipeWriter,
+}
+
+impl DirectoryStore {
+    /// Opens the folder `root`, which must exist.
+    ///
+    /// # Errors
+    /// When it doesn't, or isn't a folder.
+    pub fn open(root: &Path, options: DirectoryOptions) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::OpenFolder { path: root.to_owned(), source };
+        std::fs::read_dir(root).map_err(failed)?;
+        let (stopped, stop) = std::io::pipe().map_err(failed)?;
+        Ok(Self { root: root.to_owned(), options, stopped, stop })
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Reads the folder once, as [`Store::watch`] would begin: the facts, and what is wrong with them.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn read_once(&self) -> Result<Vec<Event>, StoreError> {
+        let mut follower = follow::Follower::new(&self.root, &self.options);
+        follower.load().map_err(|source| StoreError::OpenFolder { path: self.root.clone(), source })?;
+        Ok(follower.drain())
+    }
+}
+
+impl Store for DirectoryStore {
+    fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError> {
+        watch::watch(&self.root, &self.options, &self.stopped, sink)
+    }
+
+    fn stop(&self) {
+        // The pipe holds more than the few bytes that this can ever write, so it neither blocks nor fails.
+        let _ = (&self.stop).write(b".");
+    }
+
+    fn publish(&self, fact: &Published) -> Result<(), StoreError> {
+        publish::publish(&self.root, fact)
+    }
+
+    fn claim_pod_cidrs(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        in_use: &[Cidr],
+    ) -> Result<Claim, StoreError> {
+        claim::claim(&self.root, network, node, in_use)
+    }
+
+    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
+        publish::forget(&self.root, node)?;
+        claim::forget(&self.root, node)
+    }
+}

@@ -1,0 +1,240 @@
+//! What a store is: facts out, and the node's own facts in.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use weft_model::{Change, Cidr, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey};
+
+/// A place that holds the cluster's facts. Every call may block, on its own thread; a store that needs a runtime
+/// brings it along.
+pub trait Store: Send + Sync {
+    /// Delivers facts until `sink` breaks or [`Store::stop`] is called: first a full snapshot as changes in pieces, then
+    /// [`Event::Synced`], then changes as they come. Outages are waited out, with [`Event::Stale`] in between; the
+    /// [`Event::Synced`] after one says that all that was missed has been delivered, removals included.
+    ///
+    /// # Errors
+    /// Only what waiting can't mend.
+    fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError>;
+
+    /// Ends every [`Store::watch`] of this store soon, also later ones. From any thread.
+    fn stop(&self);
+
+    /// Makes a fact that this node owns visible to the others. Level-triggered and atomic: the fact replaces what was
+    /// published of the same object, and publishing it twice is the same as once.
+    ///
+    /// # Errors
+    /// When it can't be written; then what was published before still stands.
+    fn publish(&self, fact: &Published) -> Result<(), StoreError>;
+
+    /// The node's blocks in `network`, taken out of the network's own where the node has none yet; the same again at
+    /// every call, and none where the network has no blocks to give. `in_use` are blocks that others have without a
+    /// claim, and that are left alone.
+    ///
+    /// # Errors
+    /// When all blocks are taken, or the claim can't be written.
+    fn claim_pod_cidrs(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        in_use: &[Cidr],
+    ) -> Result<Claim, StoreError>;
+
+    /// Removes all that a node has published and claimed: for a node that is gone for good.
+    ///
+    /// # Errors
+    /// When something of it can't be removed.
+    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError>;
+}
+
+/// What a watch delivers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// These changes, in this order.
+    Changes(Vec<Change>),
+    /// Everything that the store holds has been delivered.
+    Synced,
+    /// The store can't be reached: what was delivered is the last that is known.
+    Stale {
+        /// Since when.
+        since: SystemTime,
+        /// What is wrong, and the mend.
+        reason: String,
+    },
+    /// A notice was put up, changed, or taken down.
+    Notice(Notice),
+}
+
+/// Something that a person should know of what the store holds. Level-triggered: it stands until the same `about`
+/// comes without a text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// What it is about: a file (`apps/web.yaml`), a document in it (`apps/web.yaml:12`), an object or a kind.
+    pub about: String,
+    /// The text; `None` takes the notice down.
+    pub text: Option<Remark>,
+}
+
+/// A notice's text, and how much it matters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remark {
+    /// Nothing is wrong.
+    Info(String),
+    /// Something is not in force that somebody meant to be.
+    Warning(String),
+}
+
+impl Remark {
+    /// The text alone.
+    pub fn text(&self) -> &str {
+        match self {
+            Remark::Info(text) | Remark::Warning(text) => text,
+        }
+    }
+}
+
+/// A node's own facts, as it makes them known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// The node itself.
+    Node(PublishedNode),
+    /// A pod on it got its addresses.
+    Pod(PublishedPod),
+    /// A pod on it is gone.
+    PodGone {
+        /// The node that published it.
+        node: NodeName,
+        /// Namespace and name.
+        key: ObjectKey,
+    },
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedNode {
+    /// Its name.
+    pub name: NodeName,
+    /// Its addresses, the preferred first, with the prefix lengths of their links.
+    pub addresses: Vec<NodeAddress>,
+    /// The blocks that it has, claimed or given.
+    pub pod_cidrs: Vec<NodeCidr>,
+    /// MAC of its tunnel end.
+    pub vtep_mac: Option<Mac>,
+}
+
+impl From<&Node> for PublishedNode {
+    fn from(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            addresses: node.addresses.clone(),
+            pod_cidrs: node.pod_cidrs.clone(),
+            vtep_mac: node.published_vtep_mac,
+        }
+    }
+}
+
+/// What a node says of a pod on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPod {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Its uid, where the runtime gave it.
+    pub uid: Option<Arc<str>>,
+    /// The node that says so.
+    pub node: NodeName,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// What came of claiming blocks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The node's blocks, one for each of the network's.
+    pub cidrs: Vec<Cidr>,
+    /// Blocks that the node claimed when the network was different, and that no longer fit it. They stay the node's,
+    /// since pods may still use them, until [`Store::forget_node`].
+    pub unfit: Vec<Cidr>,
+}
+
+/// Why a store can't do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder isn't there, or isn't one.
+    #[error("cannot open the cluster folder {}: {source}; create it, or name another one", path.display())]
+    OpenFolder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The kernel gives no notifications.
+    #[error("cannot watch the cluster folder {}: {source}; raise fs.inotify.max_user_instances", path.display())]
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A published fact can't be written.
+    #[error("cannot publish {what} as {}: {source}; the folder must be writable for every node", path.display())]
+    Publish {
+        /// The object.
+        what: String,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A claim can't be written or read.
+    #[error("cannot claim a block in {}: {source}; the folder must be writable for every node", path.display())]
+    Claim {
+        /// The claim's file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The file system has no exclusive way to make a file.
+    #[error(
+        "the file system of {} can neither link nor rename exclusively, so nodes can't claim pod CIDRs; \
+         give each node spec.podCIDRs in its Node manifest", path.display()
+    )]
+    ClaimUnsupported {
+        /// The folder of claims.
+        path: PathBuf,
+    },
+    /// Every block is taken.
+    #[error(
+        "no block is left in {block} of network {network} for node {node}: all {taken} are claimed; \
+         make the network's block larger, or forget nodes that are gone"
+    )]
+    BlocksExhausted {
+        /// The network.
+        network: String,
+        /// The node that asked.
+        node: NodeName,
+        /// The network's block.
+        block: Cidr,
+        /// Claims in it.
+        taken: usize,
+    },
+    /// What a node has left can't be removed.
+    #[error("cannot remove what node {node} has left at {}: {source}; remove it by hand", path.display())]
+    Forget {
+        /// The node.
+        node: NodeName,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A server's answer, for stores that have one.
+    #[error("{action}: {reason}")]
+    Server {
+        /// What was tried, on what.
+        action: String,
+        /// What the server said, and the mend.
+        reason: String,
+    },
+}
