@@ -212,3 +212,44 @@ fn describe(response: &Response) -> String {
     let start = String::from_utf8_lossy(&response.body[..response.body.len().min(200)]).into_owned();
     format!("status {}, {} bytes: {start:?}", response.status, response.body.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_is_told_as_json() {
+        let output = Output::defect("index \"7\"\nout of bounds");
+        assert_eq!((output.exit, output.stdout.lines().count()), (1, 1));
+        let shown: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!((shown["code"].as_u64(), shown["cniVersion"].as_str()), (Some(999), Some("1.1.0")));
+    }
+
+    #[test]
+    fn input_is_read_up_to_the_limit() {
+        let env = |key: &str| (key == "CNI_COMMAND").then(|| "VERSION".to_owned());
+        let blanks = |count| std::io::repeat(b' ').take(count);
+        assert_eq!(run(env, blanks(MAX_STDIN)).exit, 0);
+        let refused = run(env, blanks(MAX_STDIN + 1));
+        assert_eq!(refused.exit, 1);
+        assert!(refused.stdout.contains("longer than 4 MiB"), "{}", refused.stdout);
+        // Without a command nothing is read, so that an endless input is no trap.
+        assert!(run(|_| None, std::io::repeat(b' ')).stdout.contains("CNI_COMMAND is missing"));
+    }
+
+    #[test]
+    fn only_an_add_waits_long_and_all_keep_the_configured_deadline() {
+        let conf = |ms: u64| {
+            let config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "deadlineMs": ms});
+            NetConf::parse(&config).unwrap()
+        };
+        for verb in Verb::ALL {
+            for ms in [100, 30_000, 600_000] {
+                let (connect, all) = patience(verb, &conf(ms));
+                assert!(connect < all && all <= Duration::from_millis(ms), "{verb:?} {ms}");
+                assert!(verb == Verb::Add || all <= Duration::from_secs(30));
+            }
+        }
+        assert_eq!(patience(Verb::Add, &conf(600_000)).1, Duration::from_secs(600));
+    }
+}
