@@ -95,7 +95,8 @@ pub fn in_sandbox(test: &str, body: impl FnOnce()) {
     }
     match rerun(test) {
         Ok((text, success)) => {
-            print!("{text}");
+            // Set in, so that nobody takes the inner harness's lines for the outer one's.
+            text.lines().for_each(|line| println!("  | {line}"));
             assert!(success && text.contains("1 passed"), "{test} failed in its sandbox");
         }
         Err(error) => println!("SKIPPED: {test}: {}", LabError::Namespaces(error)),

@@ -1,0 +1,44 @@
+//! The project's own commands: `cargo xtask COMMAND`.
+//!
+//! What always holds: every command can be run from any folder of the checkout, says what it does, and its exit
+//! status is 0 only where everything went well.
+
+mod demo;
+mod packages;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  demo [OPTION...]   build Weft and show a cluster of three nodes on this machine (--help for its options)
+  test               tidy's checks, every test, and the tests in network namespaces
+  tidy               layout, licences, crate directions, text rules, rustfmt and clippy
+  ci                 what continuous integration runs: test, then tidy's rustfmt and clippy
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["demo", options @ ..] => demo::run(options),
+        ["test"] => test::run(),
+        ["tidy"] => tidy::run(),
+        ["ci"] => tidy::format_and_lints().and_then(|()| test::run()),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(anyhow::anyhow!("I don't know this command.\n\n{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

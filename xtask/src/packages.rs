@@ -1,0 +1,47 @@
+//! Programs that tests and demo call, and the Debian packages that have them.
+
+use std::path::Path;
+use std::process::Command;
+
+/// A file that must exist in one of the folders, and its package.
+const NEEDED: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("iperf3", "iperf3"),
+    ("dig", "dnsutils"),
+    ("ptp", "containernetworking-plugins"),
+];
+const FOLDERS: [&str; 7] =
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/lib/cni"];
+
+/// Installs what is missing where we may; otherwise says what to type. Tests that lack a program skip, and say so.
+pub fn provide() {
+    let missing = missing();
+    if missing.is_empty() {
+        return;
+    }
+    let line = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    let arguments: Vec<&str> = line.split(' ').skip(1).collect();
+    let install =
+        || Command::new("apt-get").args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
+    eprintln!("installing: {line}");
+    let done = |status: std::io::Result<std::process::ExitStatus>| status.is_ok_and(|s| s.success());
+    if is_root()
+        && (done(install()) || (done(Command::new("apt-get").arg("update").status()) && done(install())))
+    {
+        return;
+    }
+    eprintln!("missing: {}. As root, type:\n  {line}\nWhat needs them is skipped.", missing.join(", "));
+}
+
+fn missing() -> Vec<&'static str> {
+    let here = |file: &str| FOLDERS.iter().any(|folder| Path::new(folder).join(file).exists());
+    NEEDED.iter().filter(|(file, _)| !here(file)).map(|(_, package)| *package).collect()
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // The owner of our own /proc entry is our effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}

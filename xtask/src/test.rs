@@ -1,0 +1,153 @@
+//! `cargo xtask test`: the static checks, every test, and one line with the numbers.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{packages, shell, tidy};
+
+/// Numbers of tests.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+pub fn run() -> Result<()> {
+    packages::provide();
+    let mut tally = Tally::default();
+    for check in tidy::static_checks()? {
+        match check.problems.as_slice() {
+            [] => tally.passed += 1,
+            problems => {
+                tally.failed += 1;
+                problems.iter().for_each(|p| eprintln!("{}: {p}", check.name));
+            }
+        }
+    }
+    // The programs first: tests in namespaces start them.
+    shell::must(shell::cargo().args(["build", "--quiet", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]))?;
+    let mut cargo = shell::cargo()
+        .args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("can't run cargo test")?;
+    let mut counter = Counter::default();
+    if let Some(stdout) = cargo.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("can't read what cargo test says")?;
+            if counter.read(&line) == Shown::Yes {
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "{line}").context("can't write")?;
+            }
+        }
+    }
+    let status = cargo.wait().context("can't wait for cargo test")?;
+    let tests = counter.finish();
+    tally.passed += tests.passed;
+    tally.failed += tests.failed;
+    tally.skipped += tests.skipped;
+    if !status.success() && tests.failed == 0 {
+        // Something didn't compile, or a test program died before it could say how its tests went.
+        tally.failed += 1;
+    }
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    if tally.failed > 0 {
+        bail!("there are failures");
+    }
+    Ok(())
+}
+
+/// Whether a line is for the user's eyes.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    Yes,
+    No,
+}
+
+/// Reads what test programs say. A test that couldn't run here prints `SKIPPED: reason`; the harness counts it as
+/// passed, we don't.
+#[derive(Debug, Default)]
+struct Counter {
+    tally: Tally,
+    /// The test whose output is being read.
+    section: Option<String>,
+    /// Tests of this program that have said that they skip.
+    skipping: std::collections::BTreeSet<String>,
+}
+
+impl Counter {
+    fn read(&mut self, line: &str) -> Shown {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
+            self.section = Some(name.to_owned());
+            return Shown::No;
+        }
+        if let Some(summary) = line.strip_prefix("test result: ") {
+            self.summary(summary);
+            return Shown::Yes;
+        }
+        if let (Some(name), Some(at)) = (&self.section, line.find("SKIPPED: ")) {
+            self.skipping.insert(name.clone());
+            println!("{name}: {}", &line[at..]);
+            return Shown::No;
+        }
+        let harness = line.starts_with("test ") || line.starts_with("running ") || line == "successes:";
+        if harness && !line.ends_with("FAILED") || self.section.is_none() && line.starts_with("    ") {
+            return Shown::No;
+        }
+        if line.is_empty() { Shown::No } else { Shown::Yes }
+    }
+
+    /// `ok. 3 passed; 0 failed; 0 ignored; …`: the end of one test program.
+    fn summary(&mut self, summary: &str) {
+        let number = |what: &str| {
+            let before = summary.split(&format!(" {what}")).next().unwrap_or_default();
+            before.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).unwrap_or(0)
+        };
+        let skipped = self.skipping.len();
+        self.tally.passed += number("passed").saturating_sub(skipped);
+        self.tally.failed += number("failed");
+        self.tally.skipped += skipped + number("ignored");
+        self.skipping.clear();
+        self.section = None;
+    }
+
+    fn finish(self) -> Tally {
+        self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(lines: &str, passed: usize, failed: usize, skipped: usize) {
+        let mut counter = Counter::default();
+        for line in lines.lines() {
+            counter.read(line);
+        }
+        assert_eq!(counter.finish(), Tally { passed, failed, skipped });
+    }
+
+    #[test]
+    fn counts() {
+        check("test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured", 3, 0, 0);
+        check("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured", 3, 2, 1);
+        check(
+            "test a ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\ntest result: ok. 2 passed; 0 failed;",
+            3,
+            0,
+            0,
+        );
+    }
+
+    #[test]
+    fn a_test_that_skips_has_not_passed() {
+        let lines = "---- a stdout ----\nSKIPPED: no root\n  | SKIPPED: again\n---- b stdout ----\nhello\n\
+                     test result: ok. 5 passed; 0 failed; 0 ignored";
+        check(lines, 4, 0, 1);
+    }
+}
