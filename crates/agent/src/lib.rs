@@ -1,1 +1,23 @@
-//! The event loop that wires a node together, and its local API
+//! The agent: what runs on a node.
+//!
+//! One thread, the [`core`], knows everything and waits for nothing. Around it: the [`kernel_thread`] makes the kernel equal
+//! the plan, the [`publisher`] tells the store about this node, the [`api`] serves the CNI plugin and the command line
+//! ([`routes`]), and the DNS server answers names. [`run`] wires them.
+//!
+//! What always holds: an agent that is killed at any moment leaves the network working, and the next one takes up
+//! where it was ([`records`]).
+
+pub mod api;
+pub mod config;
+pub mod core;
+pub mod explain;
+pub mod kernel_thread;
+pub mod message;
+pub mod publisher;
+pub mod records;
+pub mod routes;
+pub mod run;
+pub mod status;
+
+pub use config::{AgentConfig, ConfigError};
+pub use run::{Agent, RunError};

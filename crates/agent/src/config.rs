@@ -1,0 +1,244 @@
+//! A node's configuration file: YAML, every field optional but `store`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use weft_compile::{DnsSettings, PodNames, Settings};
+use weft_model::{IfName, NodeName};
+use weft_plan::DnsName;
+
+/// Where the cluster's facts come from. One field is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum StoreConfig {
+    /// A folder of Kubernetes YAML, shared by the cluster's nodes.
+    Directory(PathBuf),
+}
+
+/// How container runtimes find us.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct CniConfig {
+    /// Folder of network configurations.
+    pub conf_dir: PathBuf,
+    /// File name of ours in it; runtimes take the first by name.
+    pub conf_name: String,
+    /// Network name in it.
+    pub network_name: String,
+    /// Where leases lie, in host-local's layout.
+    pub lease_dir: PathBuf,
+    /// How long an ADD may take, in milliseconds.
+    pub deadline_ms: u64,
+}
+
+impl Default for CniConfig {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            conf_name: "10-weft.conflist".into(),
+            network_name: "weft".into(),
+            lease_dir: "/var/lib/cni/networks/weft".into(),
+            deadline_ms: 20_000,
+        }
+    }
+}
+
+/// The node's DNS server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct DnsConfig {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// The zone of the cluster's names.
+    pub cluster_domain: String,
+    /// The cluster's DNS address, answered on every node.
+    pub cluster_addresses: Vec<IpAddr>,
+    /// Further addresses of the server, the same on every node.
+    pub link_local: Vec<IpAddr>,
+    /// Resolvers for everything else, `ADDRESS` or `ADDRESS:PORT`; empty means those of `resolvConf`.
+    pub upstreams: Vec<String>,
+    /// Where the node's own resolvers stand.
+    pub resolv_conf: PathBuf,
+    /// How `10-1-2-3.NAMESPACE.pod.ZONE` is answered: `disabled`, `insecure` or `verified`.
+    pub pod_names: PodNamesConfig,
+}
+
+/// See [`PodNames`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodNamesConfig {
+    /// They don't exist.
+    Disabled,
+    /// Echoed unchecked.
+    #[default]
+    Insecure,
+    /// Checked.
+    Verified,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            cluster_domain: "cluster.local".into(),
+            cluster_addresses: Vec::new(),
+            link_local: vec![
+                IpAddr::from([169, 254, 53, 53]),
+                IpAddr::from([0xfd77, 0x6566, 0x7453, 0, 0, 0, 0, 0x53]),
+            ],
+            upstreams: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            pod_names: PodNamesConfig::default(),
+        }
+    }
+}
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentConfig {
+    /// This node's name; the host's name where it is not given.
+    #[serde(default)]
+    pub node: Option<NodeName>,
+    /// Where facts come from.
+    pub store: StoreConfig,
+    /// This node's addresses, the preferred first; otherwise those of the link with the default route.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The link that peers are reached by; otherwise that of the default route.
+    #[serde(default)]
+    pub uplink: Option<IfName>,
+    /// What must survive a restart.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// The socket and the lock.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// Container runtimes.
+    #[serde(default)]
+    pub cni: CniConfig,
+    /// Names.
+    #[serde(default)]
+    pub dns: DnsConfig,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/weft".into()
+}
+
+fn default_run_dir() -> PathBuf {
+    "/run/weft".into()
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("{}: {reason}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and field.
+        reason: String,
+    },
+    /// The host's name is no node name.
+    #[error("the host's name is no node name ({0}); set `node` in the configuration")]
+    HostName(String),
+}
+
+impl AgentConfig {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file, the line and the field.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        serde_saphyr::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: error.to_string() })
+    }
+
+    /// The node's name.
+    ///
+    /// # Errors
+    /// Where none is given and the host's isn't one.
+    pub fn node_name(&self) -> Result<NodeName, ConfigError> {
+        if let Some(name) = &self.node {
+            return Ok(name.clone());
+        }
+        let name = nix::unistd::gethostname().map_err(|error| ConfigError::HostName(error.to_string()))?;
+        NodeName::new(&name.to_string_lossy().to_lowercase())
+            .map_err(|error| ConfigError::HostName(error.to_string()))
+    }
+
+    /// What `compile` needs to know.
+    ///
+    /// # Errors
+    /// As [`AgentConfig::node_name`].
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        let mut settings = Settings::new(self.node_name()?);
+        let pod_names = match self.dns.pod_names {
+            PodNamesConfig::Disabled => PodNames::Disabled,
+            PodNamesConfig::Insecure => PodNames::Insecure,
+            PodNamesConfig::Verified => PodNames::Verified,
+        };
+        settings.dns = DnsSettings {
+            zone: DnsName::new(&self.dns.cluster_domain),
+            addresses: self.dns_addresses(),
+            pod_names,
+            ..DnsSettings::default()
+        };
+        Ok(settings)
+    }
+
+    /// Addresses of the node's DNS server; none without one.
+    pub fn dns_addresses(&self) -> Vec<IpAddr> {
+        if !self.dns.enabled {
+            return Vec::new();
+        }
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in self.dns.cluster_addresses.iter().chain(&self.dns.link_local) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("weft.sock")
+    }
+
+    /// How long an ADD may take.
+    pub fn add_deadline(&self) -> Duration {
+        Duration::from_millis(self.cni.deadline_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_file_is_enough_and_a_wrong_field_is_named() {
+        let config: AgentConfig =
+            serde_saphyr::from_str("node: n1\nstore: {directory: /srv/cluster}\n").unwrap();
+        assert_eq!(config.socket(), Path::new("/run/weft/weft.sock"));
+        assert_eq!(config.dns_addresses().len(), 2);
+        let error = serde_saphyr::from_str::<AgentConfig>("store: {directory: /x}\nnoed: n1\n").unwrap_err();
+        assert!(error.to_string().contains("noed"), "{error}");
+        let error = serde_saphyr::from_str::<AgentConfig>("store: {directory: /x}\nnode: N_1\n").unwrap_err();
+        assert!(error.to_string().contains("no valid node name"), "{error}");
+    }
+}

@@ -1,0 +1,332 @@
+//! ADD: allocate, become a fact, wait until the rows are in force, answer.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use weft_cni::{AddResult, Attach, CniError, Code, HostPortProtocol, Interface, IpConfig, IpPrefix, Route};
+use weft_compile::Context;
+use weft_ipam::{DirectoryLeases, IpamError, Leases, Pool};
+use weft_model::{
+    Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, Mac, NetworkName, ObjectKey,
+    PodIdentity, Port, Protocol,
+};
+use weft_plan::KernelKey;
+use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6, HOST_END_MAC};
+use weft_store::{Published, PublishedPod};
+
+use super::{Adding, Core, PublishWork, Work};
+use crate::message::CniReply;
+use crate::records::{Record, Stage};
+
+impl Core {
+    pub(super) fn add(&mut self, attach: Box<Attach>, netns: OwnedFd, deadline: Instant, reply: CniReply) {
+        match self.begin(&attach) {
+            Ok(id) => {
+                self.send(Work::Netns(id.clone(), netns));
+                let generation = self.flushed_generation();
+                self.adding.insert(id, Adding { generation, deadline, reply, attach });
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Everything up to the fact; on an error nothing is left.
+    fn begin(&mut self, attach: &Attach) -> Result<AttachmentId, CniError> {
+        self.ready_for(&attach.conf.network).map_err(|error| {
+            let code = if error.code == Code::NOT_AVAILABLE { Code::TRY_AGAIN_LATER } else { error.code };
+            CniError::new(code, error.msg, error.details)
+        })?;
+        let id = attachment_id(attach)?;
+        // What the runtime asked to be deleted while we were away goes before anything new of the same name comes.
+        self.take_tombstones();
+        if self.attached.contains_key(&id) || self.removing.contains_key(&id) {
+            return Err(CniError::new(
+                Code::INVALID_CONFIG,
+                format!("container {} has an interface {} already", id.container, id.ifname),
+                "send DEL for it first",
+            ));
+        }
+        // The network was checked with the readiness.
+        let network = NetworkName::new(&attach.conf.network)
+            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
+        let host_ports = host_ports(attach)?;
+        self.refuse_taken_ports(&host_ports)?;
+        let pod = pod_identity(attach)?;
+        let mac = match &attach.wishes.mac {
+            Some(text) => text.parse::<Mac>().map_err(|error| {
+                CniError::new(Code::INVALID_CONFIG, "the mac capability is no MAC address", error.to_string())
+            })?,
+            None => Mac::derived(&format!("weft pod {}\n{}", id.container, id.ifname)),
+        };
+        let addresses = self.allocate(&id, &network, &attach.wishes.ips)?;
+        let attachment = Attachment {
+            id: id.clone(),
+            network,
+            pod,
+            addresses,
+            mac,
+            mtu: attach.conf.mtu,
+            host_ports,
+            netns: attach.netns.clone(),
+        };
+        let record = Record { attachment, conf_name: attach.conf.name.clone() };
+        if let Err(error) = self.records.begin(&record) {
+            self.release(&id);
+            return Err(CniError::new(
+                Code::IO_FAILURE,
+                "the attachment can't be recorded",
+                error.to_string(),
+            ));
+        }
+        self.compiler.apply(Change::set(Fact::Attachment(record.attachment.clone())));
+        self.attached.insert(id.clone(), record);
+        Ok(id)
+    }
+
+    /// This node's addresses in a network.
+    pub(super) fn pool(&self, network: &NetworkName) -> Pool {
+        let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
+        Pool::new(context.own_node().map(|node| node.cidrs(network).collect()).unwrap_or_default())
+    }
+
+    fn allocate(
+        &mut self,
+        id: &AttachmentId,
+        network: &NetworkName,
+        requests: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, CniError> {
+        let pool = self.pool(network);
+        let leases = self.leases_of(network)?;
+        leases.allocate(id, &pool, requests).map_err(|error| lease_error(&error))
+    }
+
+    /// The leases of a network, opened at first use.
+    pub(super) fn leases_of(
+        &mut self,
+        network: &NetworkName,
+    ) -> Result<&mut Leases<DirectoryLeases>, CniError> {
+        if !self.leases.contains_key(network) {
+            let (store, _freed) = DirectoryLeases::open(&self.config.cni.lease_dir, network, &self.boot)
+                .map_err(|error| {
+                    CniError::new(Code::IO_FAILURE, "leases can't be opened", error.to_string())
+                })?;
+            let leases = Leases::open(store).map_err(|error| lease_error(&error))?;
+            self.leases.insert(network.clone(), leases);
+        }
+        self.leases
+            .get_mut(network)
+            .ok_or_else(|| CniError::new(Code::IO_FAILURE, "leases can't be opened", network.to_string()))
+    }
+
+    fn refuse_taken_ports(&self, wanted: &[HostPort]) -> Result<(), CniError> {
+        for record in self.attached.values() {
+            for taken in &record.attachment.host_ports {
+                if let Some(port) = wanted.iter().find(|port| clash(port, taken)) {
+                    return Err(CniError::new(
+                        Code::CONFLICT,
+                        format!(
+                            "host port {}/{} is taken by {}",
+                            port.host_port,
+                            port.protocol,
+                            record.attachment.owner()
+                        ),
+                        "two pods of one node can't have one host port; give one of them another, or another hostIP",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the ADDs whose rows are in force, and takes back those whose rows are refused.
+    pub(super) fn settle_adding(&mut self) {
+        let in_force = self.generation_in_force;
+        let due: Vec<AttachmentId> = self
+            .adding
+            .iter()
+            .filter(|(_, adding)| adding.generation <= in_force)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            let Some(adding) = self.adding.remove(&id) else { continue };
+            match self.refusal_of(&id) {
+                Some(reason) => {
+                    let error =
+                        CniError::new(Code::KERNEL_REFUSED, "the kernel refused the pod's network", reason);
+                    self.take_back(&id, adding, error);
+                }
+                None => self.answer(&id, adding),
+            }
+        }
+    }
+
+    fn answer(&mut self, id: &AttachmentId, adding: Adding) {
+        if let Err(error) = self.records.advance(id, Stage::Adding, Stage::Attached) {
+            let error =
+                CniError::new(Code::IO_FAILURE, "the attachment can't be recorded", error.to_string());
+            return self.take_back(id, adding, error);
+        }
+        let Some(record) = self.attached.get(id) else { return };
+        let own = self.add_result(&record.attachment);
+        let result = match adding.attach.prev_result.clone() {
+            Some(previous) => own.after(previous),
+            None => own,
+        };
+        if let Some(pod) = self.published(&record.attachment) {
+            self.publish(PublishWork::Publish(Published::Pod(pod)));
+        }
+        let _ = adding.reply.send(Ok(result.render(adding.attach.conf.version)));
+    }
+
+    fn take_back(&mut self, id: &AttachmentId, adding: Adding, error: CniError) {
+        self.remove(id, Some((adding.reply, adding.deadline, Err(error))));
+    }
+
+    /// Takes back the ADDs that have waited too long.
+    pub(super) fn expire_adding(&mut self, now: Instant) {
+        let late: Vec<AttachmentId> = self
+            .adding
+            .iter()
+            .filter(|(_, adding)| adding.deadline <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in late {
+            let Some(adding) = self.adding.remove(&id) else { continue };
+            let error = CniError::new(
+                Code::TRY_AGAIN_LATER,
+                "the pod's network was not in force in time",
+                self.refusal_of(&id).unwrap_or_default(),
+            );
+            // Whoever waits has waited long enough: the answer doesn't wait for the clean-up.
+            let _ = adding.reply.send(Err(error));
+            self.remove(&id, None);
+        }
+    }
+
+    /// Why rows of an attachment are not in force, if so.
+    pub(super) fn refusal_of(&self, id: &AttachmentId) -> Option<String> {
+        if self.failed.is_empty() {
+            return None;
+        }
+        let plan = self.plans.kernel.read().ok()?;
+        let link = KernelKey::Link(id.host_link());
+        let origin = FactKey::Attachment(id.clone());
+        self.failed
+            .iter()
+            .find(|(key, _)| {
+                **key == link || plan.kernel.entry(key).is_some_and(|entry| entry.origin == origin)
+            })
+            .map(|(key, reason)| format!("{}: {reason}", super::describe(key)))
+    }
+
+    /// What ADD answers for an attachment.
+    pub(super) fn add_result(&self, attachment: &Attachment) -> AddResult {
+        let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
+        let network = self.compiler.facts().network_or_default(&attachment.network);
+        let mtu = Some(attachment.mtu.unwrap_or_else(|| context.pod_mtu(&network)));
+        let host = Interface {
+            name: attachment.id.host_link().to_string(),
+            mac: HOST_END_MAC.to_string(),
+            mtu,
+            ..Interface::default()
+        };
+        let pod = Interface {
+            name: attachment.id.ifname.to_string(),
+            mac: attachment.mac.to_string(),
+            mtu,
+            sandbox: attachment.netns.clone(),
+            ..Interface::default()
+        };
+        let gateway = |address: IpAddr| match address {
+            IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
+            IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
+        };
+        let ip = |address: IpAddr| IpConfig {
+            address: IpPrefix::host(address),
+            gateway: Some(gateway(address)),
+            interface: Some(1),
+        };
+        let route = |address: IpAddr| Route::via(IpPrefix::default_route(address), Some(gateway(address)));
+        AddResult {
+            interfaces: vec![host, pod],
+            ips: attachment.addresses.iter().copied().map(ip).collect(),
+            routes: attachment.addresses.iter().copied().map(route).collect(),
+            ..AddResult::default()
+        }
+    }
+
+    /// What the cluster is told of an attachment; nothing of containers that are no pods.
+    pub(super) fn published(&self, attachment: &Attachment) -> Option<PublishedPod> {
+        let pod = attachment.pod.as_ref()?;
+        Some(PublishedPod {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+            node: self.node.clone(),
+            ips: attachment.addresses.clone(),
+        })
+    }
+}
+
+/// The attachment that a request is about.
+pub fn attachment_id(attach: &Attach) -> Result<AttachmentId, CniError> {
+    let ifname = IfName::new(&attach.id.ifname).map_err(|error| {
+        CniError::new(Code::INVALID_ENVIRONMENT, "CNI_IFNAME is no interface name", error.to_string())
+    })?;
+    Ok(AttachmentId { container: attach.id.container.as_str().into(), ifname })
+}
+
+fn pod_identity(attach: &Attach) -> Result<Option<PodIdentity>, CniError> {
+    let Some(pod) = &attach.pod else { return Ok(None) };
+    let key = ObjectKey::new(&pod.namespace, &pod.name).map_err(|error| {
+        CniError::new(Code::INVALID_ENVIRONMENT, "CNI_ARGS names no pod", error.to_string())
+    })?;
+    Ok(Some(PodIdentity { key, uid: pod.uid.as_deref().map(Into::into) }))
+}
+
+fn host_ports(attach: &Attach) -> Result<Vec<HostPort>, CniError> {
+    let port = |number: u16| {
+        Port::new(u32::from(number))
+            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "portMappings", error.to_string()))
+    };
+    attach
+        .wishes
+        .port_mappings
+        .iter()
+        .map(|mapping| {
+            Ok(HostPort {
+                host_ip: mapping.host_ip,
+                host_port: port(mapping.host_port)?,
+                container_port: port(mapping.container_port)?,
+                protocol: match mapping.protocol {
+                    HostPortProtocol::Tcp => Protocol::Tcp,
+                    HostPortProtocol::Udp => Protocol::Udp,
+                    HostPortProtocol::Sctp => Protocol::Sctp,
+                },
+            })
+        })
+        .collect()
+}
+
+/// True where a packet could mean both: same protocol and port, and addresses that aren't two different ones.
+fn clash(a: &HostPort, b: &HostPort) -> bool {
+    let wildcard = |ip: Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+    let disjoint_families = match (a.host_ip, b.host_ip) {
+        (Some(a), Some(b)) => a.is_ipv4() != b.is_ipv4(),
+        _ => false,
+    };
+    let same_place = a.host_ip == b.host_ip || (wildcard(a.host_ip) && wildcard(b.host_ip));
+    a.protocol == b.protocol && a.host_port == b.host_port && same_place && !disjoint_families
+}
+
+fn lease_error(error: &IpamError) -> CniError {
+    let code = match error {
+        IpamError::Exhausted { .. } => Code::ADDRESSES_EXHAUSTED,
+        IpamError::NoCidrs => Code::TRY_AGAIN_LATER,
+        IpamError::Lease(_) => Code::IO_FAILURE,
+        _ => Code::INVALID_CONFIG,
+    };
+    CniError::new(code, "no address for the pod", error.to_string())
+}

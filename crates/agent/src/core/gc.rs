@@ -1,0 +1,66 @@
+//! GC: everything that the runtime doesn't name goes.
+
+use std::sync::mpsc::channel;
+use std::time::Instant;
+
+use serde_json::Value;
+use weft_cni::Gc;
+use weft_model::AttachmentId;
+
+use super::Core;
+use crate::message::CniReply;
+
+impl Core {
+    /// Removes the attachments of this network configuration that are not among the valid ones. Goes on after errors:
+    /// what can't be removed now is tried again by the kernel thread.
+    pub(super) fn gc(&mut self, request: &Gc, deadline: Instant, reply: &CniReply) {
+        let Some(valid) = &request.valid else {
+            // The runtime did not say who lives.
+            let _ = reply.send(Ok(Value::Null));
+            return;
+        };
+        let dead: Vec<AttachmentId> = self
+            .attached
+            .values()
+            .filter(|record| record.conf_name == request.conf.name)
+            .map(|record| record.attachment.id.clone())
+            .filter(|id| {
+                !valid.iter().any(|v| v.container == *id.container && v.ifname == id.ifname.as_str())
+            })
+            // An ADD under way is younger than the runtime's list.
+            .filter(|id| !self.adding.contains_key(id))
+            .collect();
+        self.free_ownerless();
+        let Some((last, others)) = dead.split_last() else {
+            let _ = reply.send(Ok(Value::Null));
+            return;
+        };
+        for id in others {
+            let (nobody, _) = channel();
+            self.remove(id, Some((nobody, deadline, Ok(Value::Null))));
+        }
+        // Removals are applied in order, so the last one's end is the end of all.
+        self.remove(last, Some((reply.clone(), deadline, Ok(Value::Null))));
+    }
+
+    /// Frees leases whose attachment nobody knows: an ADD died between the lease and the record.
+    pub(super) fn free_ownerless(&mut self) {
+        for leases in self.leases.values_mut() {
+            let known = |owner: &weft_ipam::LeaseOwner| {
+                self.attached.keys().chain(self.removing.keys()).any(|id| owner.is(id))
+            };
+            match leases.reconcile(known) {
+                Ok(freed) => {
+                    for lease in freed {
+                        tracing::info!(
+                            "{} was held by {}, which is not attached: freed",
+                            lease.address,
+                            lease.owner
+                        );
+                    }
+                }
+                Err(error) => tracing::warn!("leases can't be reconciled: {error}"),
+            }
+        }
+    }
+}

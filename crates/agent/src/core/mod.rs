@@ -1,0 +1,460 @@
+//! The core: one thread that knows everything and waits for nothing.
+//!
+//! It takes messages, keeps the facts, and has the plan follow them. What takes time (kernel, store, sockets) runs on
+//! threads of its own and reports back.
+//!
+//! What always holds: nothing is applied before the store has delivered its first snapshot. A CNI ADD is answered when its
+//! own rows are in force, or it has left nothing. An address is given back only when the kernel has let go of it.
+
+mod add;
+mod check;
+mod del;
+mod gc;
+mod node;
+mod start;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, RwLock};
+use std::time::{Instant, SystemTime};
+
+use weft_cni::{CniError, Code};
+use weft_compile::{Compiler, Facts};
+use weft_ipam::{DirectoryLeases, Leases};
+use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, Warning};
+use weft_plan::{KernelKey, Plan};
+use weft_store::{Notice, Published, Remark};
+
+use crate::config::AgentConfig;
+use crate::message::{CniCall, CniReply, CniVerb, Message, Report};
+use crate::records::{Record, Records};
+
+pub use add::attachment_id;
+pub use start::StartError;
+
+/// What the core asks of the kernel thread.
+pub enum Work {
+    /// Compare everything and mend.
+    Sync,
+    /// Apply what changed in the plan.
+    Step,
+    /// Keep this namespace for the link that is about to be made.
+    Netns(AttachmentId, OwnedFd),
+    /// Look whether a pod's own end is as it should be, and answer with what is not.
+    Check(weft_model::IfName, Box<weft_plan::Link>, OwnedFd, Sender<Vec<String>>),
+    /// Say where the kernel is not as the plan has it: a line each, or why it can't be seen.
+    Differences(Sender<Result<Vec<String>, String>>),
+    /// Forget flows to these ports, which are no longer mapped.
+    ForgetFlows(Vec<weft_model::HostPort>),
+    /// End.
+    Stop,
+}
+
+/// What the core asks of the publishing thread.
+pub enum PublishWork {
+    /// Make a fact of this node known.
+    Publish(Published),
+    /// Get blocks for this node.
+    Claim(Box<weft_model::Network>, Vec<weft_model::Cidr>),
+}
+
+/// The threads around the core, as the core sees them.
+pub struct Around {
+    /// The kernel thread.
+    pub kernel: Sender<Work>,
+    /// The publishing thread.
+    pub publish: Sender<PublishWork>,
+}
+
+/// Plans that others read: the kernel thread and the DNS server.
+#[derive(Debug, Clone, Default)]
+pub struct SharedPlans {
+    /// Kernel rows and warnings.
+    pub kernel: Arc<RwLock<Plan>>,
+    /// Names. Apart, so that a query never waits for the kernel.
+    pub names: Arc<RwLock<Plan>>,
+}
+
+/// How far the agent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// The store has not delivered its first snapshot: nothing is applied.
+    Waiting,
+    /// Facts are complete; the first full comparison is under way.
+    Applying,
+    /// The plan is in force.
+    Running,
+}
+
+/// An ADD that waits for its rows.
+struct Adding {
+    generation: u64,
+    deadline: Instant,
+    reply: CniReply,
+    attach: Box<weft_cni::Attach>,
+}
+
+/// An attachment on its way out, and who wants to know.
+struct Removing {
+    generation: u64,
+    record: Option<Record>,
+    /// Who waits, until when, and what they are told.
+    waiting: Vec<(CniReply, Instant, Result<serde_json::Value, CniError>)>,
+}
+
+/// See the module.
+pub struct Core {
+    config: AgentConfig,
+    node: NodeName,
+    boot: weft_ipam::Boot,
+    compiler: Compiler,
+    plans: SharedPlans,
+    around: Around,
+    phase: Phase,
+    stale: Option<(SystemTime, String)>,
+    notices: BTreeMap<String, Remark>,
+    troubles: BTreeMap<&'static str, String>,
+    failed: BTreeMap<KernelKey, String>,
+    generation_in_force: u64,
+    last_report: Report,
+    started: Instant,
+    leases: BTreeMap<NetworkName, Leases<DirectoryLeases>>,
+    records: Records,
+    attached: BTreeMap<AttachmentId, Record>,
+    adding: BTreeMap<AttachmentId, Adding>,
+    removing: BTreeMap<AttachmentId, Removing>,
+    published_node: Option<weft_store::PublishedNode>,
+    claiming: BTreeSet<NetworkName>,
+    conflist_written: bool,
+}
+
+impl Core {
+    /// Takes messages until [`Message::Stop`].
+    pub fn run(mut self, inbox: &std::sync::mpsc::Receiver<Message>) {
+        while let Ok(message) = inbox.recv() {
+            if !self.take(message) {
+                break;
+            }
+            // Whatever else is waiting goes into the same plan: a storm costs one flush.
+            let mut budget = 4096;
+            while budget > 0 {
+                let Ok(message) = inbox.try_recv() else { break };
+                if !self.take(message) {
+                    return self.end();
+                }
+                budget -= 1;
+            }
+            self.flush();
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.around.kernel.send(Work::Stop);
+    }
+
+    /// Takes one message; says whether there will be more.
+    fn take(&mut self, message: Message) -> bool {
+        match message {
+            Message::Store(event) => self.store_says(event),
+            Message::Host(host) => {
+                if self.compiler.apply(Change::set(Fact::Host(host))) {
+                    self.refresh_node();
+                }
+            }
+            Message::Applied(report) => self.applied(report),
+            Message::Cni(call) => self.cni(call),
+            Message::Inspect(look) => look(self),
+            Message::Claimed(network, cidrs) => self.claimed(network, &cidrs),
+            Message::Trouble(part, Some(text)) => {
+                tracing::warn!(part, "{text}");
+                self.troubles.insert(part, text);
+            }
+            Message::Trouble(part, None) => {
+                self.troubles.remove(part);
+            }
+            Message::Tick(now) => self.tick(now),
+            Message::Stop => return false,
+        }
+        true
+    }
+
+    fn store_says(&mut self, event: weft_store::Event) {
+        use weft_store::Event;
+        match event {
+            Event::Changes(changes) => {
+                let mut nodes = false;
+                for change in changes {
+                    nodes |= matches!(
+                        change.key(),
+                        weft_model::FactKey::Node(_) | weft_model::FactKey::Network(_)
+                    );
+                    self.compiler.apply(change);
+                }
+                if nodes && self.phase != Phase::Waiting {
+                    self.refresh_node();
+                }
+            }
+            Event::Synced => {
+                self.stale = None;
+                if self.phase == Phase::Waiting {
+                    self.phase = Phase::Applying;
+                    self.refresh_node();
+                    self.flush();
+                    self.send(Work::Sync);
+                }
+            }
+            Event::Stale { since, reason } => {
+                tracing::warn!("the store can't be reached: {reason}");
+                self.stale = Some((since, reason));
+            }
+            Event::Notice(Notice { about, text: Some(remark) }) => {
+                match &remark {
+                    Remark::Info(text) => tracing::info!("{about}: {text}"),
+                    Remark::Warning(text) => tracing::warn!("{about}: {text}"),
+                }
+                self.notices.insert(about, remark);
+            }
+            Event::Notice(Notice { about, text: None }) => {
+                self.notices.remove(&about);
+            }
+        }
+    }
+
+    /// Brings the plan up to the facts and has the kernel follow.
+    fn flush(&mut self) {
+        if self.phase == Phase::Waiting {
+            return;
+        }
+        let changed = {
+            let mut kernel = lock(&self.plans.kernel);
+            let mut names = lock(&self.plans.names);
+            // One plan for the time of the flush, two for its readers.
+            std::mem::swap(&mut kernel.names, &mut names.names);
+            let changed = self.compiler.flush(&mut kernel);
+            std::mem::swap(&mut kernel.names, &mut names.names);
+            names.names.take_changed();
+            names.generation = kernel.generation;
+            changed
+        };
+        if changed && self.phase == Phase::Running {
+            self.send(Work::Step);
+        }
+    }
+
+    /// The generation that the plan has once the facts of now are in it.
+    fn flushed_generation(&mut self) -> u64 {
+        self.flush();
+        self.plans.kernel.read().map_or(0, |plan| plan.generation)
+    }
+
+    /// Gives the kernel thread work.
+    pub fn send(&self, work: Work) {
+        // The kernel thread ends only after the core.
+        let _ = self.around.kernel.send(work);
+    }
+
+    fn publish(&self, work: PublishWork) {
+        let _ = self.around.publish.send(work);
+    }
+
+    fn applied(&mut self, report: Report) {
+        self.generation_in_force = report.generation;
+        let failed: BTreeMap<KernelKey, String> = report.failed.iter().cloned().collect();
+        for (key, reason) in &failed {
+            if self.failed.get(key) != Some(reason) {
+                tracing::warn!("{}: {reason}", describe(key));
+            }
+        }
+        self.failed = failed;
+        if report.full && self.phase == Phase::Applying {
+            self.phase = Phase::Running;
+            // What changed while the comparison ran.
+            self.send(Work::Step);
+            self.after_first_sync();
+        }
+        self.last_report = report;
+        self.settle_adding();
+        self.settle_removing();
+        self.announce_readiness();
+    }
+
+    fn cni(&mut self, call: CniCall) {
+        let CniCall { verb, deadline, reply } = call;
+        match verb {
+            CniVerb::Add(attach, netns) => self.add(attach, netns, deadline, reply),
+            CniVerb::Del(id) => self.del(&id, deadline, reply),
+            CniVerb::Check(attach, netns) => self.check(&attach, netns, reply),
+            CniVerb::Gc(request) => self.gc(&request, deadline, &reply),
+            CniVerb::Status(conf) => {
+                let _ = reply.send(self.ready_for(&conf.network).map(|()| serde_json::Value::Null));
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.expire_adding(now);
+        self.expire_removing(now);
+        if self.phase == Phase::Running {
+            self.take_tombstones();
+        }
+        self.refresh_node();
+        self.announce_readiness();
+    }
+
+    /// The facts.
+    pub fn facts(&self) -> &Facts {
+        self.compiler.facts()
+    }
+
+    /// The compiler, for its settings.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    /// This node's configuration.
+    pub fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// How far the agent is.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Since when the store can't be reached, and why.
+    pub fn stale(&self) -> Option<&(SystemTime, String)> {
+        self.stale.as_ref()
+    }
+
+    /// When the agent started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The plans that others read.
+    pub fn plans(&self) -> &SharedPlans {
+        &self.plans
+    }
+
+    /// Leases of each network.
+    pub fn leases(&self) -> impl Iterator<Item = (&NetworkName, Vec<weft_ipam::Lease>)> {
+        self.leases.iter().map(|(network, leases)| (network, leases.iter().collect()))
+    }
+
+    /// What was attached, and by which network configuration.
+    pub fn attached(&self) -> impl Iterator<Item = &Record> {
+        self.attached.values()
+    }
+
+    /// Rows that are not in force, and why.
+    pub fn failed(&self) -> &BTreeMap<KernelKey, String> {
+        &self.failed
+    }
+
+    /// The newest generation that is in force.
+    pub fn generation_in_force(&self) -> u64 {
+        self.generation_in_force
+    }
+
+    /// What the kernel thread did last.
+    pub fn last_report(&self) -> &Report {
+        &self.last_report
+    }
+
+    /// Everything that a person should know, each a line: of the plan, the store and the agent itself.
+    pub fn warnings(&self) -> Vec<String> {
+        let plan = self.plans.kernel.read().map(|plan| plan.warnings.clone()).unwrap_or_default();
+        let notices = self.notices.iter().filter_map(|(about, remark)| match remark {
+            Remark::Warning(text) => Some(format!("{about}: {text}")),
+            Remark::Info(_) => None,
+        });
+        let failed = self.failed.iter().map(|(key, reason)| format!("{}: {reason}", describe(key)));
+        plan.iter()
+            .map(Warning::to_string)
+            .chain(notices)
+            .chain(self.troubles.values().cloned())
+            .chain(failed)
+            .collect()
+    }
+
+    /// Notices that only inform.
+    pub fn notices(&self) -> Vec<String> {
+        let info = self.notices.iter().filter_map(|(about, remark)| match remark {
+            Remark::Info(text) => Some(format!("{about}: {text}")),
+            Remark::Warning(_) => None,
+        });
+        info.collect()
+    }
+
+    /// Whether an ADD to a network would be served now.
+    ///
+    /// # Errors
+    /// Why not, with the code that STATUS answers.
+    pub fn ready_for(&self, network: &str) -> Result<(), CniError> {
+        let unavailable = |msg: &str, details: String| Err(CniError::new(Code::NOT_AVAILABLE, msg, details));
+        match self.phase {
+            Phase::Waiting => {
+                return unavailable("the agent waits for its store's first snapshot", self.waiting_for());
+            }
+            Phase::Applying => return unavailable("the agent applies its first plan", String::new()),
+            Phase::Running => {}
+        }
+        let network = NetworkName::new(network)
+            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
+        let pool = self.pool(&network);
+        if pool.families().is_empty() {
+            let hint = format!(
+                "give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from",
+                self.node
+            );
+            return unavailable("this node has no pod CIDR", hint);
+        }
+        if self.leases.get(&network).is_some_and(|leases| !leases.has_room(&pool)) {
+            return unavailable(
+                "all addresses of this node's pod CIDRs are taken",
+                format!("{:?}", pool.cidrs),
+            );
+        }
+        Ok(())
+    }
+
+    fn waiting_for(&self) -> String {
+        self.stale.as_ref().map_or_else(String::new, |(_, reason)| reason.clone())
+    }
+
+    fn socket_path(&self) -> PathBuf {
+        self.config.socket()
+    }
+}
+
+/// A kernel object in a person's words.
+pub fn describe(key: &KernelKey) -> String {
+    match key {
+        KernelKey::Sysctl(path) => format!("sysctl {}", path.replace('/', ".")),
+        KernelKey::Link(name) => format!("link {name}"),
+        KernelKey::Route(route) => format!("route {}", route.destination),
+        KernelKey::Rule(rule) => format!("rule from {}", rule.from),
+        KernelKey::Neighbour(link, address) => format!("neighbour {address} on {link}"),
+        KernelKey::Fdb(link, mac) => format!("forwarding entry {mac} on {link}"),
+        KernelKey::Opening(opening) => format!("firewall opening {opening}"),
+        KernelKey::Set(name) => format!("set {name}"),
+        KernelKey::Chain(name) => format!("chain {name}"),
+        KernelKey::Element(set, key) => {
+            let key: Vec<String> = key.iter().map(ToString::to_string).collect();
+            format!("element {{ {} }} of {set}", key.join(" . "))
+        }
+    }
+}
+
+/// A lock whose holder can't have left anything half done: a panic ends the process.
+fn lock(plan: &RwLock<Plan>) -> std::sync::RwLockWriteGuard<'_, Plan> {
+    plan.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,169 @@
+//! This node's own facts: what it says of itself, the blocks that it has, and the sign that it is ready.
+
+use weft_cni::{ConflistSettings, conflist};
+use weft_model::{Cidr, Family, NetworkName, NodeAddress, NodeCidr};
+use weft_store::{Published, PublishedNode};
+
+use super::{Core, Phase, PublishWork};
+
+impl Core {
+    /// Publishes what this node is, where that has changed, and claims blocks where it has none.
+    pub(super) fn refresh_node(&mut self) {
+        if self.phase == Phase::Waiting {
+            return;
+        }
+        let addresses = self.own_addresses();
+        if addresses.is_empty() {
+            return;
+        }
+        let known = self.compiler.facts().node(&self.node);
+        let pod_cidrs: Vec<NodeCidr> = known.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        let vtep_mac = known.and_then(|node| node.published_vtep_mac);
+        self.claim_missing(&pod_cidrs);
+        let node = PublishedNode { name: self.node.clone(), addresses, pod_cidrs, vtep_mac };
+        if self.published_node.as_ref() != Some(&node) {
+            self.publish(PublishWork::Publish(Published::Node(node.clone())));
+            self.published_node = Some(node);
+        }
+    }
+
+    /// Addresses by configuration, or those of the link that peers are reached by; with their prefixes.
+    fn own_addresses(&self) -> Vec<NodeAddress> {
+        let host = self.compiler.facts().host();
+        let links = || host.links.iter();
+        if !self.config.addresses.is_empty() {
+            let prefix = |ip| {
+                links().flat_map(|l| &l.addresses).find(|net| net.addr() == ip).map(|net| net.prefix_len())
+            };
+            return self
+                .config
+                .addresses
+                .iter()
+                .map(|ip| NodeAddress { ip: *ip, prefix: prefix(*ip) })
+                .collect();
+        }
+        let uplink = match self.config.uplink {
+            Some(name) => links().find(|link| link.name == name),
+            None => host.links.first(),
+        };
+        let nets = uplink.map(|link| link.addresses.clone()).unwrap_or_default();
+        // One of a family is enough for peers; the first is the kernel's own choice.
+        Family::ALL
+            .into_iter()
+            .filter_map(|family| nets.iter().find(|net| Family::of(net.addr()) == family))
+            .map(|net| NodeAddress { ip: net.addr(), prefix: Some(net.prefix_len()) })
+            .collect()
+    }
+
+    /// Asks the store for blocks in networks that give some out and of which this node has none.
+    fn claim_missing(&mut self, have: &[NodeCidr]) {
+        let networks: Vec<_> = self.compiler.facts().networks().cloned().collect();
+        for network in networks {
+            let missing = network.pod_cidrs.iter().any(|whole| {
+                !have
+                    .iter()
+                    .any(|block| block.network == network.name && block.cidr.family() == whole.family())
+            });
+            if !missing || !self.claiming.insert(network.name.clone()) {
+                continue;
+            }
+            let others = self.compiler.facts().nodes().filter(|node| node.name != self.node);
+            let in_use = others.flat_map(|node| node.cidrs(&network.name).collect::<Vec<_>>()).collect();
+            self.publish(PublishWork::Claim(Box::new(network), in_use));
+        }
+    }
+
+    /// Takes the blocks that the store gave, and makes them known.
+    pub(super) fn claimed(&mut self, network: NetworkName, cidrs: &[Cidr]) {
+        self.claiming.remove(&network);
+        if cidrs.is_empty() {
+            return;
+        }
+        let known =
+            self.compiler.facts().node(&self.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        let mut pod_cidrs: Vec<NodeCidr> =
+            known.into_iter().filter(|block| block.network != network).collect();
+        pod_cidrs.extend(cidrs.iter().map(|cidr| NodeCidr { network: network.clone(), cidr: *cidr }));
+        let node = PublishedNode {
+            name: self.node.clone(),
+            addresses: self.own_addresses(),
+            pod_cidrs,
+            vtep_mac: self.compiler.facts().node(&self.node).and_then(|node| node.published_vtep_mac),
+        };
+        self.publish(PublishWork::Publish(Published::Node(node.clone())));
+        self.published_node = Some(node);
+    }
+
+    /// Publishes every pod again after a start, since some may have gone unpublished.
+    pub(super) fn publish_pods(&self) {
+        for record in self.attached.values() {
+            if let Some(pod) = self.published(&record.attachment) {
+                self.publish(PublishWork::Publish(Published::Pod(pod)));
+            }
+        }
+        // And takes back those that this node once published and no longer has.
+        let gone = self.compiler.facts().pods().filter(|pod| {
+            pod.node.as_ref() == Some(&self.node)
+                && !pod.host_network
+                && !pod.ips.is_empty()
+                && !self.is_attached(&pod.key)
+        });
+        for pod in gone {
+            let key = pod.key.clone();
+            self.publish(PublishWork::Publish(Published::PodGone { node: self.node.clone(), key }));
+        }
+    }
+
+    fn is_attached(&self, key: &weft_model::ObjectKey) -> bool {
+        self.attached.values().any(|r| r.attachment.pod.as_ref().is_some_and(|pod| pod.key == *key))
+    }
+
+    /// Writes the network configuration for runtimes once the node is ready: its presence is what makes a kubelet
+    /// report the node as ready.
+    pub(super) fn announce_readiness(&mut self) {
+        if self.conflist_written || self.ready_for(NetworkName::ordinary().as_str()).is_err() {
+            return;
+        }
+        let folder = &self.config.cni.conf_dir;
+        let path = folder.join(&self.config.cni.conf_name);
+        let text = conflist(&ConflistSettings {
+            name: self.config.cni.network_name.clone(),
+            plugin: "weft".into(),
+            network: NetworkName::ordinary().to_string(),
+            socket: self.socket_path(),
+            state_dir: self.config.state_dir.clone(),
+            mtu: None,
+            deadline: self.config.add_deadline(),
+        });
+        match write_whole(&path, &text) {
+            Ok(()) => {
+                tracing::info!("ready: wrote {}", path.display());
+                self.conflist_written = true;
+                self.troubles.remove("conflist");
+            }
+            Err(error) => {
+                let text =
+                    format!("cannot write {}: {error}; make {} writable", path.display(), folder.display());
+                if self.troubles.insert("conflist", text.clone()).as_ref() != Some(&text) {
+                    tracing::warn!("{text}");
+                }
+            }
+        }
+    }
+}
+
+/// Writes a file by a temporary one that runtimes don't read, so that none ever sees half of it.
+fn write_whole(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let temporary = path.with_extension("weft-new");
+    let done = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    done
+}

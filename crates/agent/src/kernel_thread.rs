@@ -1,0 +1,182 @@
+//! The thread that makes the kernel equal the plan.
+//!
+//! It takes whatever is waiting as one: a hundred requests to step are one step, and the rows of a hundred pods one batch.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use std::os::fd::AsFd;
+use weft_dataplane::{Executor, Kernel, KernelError, LinuxKernel, Outcome};
+use weft_model::{AttachmentId, HostPort, IfName};
+use weft_plan::{KernelKey, Link, Plan};
+
+use crate::core::Work;
+use crate::message::{Message, Report};
+
+/// What the thread needs of a kernel beside rows.
+pub trait NodeKernel: Kernel + Send {
+    /// Keeps a namespace for the link that will be made in it.
+    fn keep_netns(&mut self, id: AttachmentId, netns: OwnedFd);
+
+    /// What is wrong with a pod's end, and the host's: sentences, none where all is well.
+    fn look_at_pod(&mut self, name: IfName, link: &Link, netns: OwnedFd) -> Vec<String>;
+
+    /// Forgets the flows that these mappings translated.
+    ///
+    /// # Errors
+    /// When connection tracking can't be asked.
+    fn forget_flows(&mut self, ports: &[HostPort]) -> Result<usize, KernelError>;
+}
+
+impl NodeKernel for LinuxKernel {
+    fn keep_netns(&mut self, id: AttachmentId, netns: OwnedFd) {
+        self.register_netns(id, netns);
+    }
+
+    fn look_at_pod(&mut self, name: IfName, link: &Link, netns: OwnedFd) -> Vec<String> {
+        self.check_pod(name, link, Some(netns.as_fd())).unwrap_or_else(|error| vec![error.to_string()])
+    }
+
+    fn forget_flows(&mut self, ports: &[HostPort]) -> Result<usize, KernelError> {
+        let _ = ports;
+        Ok(0)
+    }
+}
+
+/// How long to wait for work when nothing has to be tried again.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct KernelThread<K> {
+    executor: Executor<K>,
+    plan: Arc<RwLock<Plan>>,
+    inbox: Receiver<Work>,
+    core: Sender<Message>,
+}
+
+/// What is to be done now.
+#[derive(Default)]
+struct Pending {
+    sync: bool,
+    step: bool,
+    stop: bool,
+}
+
+impl<K: NodeKernel> KernelThread<K> {
+    /// A thread's worth of work over a kernel.
+    pub fn new(kernel: K, plan: Arc<RwLock<Plan>>, inbox: Receiver<Work>, core: Sender<Message>) -> Self {
+        Self { executor: Executor::new(kernel), plan, inbox, core }
+    }
+
+    /// Works until it is told to stop, or nobody can tell it anything any more.
+    pub fn run(mut self) {
+        let mut pending = Pending::default();
+        while !pending.stop {
+            // What came in the middle of the last turn has its own now.
+            if !(pending.sync || pending.step) {
+                let due = self.executor.next_retry();
+                let pause = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+                match self.inbox.recv_timeout(pause) {
+                    Ok(work) => self.take(work, &mut pending),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                self.drain(&mut pending);
+            }
+            if !pending.stop {
+                pending = self.act(pending);
+            }
+        }
+    }
+
+    fn drain(&mut self, pending: &mut Pending) {
+        while let Ok(work) = self.inbox.try_recv() {
+            self.take(work, pending);
+        }
+    }
+
+    fn take(&mut self, work: Work, pending: &mut Pending) {
+        match work {
+            Work::Sync => pending.sync = true,
+            Work::Step => pending.step = true,
+            Work::Stop => pending.stop = true,
+            Work::Netns(id, netns) => self.executor.kernel_mut().keep_netns(id, netns),
+            Work::Check(name, link, netns, answer) => {
+                let _ = answer.send(self.executor.kernel_mut().look_at_pod(name, &link, netns));
+            }
+            Work::ForgetFlows(ports) => {
+                if let Err(error) = self.executor.kernel_mut().forget_flows(&ports) {
+                    tracing::warn!("cannot forget flows of removed port mappings: {error}");
+                }
+            }
+            Work::Differences(answer) => {
+                let plan = self.plan.clone();
+                let plan = plan.read().unwrap_or_else(PoisonError::into_inner);
+                let _ = answer.send(self.differences(&plan));
+            }
+        }
+    }
+
+    /// Does what is pending; returns what came meanwhile.
+    fn act(&mut self, pending: Pending) -> Pending {
+        let began = Instant::now();
+        let shared = self.plan.clone();
+        let changed = (pending.sync || pending.step)
+            .then(|| shared.write().unwrap_or_else(PoisonError::into_inner).kernel.take_changed());
+        // A namespace is sent before the row that needs it: with the row in the plan, it is here.
+        let mut later = Pending::default();
+        self.drain(&mut later);
+        let plan = shared.read().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match changed {
+            Some(_) if pending.sync => self.executor.sync(&plan),
+            Some(changed) => self.executor.step(&plan, &changed),
+            None => self.executor.retry(&plan, Instant::now()),
+        };
+        drop(plan);
+        self.report(outcome, pending.sync, began);
+        later
+    }
+
+    fn report(&self, outcome: Result<Outcome, weft_dataplane::ExecutorError>, full: bool, began: Instant) {
+        let report = match outcome {
+            Ok(outcome) => {
+                // Rows that failed for good stay failed until they are mended: the core is told of all of them.
+                let failed: BTreeMap<KernelKey, String> =
+                    self.executor.failures().map(|(key, error)| (key.clone(), error.to_string())).collect();
+                Report {
+                    generation: outcome.generation,
+                    failed: failed.into_iter().collect(),
+                    full,
+                    applied: outcome.applied,
+                    messages: outcome.messages,
+                    took: began.elapsed(),
+                }
+            }
+            Err(error) => {
+                let _ =
+                    self.core.send(Message::Trouble("kernel", Some(format!("nothing was applied: {error}"))));
+                return;
+            }
+        };
+        let _ = self.core.send(Message::Applied(report));
+    }
+
+    /// Where the kernel is not as the plan says: a line each.
+    fn differences(&mut self, plan: &Plan) -> Result<Vec<String>, String> {
+        let seen = self.executor.kernel_mut().observe(&plan.kernel).map_err(|error| error.to_string())?;
+        let mut lines = Vec::new();
+        for key in weft_dataplane::executor::differing(plan, &seen) {
+            let text = |row| weft_plan::text::kernel_row(key, row);
+            lines.extend(
+                seen.rows.get(key).map(text).iter().flat_map(|t| t.lines()).map(|line| format!("- {line}")),
+            );
+            let wanted = plan.kernel.get(key).map(text);
+            lines.extend(wanted.iter().flat_map(|t| t.lines()).map(|line| format!("+ {line}")));
+            lines.extend(seen.damaged.get(key).map(|how| format!("! {how}")));
+        }
+        Ok(lines)
+    }
+}

@@ -1,0 +1,79 @@
+//! What the core is told, and what it tells the threads around it.
+//!
+//! Time and I/O arrive as messages, one at a time, so that the core has no locks and no clocks of its own.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use weft_cni::{Attach, CniError, Gc, NetConf};
+use weft_model::{AttachmentId, Cidr, Host, NetworkName};
+use weft_plan::KernelKey;
+
+use crate::core::Core;
+
+/// To the core.
+pub enum Message {
+    /// The store says something.
+    Store(weft_store::Event),
+    /// The machine's own links are like this now.
+    Host(Host),
+    /// The kernel thread has applied something.
+    Applied(Report),
+    /// The CNI plugin asks.
+    Cni(CniCall),
+    /// Somebody wants to look inside. Runs on the core's thread: be brief.
+    Inspect(Box<dyn FnOnce(&Core) + Send>),
+    /// Blocks for this node were claimed in the store.
+    Claimed(NetworkName, Vec<Cidr>),
+    /// Something that a person should know of a part of the agent; `None` when it is over.
+    Trouble(&'static str, Option<String>),
+    /// Some time has passed.
+    Tick(Instant),
+    /// End.
+    Stop,
+}
+
+/// What the kernel thread did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The plan up to this generation is in force, but for `failed`.
+    pub generation: u64,
+    /// Rows that are not in force, and why.
+    pub failed: Vec<(KernelKey, String)>,
+    /// Everything was compared, not only what changed.
+    pub full: bool,
+    /// Rows set or removed.
+    pub applied: usize,
+    /// Netlink messages sent.
+    pub messages: u64,
+    /// How long it took.
+    pub took: std::time::Duration,
+}
+
+/// How a CNI call is answered: the result's JSON, or the error.
+pub type CniReply = Sender<Result<serde_json::Value, CniError>>;
+
+/// A call of the CNI plugin.
+pub struct CniCall {
+    /// What it asks.
+    pub verb: CniVerb,
+    /// When the plugin gives up.
+    pub deadline: Instant,
+    /// Where the answer goes.
+    pub reply: CniReply,
+}
+
+/// What the CNI plugin can ask.
+pub enum CniVerb {
+    /// An interface for the namespace behind the descriptor.
+    Add(Box<Attach>, OwnedFd),
+    /// Away with it.
+    Del(AttachmentId),
+    /// Is it as ADD left it?
+    Check(Box<Attach>, OwnedFd),
+    /// Away with all others.
+    Gc(Gc),
+    /// Would an ADD be served?
+    Status(NetConf),
+}

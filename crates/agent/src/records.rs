@@ -1,0 +1,248 @@
+//! Attachments on disk: what this node has promised to its pods, one small file each.
+//!
+//! A record is written *before* anything is made for it, as `ID.adding.json`; it becomes `ID.json` before ADD answers, and
+//! `ID.deleting.json` before anything is unmade. Whoever finds one after a crash knows from its name what to do:
+//! finish it, keep it, or take the rest down. A rename is the step from one to the next, so no state is ever half written.
+//! Nothing is forced to the platter: pods don't survive a power cut either, and records of an earlier boot are dropped.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use weft_model::{Attachment, AttachmentId};
+
+/// How far an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// ADD has not answered yet.
+    Adding,
+    /// ADD has answered.
+    Attached,
+    /// DEL was asked for, or ADD failed.
+    Deleting,
+}
+
+impl Stage {
+    fn suffix(self) -> &'static str {
+        match self {
+            Stage::Adding => ".adding.json",
+            Stage::Attached => ".json",
+            Stage::Deleting => ".deleting.json",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        // The plain suffix ends the others too, so it comes last.
+        [Stage::Adding, Stage::Deleting, Stage::Attached]
+            .into_iter()
+            .find(|stage| name.ends_with(stage.suffix()))
+    }
+}
+
+/// What a record holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The attachment.
+    pub attachment: Attachment,
+    /// Name of the runtime's network configuration: what its GC speaks for.
+    pub conf_name: String,
+}
+
+/// Why a record can't be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It can't be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The records can't be listed.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// The folder of records.
+#[derive(Debug)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+const BOOT_ID: &str = "boot_id";
+
+impl Records {
+    /// Opens the folder, which is made where it is missing. Records of an earlier boot are dropped: their pods are gone.
+    ///
+    /// # Errors
+    /// [`RecordError`] where the folder can't be made or changed.
+    pub fn open(folder: &Path, boot: &str) -> Result<Self, RecordError> {
+        let write = |path: &Path, source| RecordError::Write { path: path.to_owned(), source };
+        fs::create_dir_all(folder).map_err(|e| write(folder, e))?;
+        let records = Self { folder: folder.to_owned() };
+        let boot_file = folder.join(BOOT_ID);
+        let recorded = fs::read_to_string(&boot_file).unwrap_or_default();
+        if recorded.trim() != boot {
+            for path in records.files()? {
+                fs::remove_file(&path).map_err(|e| write(&path, e))?;
+            }
+            records.replace(&boot_file, boot.as_bytes())?;
+        }
+        Ok(records)
+    }
+
+    /// All records with their stages, by id. A file that can't be read is left alone and reported.
+    ///
+    /// # Errors
+    /// Where the folder can't be listed.
+    pub fn list(&self) -> Result<(Vec<(Stage, Record)>, Vec<String>), RecordError> {
+        let (mut records, mut broken) = (Vec::new(), Vec::new());
+        for path in self.files()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(stage) = Stage::of(&name) else { continue };
+            let read = fs::read(&path).map_err(|e| e.to_string());
+            match read.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).map_err(|e| e.to_string())) {
+                Ok(record) => records.push((stage, record)),
+                Err(reason) => {
+                    broken.push(format!("{}: {reason}; remove it if its pod is gone", path.display()))
+                }
+            }
+        }
+        records.sort_by(|a, b| a.1.attachment.id.cmp(&b.1.attachment.id));
+        Ok((records, broken))
+    }
+
+    /// Writes a new record, in stage [`Stage::Adding`].
+    ///
+    /// # Errors
+    /// Where it can't be written; then nothing of it is left.
+    pub fn begin(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.attachment.id, Stage::Adding);
+        let bytes = serde_json::to_vec(record)
+            .map_err(|e| RecordError::Write { path: path.clone(), source: io::Error::other(e) })?;
+        self.replace(&path, &bytes)
+    }
+
+    /// Takes a record from one stage to another. A record that isn't there any more is no error.
+    ///
+    /// # Errors
+    /// Where the file can't be renamed.
+    pub fn advance(&self, id: &AttachmentId, from: Stage, to: Stage) -> Result<(), RecordError> {
+        let (old, new) = (self.path(id, from), self.path(id, to));
+        match fs::rename(&old, &new) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(RecordError::Write { path: new, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a record, whatever its stage.
+    ///
+    /// # Errors
+    /// Where the file is there and can't be removed.
+    pub fn remove(&self, id: &AttachmentId) -> Result<(), RecordError> {
+        for stage in [Stage::Adding, Stage::Attached, Stage::Deleting] {
+            let path = self.path(id, stage);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(RecordError::Write { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, id: &AttachmentId, stage: Stage) -> PathBuf {
+        // Neither part may hold a slash, and an interface's name holds no colon: the name is safe and unambiguous.
+        self.folder.join(format!("{}:{}{}", id.container, id.ifname, stage.suffix()))
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, RecordError> {
+        let read = |source| RecordError::Read { path: self.folder.clone(), source };
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            if path.extension().is_some_and(|e| e == "json" || e == "tmp") {
+                files.push(path);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Writes a whole file or nothing.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".tmp");
+        let temporary = path.with_file_name(name);
+        let done = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+        done.map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            RecordError::Write { path: path.to_owned(), source }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_model::{IfName, Mac, NetworkName};
+
+    fn record(container: &str) -> Record {
+        Record {
+            attachment: Attachment {
+                id: AttachmentId { container: container.into(), ifname: IfName::new("eth0").unwrap() },
+                network: NetworkName::ordinary(),
+                pod: None,
+                addresses: Vec::new(),
+                mac: Mac::derived(container),
+                mtu: None,
+                host_ports: Vec::new(),
+                netns: String::new(),
+            },
+            conf_name: "weft".into(),
+        }
+    }
+
+    fn stages(records: &Records) -> Vec<Stage> {
+        records.list().unwrap().0.into_iter().map(|(stage, _)| stage).collect()
+    }
+
+    #[test]
+    fn a_record_goes_through_its_stages_and_survives_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap();
+        let a = record("a");
+        records.begin(&a).unwrap();
+        assert_eq!(stages(&records), [Stage::Adding]);
+        records.advance(&a.attachment.id, Stage::Adding, Stage::Attached).unwrap();
+        let again = Records::open(folder.path(), "boot-1").unwrap();
+        assert_eq!(again.list().unwrap().0, [(Stage::Attached, a.clone())]);
+        again.advance(&a.attachment.id, Stage::Attached, Stage::Deleting).unwrap();
+        assert_eq!(stages(&again), [Stage::Deleting]);
+        again.remove(&a.attachment.id).unwrap();
+        again.remove(&a.attachment.id).unwrap();
+        assert!(stages(&again).is_empty());
+    }
+
+    #[test]
+    fn a_reboot_drops_all_and_a_broken_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap();
+        records.begin(&record("a")).unwrap();
+        fs::write(folder.path().join("b:eth0.json"), b"{").unwrap();
+        let (good, broken) = records.list().unwrap();
+        assert_eq!((good.len(), broken.len()), (1, 1));
+        assert!(broken[0].contains("b:eth0.json"), "{broken:?}");
+        let records = Records::open(folder.path(), "boot-2").unwrap();
+        assert_eq!(records.list().unwrap(), (Vec::new(), Vec::new()));
+    }
+}

@@ -1,0 +1,221 @@
+//! What the socket answers: CNI calls for the plugin, and looks inside for people.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+use weft_cni::{Call, CniError, Code, Request, Verb};
+use weft_compile::Compiler;
+use weft_model::{Change, Fact};
+use weft_plan::Plan;
+use weft_plan::diff::Difference;
+use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, StoreError};
+
+use crate::api::{ApiRequest, ApiResponse, Handler};
+use crate::core::{Core, Work};
+use crate::explain::{self, Query};
+use crate::message::{CniCall, CniVerb, Message};
+use crate::status::Status;
+
+/// How long a look inside may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The socket's handler: hands requests to the core and waits for its answers.
+pub struct Routes {
+    core: Mutex<Sender<Message>>,
+}
+
+impl Handler for Routes {
+    fn call(&self, request: ApiRequest) -> ApiResponse {
+        if let Some(verb) = Verb::of_path(&request.path) {
+            return self.cni(verb, request).into();
+        }
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/v1/status") => self.inspect(|core| Ok(ApiResponse::json(&Status::of(core)))),
+            ("GET", "/v1/plan") => self.inspect(|core| Ok(plan(core))),
+            ("GET", "/v1/plan/kernel") => self.kernel_differences(),
+            ("POST", "/v1/plan/preview") => self.preview(&request.body),
+            ("POST", "/v1/explain") => self.explain(&request.body),
+            ("GET", "/v1/config") => self.inspect(|core| Ok(ApiResponse::json(core.config()))),
+            _ => ApiResponse::not_found(&request.path),
+        }
+    }
+}
+
+impl Routes {
+    /// Routes to the core behind this sender.
+    pub fn new(core: Sender<Message>) -> Self {
+        Self { core: Mutex::new(core) }
+    }
+
+    fn send(&self, message: Message) {
+        let core = self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A core that has ended answers nothing, which the waiting side sees.
+        let _ = core.send(message);
+    }
+
+    fn cni(&self, verb: Verb, request: ApiRequest) -> Result<ApiResponse, CniError> {
+        let call = Call::decode(&request.body)?;
+        let netns = request.fds.into_iter().next();
+        let verb = cni_verb(call.request(verb)?, netns)?;
+        let (reply, answer) = channel();
+        self.send(Message::Cni(CniCall { verb, deadline: request.deadline, reply }));
+        // The core answers by the deadline; a little more for the way.
+        let patience = request.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(2);
+        let value = answer.recv_timeout(patience).map_err(|_| stopping())??;
+        Ok(if value.is_null() { ApiResponse::done() } else { ApiResponse::json(&value) })
+    }
+
+    /// Runs `look` on the core's thread.
+    fn ask<T: Send + 'static>(&self, look: impl FnOnce(&Core) -> T + Send + 'static) -> Result<T, CniError> {
+        let (send, answer) = channel();
+        self.send(Message::Inspect(Box::new(move |core| {
+            let _ = send.send(look(core));
+        })));
+        answer.recv_timeout(PATIENCE).map_err(|_| stopping())
+    }
+
+    fn inspect(
+        &self,
+        look: impl FnOnce(&Core) -> Result<ApiResponse, CniError> + Send + 'static,
+    ) -> ApiResponse {
+        self.ask(look).and_then(|response| response).into()
+    }
+
+    /// Where the kernel is not as the plan has it.
+    fn differences(&self) -> Result<Vec<String>, CniError> {
+        let (send, answer) = channel();
+        self.ask(move |core| core.send(Work::Differences(send)))?;
+        let lines = answer.recv_timeout(PATIENCE).map_err(|_| stopping())?;
+        lines.map_err(|error| CniError::new(Code::IO_FAILURE, "the kernel can't be observed", error))
+    }
+
+    fn kernel_differences(&self) -> ApiResponse {
+        self.differences().map(|lines| ApiResponse::json(&json!({ "differences": lines }))).into()
+    }
+
+    fn preview(&self, body: &[u8]) -> ApiResponse {
+        let run = || -> Result<ApiResponse, CniError> {
+            let Preview { folder } = decode(body)?;
+            let unreadable = |error: StoreError| {
+                CniError::new(Code::IO_FAILURE, "the folder can't be read", error.to_string())
+            };
+            let store = DirectoryStore::open(&folder, DirectoryOptions::default()).map_err(unreadable)?;
+            let (mut changes, mut notices) = (Vec::new(), Vec::new());
+            for event in store.read_once().map_err(unreadable)? {
+                match event {
+                    Event::Changes(more) => changes.extend(more),
+                    Event::Notice(Notice { about, text: Some(remark) }) => {
+                        notices.push(format!("{about}: {}", remark.text()));
+                    }
+                    _ => {}
+                }
+            }
+            let lines = self.ask(move |core| preview(core, changes))?;
+            Ok(ApiResponse::json(&json!({ "differences": lines, "notices": notices })))
+        };
+        run().into()
+    }
+
+    fn explain(&self, body: &[u8]) -> ApiResponse {
+        let run = || -> Result<ApiResponse, CniError> {
+            let Questions { queries, check_kernel } = decode(body)?;
+            let explanations = self.ask(move |core| explain::explain(core, &queries))?;
+            let differences = if check_kernel { Some(self.differences()?) } else { None };
+            let kernel = differences.map(|lines| json!({ "agrees": lines.is_empty(), "differences": lines }));
+            Ok(ApiResponse::json(&json!({ "explanations": explanations, "kernel": kernel })))
+        };
+        run().into()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Questions {
+    queries: Vec<Query>,
+    #[serde(default)]
+    check_kernel: bool,
+}
+
+#[derive(Deserialize)]
+struct Preview {
+    folder: PathBuf,
+}
+
+fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, CniError> {
+    serde_json::from_slice(body).map_err(|error| {
+        CniError::new(Code::DECODING_FAILURE, "the request can't be read", error.to_string())
+    })
+}
+
+fn stopping() -> CniError {
+    CniError::new(
+        Code::TRY_AGAIN_LATER,
+        "the agent did not answer in time",
+        "it may be stopping, or very busy",
+    )
+}
+
+fn cni_verb(request: Request, netns: Option<OwnedFd>) -> Result<CniVerb, CniError> {
+    let namespace = |netns: Option<OwnedFd>| {
+        netns.ok_or_else(|| {
+            CniError::new(
+                Code::INVALID_ENVIRONMENT,
+                "the request brought no network namespace",
+                "the plugin must pass it",
+            )
+        })
+    };
+    Ok(match request {
+        Request::Add(attach) => CniVerb::Add(attach, namespace(netns)?),
+        Request::Check(attach) => CniVerb::Check(attach, namespace(netns)?),
+        Request::Del(attach) => CniVerb::Del(crate::core::attachment_id(&attach)?),
+        Request::Gc(gc) => CniVerb::Gc(gc),
+        Request::Status(conf) => CniVerb::Status(conf),
+        Request::Version(_) => {
+            return Err(CniError::new(Code::INVALID_ENVIRONMENT, "VERSION is the plugin's to answer", ""));
+        }
+    })
+}
+
+fn plan(core: &Core) -> ApiResponse {
+    let plan = core.plans().kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let names = core.plans().names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let rows: Vec<_> =
+        plan.kernel
+            .sorted()
+            .into_iter()
+            .map(|(key, entry)| (weft_plan::text::kernel_row(key, &entry.value), entry.origin.to_string()))
+            .chain(names.names.sorted().into_iter().map(|(name, entry)| {
+                (weft_plan::text::name_row(name, &entry.value), entry.origin.to_string())
+            }))
+            .map(|(text, origin)| json!({ "row": text, "origin": origin }))
+            .collect();
+    let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
+    ApiResponse::json(&json!({ "generation": plan.generation, "rows": rows, "warnings": warnings }))
+}
+
+/// What would change if the store held these facts: this node's own facts stay as they are.
+fn preview(core: &Core, changes: Vec<Change>) -> Vec<String> {
+    let mut compiler = Compiler::new(core.compiler().settings().clone());
+    let own = core.facts();
+    compiler.apply(Change::set(Fact::Host(own.host().clone())));
+    for attachment in own.attachments() {
+        compiler.apply(Change::set(Fact::Attachment(attachment.clone())));
+    }
+    for change in changes {
+        compiler.apply(change);
+    }
+    let mut to = Plan::default();
+    compiler.flush(&mut to);
+    let from = Plan {
+        kernel: core.plans().kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner).kernel.clone(),
+        names: core.plans().names.read().unwrap_or_else(std::sync::PoisonError::into_inner).names.clone(),
+        ..Plan::default()
+    };
+    Difference::between(&from, &to).to_string().lines().map(str::to_owned).collect()
+}

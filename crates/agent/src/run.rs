@@ -1,0 +1,252 @@
+//! Starting an agent: the core, and the threads around it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use weft_dataplane::LinuxKernel;
+use weft_dataplane::host::observe_host;
+use weft_dataplane::monitor::{Monitor, Notification};
+use weft_dns::forward::UpstreamSource;
+use weft_model::NodeName;
+use weft_store::{DirectoryOptions, DirectoryStore, Store, StoreError};
+
+use crate::api::{ApiServer, Limits, RunDir, RunDirError};
+use crate::config::{AgentConfig, ConfigError, StoreConfig};
+use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
+use crate::kernel_thread::KernelThread;
+use crate::message::Message;
+use crate::publisher;
+use crate::routes::Routes;
+
+/// How often the core is told that time passes.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Why an agent can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What was kept.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The run folder.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The socket.
+    #[error(transparent)]
+    Api(#[from] crate::api::StartError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel.
+    #[error(
+        "cannot use the kernel's network: {0}; run as root, or with CAP_NET_ADMIN in this network namespace"
+    )]
+    Kernel(#[from] weft_dataplane::KernelError),
+    /// A folder of the agent's own.
+    #[error("cannot make {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A running agent.
+pub struct Agent {
+    core: Sender<Message>,
+    core_thread: Option<JoinHandle<()>>,
+    kernel_thread: Option<JoinHandle<()>>,
+    store: Arc<dyn Store>,
+    api: Option<ApiServer>,
+    dns: Option<weft_dns::server::Handle>,
+    _run_dir: RunDir,
+}
+
+impl Agent {
+    /// Starts everything, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`RunError`]; then nothing runs, and the kernel is as it was.
+    pub fn start(config: AgentConfig) -> Result<Self, RunError> {
+        let node = config.node_name()?;
+        make_folder(&config.state_dir)?;
+        let run_dir = RunDir::claim(&config.run_dir)?;
+        let store = open_store(&config.store)?;
+        let kernel = LinuxKernel::open(&config.state_dir)?;
+        let plans = SharedPlans::default();
+        let (to_core, inbox) = channel();
+        let (to_kernel, kernel_inbox) = channel();
+        let (to_publisher, publisher_inbox) = channel();
+        let around = Around { kernel: to_kernel.clone(), publish: to_publisher };
+        let core = Core::new(config.clone(), plans.clone(), around)?;
+        let api = ApiServer::start(&run_dir, Limits::default(), Arc::new(Routes::new(to_core.clone())))?;
+        let dns = start_dns(&config, &plans, &to_core);
+        let _ = to_core.send(Message::Host(observe_host()?));
+        let kernel_work = KernelThread::new(kernel, plans.kernel.clone(), kernel_inbox, to_core.clone());
+        let kernel_thread = spawn("weft-kernel", move || kernel_work.run())?;
+        let core_thread = spawn("weft-core", move || core.run(&inbox))?;
+        spawn_monitor(&to_core, to_kernel)?;
+        spawn_store(&store, &to_core)?;
+        spawn_publisher(&store, node, publisher_inbox, &to_core)?;
+        spawn_clock(&to_core)?;
+        Ok(Self {
+            core: to_core,
+            core_thread: Some(core_thread),
+            kernel_thread: Some(kernel_thread),
+            store,
+            api: Some(api),
+            dns,
+            _run_dir: run_dir,
+        })
+    }
+
+    /// Ends the agent; what it made in the kernel stays, and goes on working.
+    pub fn stop(mut self) {
+        if let Some(api) = self.api.take() {
+            api.stop();
+        }
+        self.store.stop();
+        let _ = self.core.send(Message::Stop);
+        for thread in [self.core_thread.take(), self.kernel_thread.take()].into_iter().flatten() {
+            // A panic ends the process anyway.
+            let _ = thread.join();
+        }
+        drop(self.dns.take());
+    }
+}
+
+fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
+    std::fs::create_dir_all(path).map_err(|source| RunError::Folder { path: path.to_owned(), source })
+}
+
+/// One line a store.
+fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, RunError> {
+    Ok(match config {
+        StoreConfig::Directory(folder) => {
+            Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?)
+        }
+    })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RunError> {
+    Ok(thread::Builder::new().name(name.into()).spawn(work)?)
+}
+
+/// A node without names still has a network: the server's trouble is shown, and the agent goes on.
+fn start_dns(
+    config: &AgentConfig,
+    plans: &SharedPlans,
+    core: &Sender<Message>,
+) -> Option<weft_dns::server::Handle> {
+    let addresses = config.dns_addresses();
+    if addresses.is_empty() {
+        return None;
+    }
+    let listen = addresses.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect();
+    let zones = vec![weft_plan::DnsName::new(&config.dns.cluster_domain)];
+    let mut server = weft_dns::server::Config::new(listen, zones);
+    let mut wrong = None;
+    server.upstreams = match upstreams(config) {
+        Ok(upstreams) => upstreams,
+        Err(text) => {
+            wrong = Some(format!("dns.upstreams: {text:?} is no ADDRESS or ADDRESS:PORT"));
+            UpstreamSource::ResolvConf(config.dns.resolv_conf.clone())
+        }
+    };
+    let started = weft_dns::server::serve(&server, plans.names.clone());
+    let trouble = wrong.or_else(|| started.as_ref().err().map(|error| format!("no DNS server: {error}")));
+    if trouble.is_some() {
+        let _ = core.send(Message::Trouble("dns", trouble));
+    }
+    started.ok()
+}
+
+fn upstreams(config: &AgentConfig) -> Result<UpstreamSource, String> {
+    if config.dns.upstreams.is_empty() {
+        return Ok(UpstreamSource::ResolvConf(config.dns.resolv_conf.clone()));
+    }
+    let parse = |text: &String| {
+        text.parse::<SocketAddr>()
+            .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, 53)))
+            .map_err(|_| text.clone())
+    };
+    Ok(UpstreamSource::Fixed(config.dns.upstreams.iter().map(parse).collect::<Result<_, _>>()?))
+}
+
+/// Tells the core of the machine's own links, and the kernel thread of what somebody else changed.
+fn spawn_monitor(core: &Sender<Message>, kernel: Sender<Work>) -> Result<(), RunError> {
+    let mut monitor = Monitor::open()?;
+    let core = core.clone();
+    spawn("weft-monitor", move || {
+        loop {
+            let sent = match monitor.next() {
+                Ok(Notification::HostChanged) => match observe_host() {
+                    Ok(host) => core.send(Message::Host(host)).is_ok(),
+                    Err(error) => core.send(Message::Trouble("host", Some(error.to_string()))).is_ok(),
+                },
+                Ok(Notification::Disturbed { what }) => {
+                    tracing::info!("mending what somebody changed: {what}");
+                    kernel.send(Work::Sync).is_ok()
+                }
+                Err(error) => {
+                    let text = format!("changes by others go unnoticed: {error}");
+                    let _ = core.send(Message::Trouble("monitor", Some(text)));
+                    return;
+                }
+            };
+            if !sent {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn spawn_store(store: &Arc<dyn Store>, core: &Sender<Message>) -> Result<(), RunError> {
+    let (store, core) = (store.clone(), core.clone());
+    spawn("weft-store", move || {
+        let to_core = core.clone();
+        let ended = store.watch(&mut |event| match to_core.send(Message::Store(event)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        });
+        if let Err(error) = ended {
+            let _ = core
+                .send(Message::Trouble("store", Some(format!("the store is no longer watched: {error}"))));
+        }
+    })?;
+    Ok(())
+}
+
+fn spawn_publisher(
+    store: &Arc<dyn Store>,
+    node: NodeName,
+    inbox: Receiver<PublishWork>,
+    core: &Sender<Message>,
+) -> Result<(), RunError> {
+    let (store, core) = (store.clone(), core.clone());
+    spawn("weft-publish", move || publisher::run(&store, &node, &inbox, &core))?;
+    Ok(())
+}
+
+fn spawn_clock(core: &Sender<Message>) -> Result<(), RunError> {
+    let core = core.clone();
+    spawn("weft-clock", move || {
+        while core.send(Message::Tick(Instant::now())).is_ok() {
+            thread::sleep(TICK);
+        }
+    })?;
+    Ok(())
+}
