@@ -26,14 +26,9 @@ impl Boot {
             |path| std::fs::read_to_string(path).map_err(|source| LeaseError::ReadBoot { path, source });
         let id = read(Self::ID)?.trim().to_owned();
         let stat = read(Self::STAT)?;
-        let seconds = stat
-            .lines()
-            .find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+        let seconds = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
         // Without a start time nothing counts as older than the boot, and reconciling frees what is dead.
-        Ok(Self {
-            id,
-            began: UNIX_EPOCH + Duration::from_secs(seconds.unwrap_or(0)),
-        })
+        Ok(Self { id, began: UNIX_EPOCH + Duration::from_secs(seconds.unwrap_or(0)) })
     }
 }
 
@@ -45,9 +40,6 @@ mod tests {
     fn the_current_boot_has_an_identity_and_began_in_the_past() {
         let boot = Boot::current().unwrap();
         assert_eq!(boot.id.len(), 36, "{boot:?}");
-        assert!(
-            boot.began > UNIX_EPOCH && boot.began <= SystemTime::now(),
-            "{boot:?}"
-        );
+        assert!(boot.began > UNIX_EPOCH && boot.began <= SystemTime::now(), "{boot:?}");
     }
 }

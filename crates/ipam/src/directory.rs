@@ -48,10 +48,8 @@ impl DirectoryLeases {
     /// When the directory can't be made, locked, read or written.
     pub fn open(dir: &Path, network: &NetworkName, boot: &Boot) -> Result<(Self, Vec<Lease>), LeaseError> {
         let dir = dir.join(network.as_str());
-        std::fs::create_dir_all(&dir).map_err(|source| LeaseError::CreateDirectory {
-            path: dir.clone(),
-            source,
-        })?;
+        std::fs::create_dir_all(&dir)
+            .map_err(|source| LeaseError::CreateDirectory { path: dir.clone(), source })?;
         let store = Self { dir };
         let _lock = store.lock()?;
         let freed = store.free_earlier_boots(boot)?;
@@ -96,12 +94,7 @@ impl DirectoryLeases {
     fn lock(&self) -> Result<File, LeaseError> {
         let path = self.dir.join(LOCK);
         let lock = || -> std::io::Result<File> {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)?;
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
             loop {
                 match file.lock() {
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -127,10 +120,7 @@ impl DirectoryLeases {
     }
 
     fn list_locked(&self) -> Result<Vec<Lease>, LeaseError> {
-        let failed = |source| LeaseError::List {
-            path: self.dir.clone(),
-            source,
-        };
+        let failed = |source| LeaseError::List { path: self.dir.clone(), source };
         let mut leases = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
@@ -191,7 +181,15 @@ impl LeaseStore for DirectoryLeases {
 
     fn set_last_reserved(&mut self, range: usize, address: IpAddr) {
         let path = self.dir.join(format!("{LAST_RESERVED}{range}"));
-        if let Err(error) = std::fs::write(&path, address.to_string()) {
+        let text = address.to_string();
+        // Not emptied first: ext4 takes that for a replacement and flushes the file to disk when it is closed, which
+        // costs more than all the rest.
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.set_len(text.len() as u64)
+        };
+        if let Err(error) = write() {
             tracing::debug!(path = %path.display(), %error, "the last reserved address was not remembered");
         }
     }
@@ -201,18 +199,14 @@ impl LeaseStore for DirectoryLeases {
 fn parse_owner(text: &str) -> Option<LeaseOwner> {
     let mut lines = text.trim().lines().map(str::trim);
     let container = lines.next().filter(|c| !c.is_empty())?;
-    Some(LeaseOwner {
-        container: container.into(),
-        ifname: lines.next().and_then(|n| IfName::new(n).ok()),
-    })
+    Some(LeaseOwner { container: container.into(), ifname: lines.next().and_then(|n| IfName::new(n).ok()) })
 }
 
 fn remove(path: &Path) -> Result<(), LeaseError> {
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != ErrorKind::NotFound => Err(LeaseError::Remove {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(LeaseError::Remove { path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }

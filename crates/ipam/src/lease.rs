@@ -29,10 +29,7 @@ impl LeaseOwner {
 
 impl From<&AttachmentId> for LeaseOwner {
     fn from(id: &AttachmentId) -> Self {
-        Self {
-            container: id.container.clone(),
-            ifname: Some(id.ifname),
-        }
+        Self { container: id.container.clone(), ifname: Some(id.ifname) }
     }
 }
 

@@ -77,11 +77,7 @@ pub enum IpamError {
 }
 
 fn list(cidrs: &[Cidr]) -> String {
-    cidrs
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// All leases of one network on this node.
@@ -99,11 +95,7 @@ impl<S: LeaseStore> Leases<S> {
     /// # Errors
     /// When it can't be read.
     pub fn open(store: S) -> Result<Self, IpamError> {
-        let mut leases = Self {
-            store,
-            taken: BTreeMap::new(),
-            held: HashMap::new(),
-        };
+        let mut leases = Self { store, taken: BTreeMap::new(), held: HashMap::new() };
         leases.refresh()?;
         Ok(leases)
     }
@@ -135,10 +127,7 @@ impl<S: LeaseStore> Leases<S> {
                 Ok(address) => given.push(address),
                 Err(error) => {
                     for address in given {
-                        self.give_back(&Lease {
-                            address,
-                            owner: owner.into(),
-                        })?;
+                        self.give_back(&Lease { address, owner: owner.into() })?;
                     }
                     return Err(error);
                 }
@@ -162,10 +151,7 @@ impl<S: LeaseStore> Leases<S> {
     pub fn release(&mut self, owner: &AttachmentId) -> Result<Vec<IpAddr>, IpamError> {
         let addresses = self.by_owner(owner);
         for address in &addresses {
-            let lease = Lease {
-                address: *address,
-                owner: self.taken[address].clone(),
-            };
+            let lease = Lease { address: *address, owner: self.taken[address].clone() };
             self.give_back(&lease)?;
         }
         Ok(addresses)
@@ -187,19 +173,13 @@ impl<S: LeaseStore> Leases<S> {
 
     /// Every lease, by address.
     pub fn iter(&self) -> impl Iterator<Item = Lease> + '_ {
-        self.taken.iter().map(|(address, owner)| Lease {
-            address: *address,
-            owner: owner.clone(),
-        })
+        self.taken.iter().map(|(address, owner)| Lease { address: *address, owner: owner.clone() })
     }
 
     /// True where an address of every family in `pool` could be had now: what CNI's STATUS asks.
     pub fn has_room(&self, pool: &Pool) -> bool {
         let families = pool.families();
-        !families.is_empty()
-            && families
-                .into_iter()
-                .all(|f| pool.next(f, None, &self.taken).is_some())
+        !families.is_empty() && families.into_iter().all(|f| pool.next(f, None, &self.taken).is_some())
     }
 
     /// Reads the store again.
@@ -247,10 +227,7 @@ impl<S: LeaseStore> Leases<S> {
             }
             Reservation::Taken(holder) => {
                 self.learn(address, holder.clone());
-                Err(IpamError::RequestTaken {
-                    address,
-                    owner: holder,
-                })
+                Err(IpamError::RequestTaken { address, owner: holder })
             }
         }
     }
@@ -268,11 +245,7 @@ impl<S: LeaseStore> Leases<S> {
             let Some(address) = pool.next(family, last, &self.taken) else {
                 if is_fresh {
                     let cidrs: Vec<Cidr> = pool.of(family).collect();
-                    let taken = self
-                        .taken
-                        .keys()
-                        .filter(|a| cidrs.iter().any(|c| c.contains(**a)))
-                        .count();
+                    let taken = self.taken.keys().filter(|a| cidrs.iter().any(|c| c.contains(**a))).count();
                     return Err(IpamError::Exhausted { family, cidrs, taken });
                 }
                 self.refresh()?;
@@ -295,22 +268,13 @@ impl<S: LeaseStore> Leases<S> {
 fn check_requests(pool: &Pool, requests: &[IpAddr]) -> Result<(), IpamError> {
     for (at, address) in requests.iter().copied().enumerate() {
         if !pool.contains(address) {
-            return Err(IpamError::RequestOutside {
-                address,
-                cidrs: pool.cidrs.clone(),
-            });
+            return Err(IpamError::RequestOutside { address, cidrs: pool.cidrs.clone() });
         }
         if pool.is_reserved(address) {
             return Err(IpamError::RequestReserved { address });
         }
-        if let Some(first) = requests[..at]
-            .iter()
-            .find(|a| Family::of(**a) == Family::of(address))
-        {
-            return Err(IpamError::RequestTwice {
-                first: *first,
-                second: address,
-            });
+        if let Some(first) = requests[..at].iter().find(|a| Family::of(**a) == Family::of(address)) {
+            return Err(IpamError::RequestTwice { first: *first, second: address });
         }
     }
     Ok(())

@@ -50,10 +50,7 @@ impl LeaseStore for MemoryLeases {
             contents
                 .leases
                 .iter()
-                .map(|(address, owner)| Lease {
-                    address: *address,
-                    owner: owner.clone(),
-                })
+                .map(|(address, owner)| Lease { address: *address, owner: owner.clone() })
                 .collect()
         }))
     }

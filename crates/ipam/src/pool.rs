@@ -25,10 +25,7 @@ pub struct Pool {
 impl Pool {
     /// A pool of blocks with nothing reserved but what the protocols reserve.
     pub fn new(cidrs: Vec<Cidr>) -> Self {
-        Self {
-            cidrs,
-            reserved: Vec::new(),
-        }
+        Self { cidrs, reserved: Vec::new() }
     }
 
     /// The families that it has addresses of, the preferred first.
@@ -77,17 +74,9 @@ impl Pool {
         };
         // The rest of the block that `last` is in, the blocks after it, those before it, and its own beginning.
         let (from, to) = ranges[at];
-        let rest = last
-            .checked_add(1)
-            .filter(|next| *next <= to)
-            .and_then(|next| free(next, to));
-        rest.or_else(|| {
-            ranges[at + 1..]
-                .iter()
-                .chain(&ranges[..at])
-                .find_map(|(from, to)| free(*from, *to))
-        })
-        .or_else(|| free(from, last))
+        let rest = last.checked_add(1).filter(|next| *next <= to).and_then(|next| free(next, to));
+        rest.or_else(|| ranges[at + 1..].iter().chain(&ranges[..at]).find_map(|(from, to)| free(*from, *to)))
+            .or_else(|| free(from, last))
     }
 
     /// The lowest free address from `from` to `to`, both included.
@@ -100,10 +89,8 @@ impl Pool {
     ) -> Option<IpAddr> {
         let mut candidate = from;
         // Taken addresses come in ascending order: the first gap between them is free.
-        let mut ahead = taken
-            .range(address(family, from)..=address(family, to))
-            .map(|(a, _)| number(*a))
-            .peekable();
+        let mut ahead =
+            taken.range(address(family, from)..=address(family, to)).map(|(a, _)| number(*a)).peekable();
         while candidate <= to {
             while ahead.next_if(|a| *a < candidate).is_some() {}
             let is_taken = ahead.peek() == Some(&candidate);
@@ -156,14 +143,8 @@ mod tests {
     }
 
     fn taken(addresses: &[&str]) -> BTreeMap<IpAddr, LeaseOwner> {
-        let owner = LeaseOwner {
-            container: "c".into(),
-            ifname: None,
-        };
-        addresses
-            .iter()
-            .map(|a| (a.parse().unwrap(), owner.clone()))
-            .collect()
+        let owner = LeaseOwner { container: "c".into(), ifname: None };
+        addresses.iter().map(|a| (a.parse().unwrap(), owner.clone())).collect()
     }
 
     #[track_caller]
@@ -177,21 +158,9 @@ mod tests {
         let four = pool(&["10.0.0.0/29"], &[]);
         check(&four, Family::V4, None, &[], Some("10.0.0.1"));
         check(&four, Family::V4, Some("10.0.0.3"), &[], Some("10.0.0.4"));
-        check(
-            &four,
-            Family::V4,
-            Some("10.0.0.3"),
-            &["10.0.0.4", "10.0.0.5"],
-            Some("10.0.0.6"),
-        );
+        check(&four, Family::V4, Some("10.0.0.3"), &["10.0.0.4", "10.0.0.5"], Some("10.0.0.6"));
         // .7 is the broadcast address: the search wraps around.
-        check(
-            &four,
-            Family::V4,
-            Some("10.0.0.6"),
-            &["10.0.0.1"],
-            Some("10.0.0.2"),
-        );
+        check(&four, Family::V4, Some("10.0.0.6"), &["10.0.0.1"], Some("10.0.0.2"));
         // A hint from another time, of another block or family, is no harm.
         check(&four, Family::V4, Some("10.9.9.9"), &[], Some("10.0.0.1"));
         check(&four, Family::V4, Some("fd00::1"), &[], Some("10.0.0.1"));
@@ -201,60 +170,21 @@ mod tests {
     #[test]
     fn the_last_given_comes_last() {
         let four = pool(&["10.0.0.0/30"], &[]);
-        check(
-            &four,
-            Family::V4,
-            Some("10.0.0.1"),
-            &["10.0.0.2"],
-            Some("10.0.0.1"),
-        );
-        check(
-            &four,
-            Family::V4,
-            Some("10.0.0.2"),
-            &["10.0.0.1", "10.0.0.2"],
-            None,
-        );
+        check(&four, Family::V4, Some("10.0.0.1"), &["10.0.0.2"], Some("10.0.0.1"));
+        check(&four, Family::V4, Some("10.0.0.2"), &["10.0.0.1", "10.0.0.2"], None);
     }
 
     #[test]
     fn what_is_reserved_is_never_given() {
-        check(
-            &pool(&["10.0.0.0/30"], &["10.0.0.1"]),
-            Family::V4,
-            None,
-            &[],
-            Some("10.0.0.2"),
-        );
-        check(
-            &pool(&["10.0.0.0/31"], &[]),
-            Family::V4,
-            None,
-            &[],
-            Some("10.0.0.0"),
-        );
-        check(
-            &pool(&["10.0.0.9/32"], &[]),
-            Family::V4,
-            None,
-            &[],
-            Some("10.0.0.9"),
-        );
-        check(
-            &pool(&["fd00::/64"], &["fd00::1"]),
-            Family::V6,
-            None,
-            &[],
-            Some("fd00::2"),
-        );
+        check(&pool(&["10.0.0.0/30"], &["10.0.0.1"]), Family::V4, None, &[], Some("10.0.0.2"));
+        check(&pool(&["10.0.0.0/31"], &[]), Family::V4, None, &[], Some("10.0.0.0"));
+        check(&pool(&["10.0.0.9/32"], &[]), Family::V4, None, &[], Some("10.0.0.9"));
+        check(&pool(&["fd00::/64"], &["fd00::1"]), Family::V6, None, &[], Some("fd00::2"));
         check(&pool(&["fd00::/127"], &[]), Family::V6, None, &[], Some("fd00::"));
         let pool = pool(&["10.0.0.0/30", "fd00::/64"], &[]);
-        for (address, expected) in [
-            ("10.0.0.0", true),
-            ("10.0.0.1", false),
-            ("10.0.0.3", true),
-            ("fd00::", true),
-        ] {
+        for (address, expected) in
+            [("10.0.0.0", true), ("10.0.0.1", false), ("10.0.0.3", true), ("fd00::", true)]
+        {
             assert_eq!(pool.is_reserved(address.parse().unwrap()), expected, "{address}");
         }
     }
@@ -262,27 +192,9 @@ mod tests {
     #[test]
     fn a_second_block_follows_the_first() {
         let two = pool(&["10.0.0.0/30", "fd00::/64", "10.0.8.0/30"], &[]);
-        check(
-            &two,
-            Family::V4,
-            None,
-            &["10.0.0.1", "10.0.0.2"],
-            Some("10.0.8.1"),
-        );
-        check(
-            &two,
-            Family::V4,
-            Some("10.0.8.2"),
-            &["10.0.8.1"],
-            Some("10.0.0.1"),
-        );
-        check(
-            &two,
-            Family::V4,
-            Some("10.0.8.1"),
-            &["10.0.8.2", "10.0.0.1", "10.0.0.2"],
-            Some("10.0.8.1"),
-        );
+        check(&two, Family::V4, None, &["10.0.0.1", "10.0.0.2"], Some("10.0.8.1"));
+        check(&two, Family::V4, Some("10.0.8.2"), &["10.0.8.1"], Some("10.0.0.1"));
+        check(&two, Family::V4, Some("10.0.8.1"), &["10.0.8.2", "10.0.0.1", "10.0.0.2"], Some("10.0.8.1"));
         assert_eq!(two.families(), [Family::V4, Family::V6]);
     }
 

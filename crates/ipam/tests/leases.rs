@@ -11,17 +11,11 @@ use weft_ipam::{Boot, DirectoryLeases, IpamError, LeaseOwner, LeaseStore, Leases
 use weft_model::{AttachmentId, IfName, NetworkName};
 
 fn id(container: &str) -> AttachmentId {
-    AttachmentId {
-        container: container.into(),
-        ifname: IfName::new("eth0").unwrap(),
-    }
+    AttachmentId { container: container.into(), ifname: IfName::new("eth0").unwrap() }
 }
 
 fn boot(id: &str) -> Boot {
-    Boot {
-        id: id.to_owned(),
-        began: SystemTime::UNIX_EPOCH,
-    }
+    Boot { id: id.to_owned(), began: SystemTime::UNIX_EPOCH }
 }
 
 fn pool(cidrs: &[&str]) -> Pool {
@@ -33,12 +27,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn directory(dir: &Path) -> Leases<DirectoryLeases> {
-    Leases::open(
-        DirectoryLeases::open(dir, &NetworkName::ordinary(), &boot("first"))
-            .unwrap()
-            .0,
-    )
-    .unwrap()
+    Leases::open(DirectoryLeases::open(dir, &NetworkName::ordinary(), &boot("first")).unwrap().0).unwrap()
 }
 
 fn texts(addresses: &[IpAddr]) -> Vec<String> {
@@ -49,22 +38,13 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
 fn story<S: LeaseStore>(mut leases: Leases<S>) {
     let pool = pool(&["10.0.0.0/29", "fd00::/64"]);
     let (a, b) = (id("a"), id("b"));
-    assert_eq!(
-        texts(&leases.allocate(&a, &pool, &[]).unwrap()),
-        ["10.0.0.1", "fd00::1"]
-    );
+    assert_eq!(texts(&leases.allocate(&a, &pool, &[]).unwrap()), ["10.0.0.1", "fd00::1"]);
     assert_eq!(texts(&leases.by_owner(&a)), ["10.0.0.1", "fd00::1"]);
-    assert_eq!(
-        texts(&leases.allocate(&b, &pool, &[ip("10.0.0.5")]).unwrap()),
-        ["10.0.0.5", "fd00::2"]
-    );
+    assert_eq!(texts(&leases.allocate(&b, &pool, &[ip("10.0.0.5")]).unwrap()), ["10.0.0.5", "fd00::2"]);
 
     let refused = |leases: &mut Leases<S>, requests: &[&str]| {
         let requests: Vec<IpAddr> = requests.iter().map(|a| ip(a)).collect();
-        leases
-            .allocate(&id("c"), &pool, &requests)
-            .unwrap_err()
-            .to_string()
+        leases.allocate(&id("c"), &pool, &requests).unwrap_err().to_string()
     };
     for (requests, expected) in [
         (
@@ -96,10 +76,7 @@ fn story<S: LeaseStore>(mut leases: Leases<S>) {
     assert_eq!(texts(&leases.release(&a).unwrap()), ["10.0.0.1", "fd00::1"]);
     assert_eq!(leases.release(&a).unwrap(), Vec::<IpAddr>::new());
     // An address that was just freed rests.
-    assert_eq!(
-        texts(&leases.allocate(&a, &pool, &[]).unwrap()),
-        ["10.0.0.3", "fd00::3"]
-    );
+    assert_eq!(texts(&leases.allocate(&a, &pool, &[]).unwrap()), ["10.0.0.3", "fd00::3"]);
     for name in ["d", "e", "f", "g"] {
         leases.allocate(&id(name), &pool, &[]).unwrap();
     }
@@ -113,10 +90,7 @@ fn story<S: LeaseStore>(mut leases: Leases<S>) {
     assert_eq!(freed.len(), 10);
     assert_eq!(leases.iter().count(), 2);
     assert!(leases.has_room(&pool));
-    assert!(matches!(
-        leases.allocate(&b, &Pool::default(), &[]),
-        Err(IpamError::NoCidrs)
-    ));
+    assert!(matches!(leases.allocate(&b, &Pool::default(), &[]), Err(IpamError::NoCidrs)));
 }
 
 #[test]
@@ -129,15 +103,18 @@ fn every_store_tells_the_same_story() {
 #[test]
 fn files_are_as_host_local_writes_them() {
     let dir = tempfile::tempdir().unwrap();
-    directory(dir.path())
-        .allocate(&id("abc"), &pool(&["10.0.0.0/29", "fd00::/64"]), &[])
-        .unwrap();
+    directory(dir.path()).allocate(&id("abc"), &pool(&["10.0.0.0/29", "fd00::/64"]), &[]).unwrap();
     let read = |name: &str| fs::read_to_string(dir.path().join("default").join(name)).unwrap();
     assert_eq!(read("10.0.0.1"), "abc\r\neth0");
     assert_eq!(read("fd00::1"), "abc\r\neth0");
     assert_eq!(read("last_reserved_ip.0"), "10.0.0.1");
     assert_eq!(read("last_reserved_ip.1"), "fd00::1");
     assert_eq!(read("boot_id"), "first");
+    // A shorter address leaves nothing of a longer one.
+    let mut leases = directory(dir.path());
+    leases.allocate(&id("long"), &pool(&["10.100.100.0/30"]), &[]).unwrap();
+    leases.allocate(&id("short"), &pool(&["10.0.0.0/29"]), &[]).unwrap();
+    assert_eq!(read("last_reserved_ip.0"), "10.0.0.2");
 }
 
 #[test]
@@ -148,24 +125,15 @@ fn what_host_local_wrote_meanwhile_is_respected() {
     fs::write(file("10.0.0.1"), "theirs\r\neth0").unwrap();
     fs::write(file("10.0.0.2"), "old-layout").unwrap();
     let small = pool(&["10.0.0.0/29"]);
-    assert_eq!(
-        texts(&leases.allocate(&id("a"), &small, &[]).unwrap()),
-        ["10.0.0.3"]
-    );
+    assert_eq!(texts(&leases.allocate(&id("a"), &small, &[]).unwrap()), ["10.0.0.3"]);
     // What it freed can be had, though the index still believed it taken.
     fs::remove_file(file("10.0.0.1")).unwrap();
-    assert_eq!(
-        texts(&leases.allocate(&id("b"), &small, &[ip("10.0.0.1")]).unwrap()),
-        ["10.0.0.1"]
-    );
+    assert_eq!(texts(&leases.allocate(&id("b"), &small, &[ip("10.0.0.1")]).unwrap()), ["10.0.0.1"]);
     for name in ["c", "d", "e"] {
         leases.allocate(&id(name), &small, &[]).unwrap();
     }
     fs::remove_file(file("10.0.0.2")).unwrap();
-    assert_eq!(
-        texts(&leases.allocate(&id("f"), &small, &[]).unwrap()),
-        ["10.0.0.2"]
-    );
+    assert_eq!(texts(&leases.allocate(&id("f"), &small, &[]).unwrap()), ["10.0.0.2"]);
     // A lease that changed hands is not removed with its former owner.
     fs::write(file("10.0.0.3"), "theirs\r\neth0").unwrap();
     leases.release(&id("a")).unwrap();
@@ -178,10 +146,7 @@ fn an_empty_file_is_a_killed_process_and_is_freed() {
     let mut leases = directory(dir.path());
     let file = dir.path().join("default/10.0.0.1");
     fs::write(&file, "").unwrap();
-    assert_eq!(
-        texts(&leases.allocate(&id("a"), &pool(&["10.0.0.0/29"]), &[]).unwrap()),
-        ["10.0.0.1"]
-    );
+    assert_eq!(texts(&leases.allocate(&id("a"), &pool(&["10.0.0.0/29"]), &[]).unwrap()), ["10.0.0.1"]);
     fs::write(dir.path().join("default/10.0.0.2"), "").unwrap();
     assert_eq!(directory(dir.path()).iter().count(), 1);
     assert!(!dir.path().join("default/10.0.0.2").exists());
@@ -194,31 +159,17 @@ fn a_reboot_frees_what_is_older_than_it() {
     let mut leases = directory(dir.path());
     leases.allocate(&id("old"), &pool(&["10.0.0.0/29"]), &[]).unwrap();
     let now = SystemTime::now();
-    let second = Boot {
-        id: "second".into(),
-        began: now + Duration::from_secs(5),
-    };
+    let second = Boot { id: "second".into(), began: now + Duration::from_secs(5) };
     // Given by host-local after the reboot, before Weft has looked.
     let fresh = dir.path().join("default/10.0.0.2");
     fs::write(&fresh, "theirs\r\neth0").unwrap();
-    fs::File::options()
-        .write(true)
-        .open(&fresh)
-        .unwrap()
-        .set_modified(now + Duration::from_secs(9))
-        .unwrap();
+    fs::File::options().write(true).open(&fresh).unwrap().set_modified(now + Duration::from_secs(9)).unwrap();
 
     let (store, freed) = DirectoryLeases::open(dir.path(), &network, &second).unwrap();
-    assert_eq!(
-        freed.iter().map(|l| l.address.to_string()).collect::<Vec<_>>(),
-        ["10.0.0.1"]
-    );
+    assert_eq!(freed.iter().map(|l| l.address.to_string()).collect::<Vec<_>>(), ["10.0.0.1"]);
     assert_eq!(store.list().unwrap().len(), 1);
     // The same boot again, now with older files than it: nothing is freed.
-    let later = Boot {
-        id: "second".into(),
-        began: now + Duration::from_secs(60),
-    };
+    let later = Boot { id: "second".into(), began: now + Duration::from_secs(60) };
     assert_eq!(DirectoryLeases::open(dir.path(), &network, &later).unwrap().1, []);
 }
 
@@ -237,21 +188,12 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
     let outcome = std::panic::catch_unwind(|| {
         let mut leases = directory(dir.path());
         fs::write(dir.path().join("fill"), [0; 4096]).unwrap_err();
-        let error = leases
-            .allocate(&id("a"), &pool(&["10.0.0.0/29"]), &[])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("10.0.0.1") && error.contains("free some space"),
-            "{error}"
-        );
+        let error = leases.allocate(&id("a"), &pool(&["10.0.0.0/29"]), &[]).unwrap_err().to_string();
+        assert!(error.contains("10.0.0.1") && error.contains("free some space"), "{error}");
         assert!(!dir.path().join("default/10.0.0.1").exists());
         assert_eq!(leases.iter().count(), 0);
     });
-    let unmounted = std::process::Command::new("umount")
-        .arg(dir.path())
-        .status()
-        .unwrap();
+    let unmounted = std::process::Command::new("umount").arg(dir.path()).status().unwrap();
     assert!(unmounted.success());
     outcome.unwrap();
 }
@@ -368,11 +310,7 @@ fn host_local(dir: &Path, command: &str, container: &str) -> Option<String> {
             "ranges":[[{{"subnet":"10.0.0.0/28"}}]]}}}}"#
     );
     let mut child = Command::new("/usr/lib/cni/host-local")
-        .envs([
-            ("CNI_COMMAND", command),
-            ("CNI_CONTAINERID", container),
-            ("CNI_IFNAME", "eth0"),
-        ])
+        .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", container), ("CNI_IFNAME", "eth0")])
         .envs([("CNI_NETNS", "/proc/self/ns/net"), ("CNI_PATH", "/usr/lib/cni")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -395,16 +333,10 @@ fn the_real_host_local_shares_the_directory() {
     let pool = pool(&["10.0.0.0/28"]);
     let mut leases = directory(dir.path());
     // host-local takes .1 for a gateway, and goes on after the address that we gave last.
-    assert_eq!(
-        texts(&leases.allocate(&id("ours"), &pool, &[]).unwrap()),
-        ["10.0.0.1"]
-    );
+    assert_eq!(texts(&leases.allocate(&id("ours"), &pool, &[]).unwrap()), ["10.0.0.1"]);
     let result = host_local(dir.path(), "ADD", "theirs").unwrap();
     assert!(result.contains("10.0.0.2/28"), "{result}");
-    assert_eq!(
-        texts(&leases.allocate(&id("ours-too"), &pool, &[]).unwrap()),
-        ["10.0.0.3"]
-    );
+    assert_eq!(texts(&leases.allocate(&id("ours-too"), &pool, &[]).unwrap()), ["10.0.0.3"]);
     // Each can end what the other began.
     host_local(dir.path(), "DEL", "ours").unwrap();
     let mut leases = directory(dir.path());
