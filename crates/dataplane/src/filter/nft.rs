@@ -1,0 +1,395 @@
+//! The handle: applies changes to our table and reads it back.
+
+use std::collections::BTreeSet;
+
+use weft_plan::filter::TABLE;
+use weft_plan::{Ident, KernelKey, KernelRow};
+
+use super::attribute::{Messages, Writer};
+use super::error::{ElementFault, FilterError, Quarantined};
+use super::expression::{Expression, Source};
+use super::observe::{self, Counter};
+use super::prepare::{self, Before, Sets};
+use super::socket::{Nfnl, Refused};
+use super::transaction::{self, About, Act, Steps};
+use super::{lower, uapi as k};
+use crate::netlink::Refusal;
+
+/// Another program changed the packet filter between our looking and our writing so often.
+const ATTEMPTS: usize = 10;
+
+/// One change of one object of the packet filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// It should be so, whatever it is now.
+    Set(&'a KernelKey, &'a KernelRow),
+    /// It should be absent; what it was, where known.
+    Remove(&'a KernelKey, Option<&'a KernelRow>),
+}
+
+/// What a call of [`Nft::apply`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilterOutcome {
+    /// Changes that are in force now.
+    pub applied: usize,
+    /// Elements that were left out.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// Our table in the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Nft {
+    nfnl: Nfnl,
+    /// The declarations of all sets, where known: an element's bytes depend on its set's.
+    sets: Option<Sets>,
+}
+
+enum Stop {
+    /// Another program was faster: look again.
+    Again,
+    Error(FilterError),
+}
+
+impl From<FilterError> for Stop {
+    fn from(error: FilterError) -> Self {
+        Stop::Error(error)
+    }
+}
+
+impl Nft {
+    /// Opens a socket in the calling thread's network namespace. Nothing is created before the first change.
+    ///
+    /// # Errors
+    /// [`FilterError::Open`].
+    pub fn open() -> Result<Self, FilterError> {
+        Ok(Self { nfnl: Nfnl::open()?, sets: None })
+    }
+
+    /// Netlink messages sent so far.
+    pub fn messages(&self) -> u64 {
+        self.nfnl.sent()
+    }
+
+    /// The netlink port that the kernel's notifications of our own changes carry.
+    pub fn port(&self) -> u32 {
+        self.nfnl.port()
+    }
+
+    /// Applies all changes as one transaction (several, where the socket's buffer can't be made large enough: see
+    /// [`transaction::split`]). Nothing is listed where only elements change.
+    ///
+    /// A set that should have another declaration is made anew in the same transaction, with its elements as far as
+    /// they fit, and with the rules that look into it. An element that the kernel refuses is left out, and the rest
+    /// goes in.
+    ///
+    /// # Errors
+    /// When the kernel can't be reached, or refuses a set, a chain or a rule: what was in force stays so.
+    pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<FilterOutcome, FilterError> {
+        for _ in 0..ATTEMPTS {
+            match self.attempt(changes) {
+                Ok(outcome) => return Ok(outcome),
+                Err(stop) => {
+                    self.sets = None;
+                    match stop {
+                        Stop::Again => {}
+                        Stop::Error(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Err(FilterError::Unsteady { what: "it was changed", attempts: ATTEMPTS })
+    }
+
+    /// Everything in our table, as rows; canonical ones ([`observe::canonical`]). Elements of dynamic sets are left out.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub fn observe(&mut self) -> Result<Vec<(KernelKey, KernelRow)>, FilterError> {
+        self.sets = None;
+        observe::rows(&mut self.nfnl)
+    }
+
+    /// The counters of our rules, by chain and in the rules' order.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub fn counters(&mut self) -> Result<Vec<Counter>, FilterError> {
+        observe::counters(&mut self.nfnl)
+    }
+
+    /// True where our table exists.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub fn table_exists(&mut self) -> Result<bool, FilterError> {
+        let kind = k::NFT_MSG_GETTABLE | k::NFNL_SUBSYS_NFTABLES << 8;
+        let name = |w: &mut Writer| w.text(k::NFTA_TABLE_NAME, TABLE);
+        match self.nfnl.ask((kind, 0, k::NFPROTO_INET), name)? {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.errno == libc::ENOENT => Ok(false),
+            Err(refusal) => Err(FilterError::List { what: "tables", refusal }),
+        }
+    }
+
+    /// Removes our table with all that is in it; says whether there was one.
+    ///
+    /// # Errors
+    /// When the kernel can't be reached or refuses.
+    pub fn delete_table(&mut self) -> Result<bool, FilterError> {
+        self.sets = None;
+        if !self.table_exists()? {
+            return Ok(false);
+        }
+        let first = self.nfnl.reserve(3);
+        let mut w = Writer::new();
+        let batch = (k::NFPROTO_UNSPEC, k::NFNL_SUBSYS_NFTABLES);
+        w.message((k::NFNL_MSG_BATCH_BEGIN, k::NLM_F_REQUEST, first), batch, |_| {});
+        let kind = k::NFT_MSG_DELTABLE | k::NFNL_SUBSYS_NFTABLES << 8;
+        let header = (kind, k::NLM_F_REQUEST | k::NLM_F_ACK, first.wrapping_add(1));
+        w.message(header, (k::NFPROTO_INET, 0), |w| w.text(k::NFTA_TABLE_NAME, TABLE));
+        w.message((k::NFNL_MSG_BATCH_END, k::NLM_F_REQUEST, first.wrapping_add(2)), batch, |_| {});
+        let refused = self.nfnl.transact(&w.into_bytes(), (first, first.wrapping_add(1)))?;
+        match refused.into_iter().next() {
+            None => Ok(true),
+            Some((_, refusal)) if refusal.errno == libc::ENOENT => Ok(false),
+            Some((_, refusal)) => Err(FilterError::Declaration {
+                object: format!("to delete table inet {TABLE}"),
+                refusal,
+                mend: String::new(),
+            }),
+        }
+    }
+
+    fn attempt(&mut self, changes: &[Change<'_>]) -> Result<FilterOutcome, Stop> {
+        let declares = prepare::declares(changes);
+        let generation = if declares { Some(self.generation()?) } else { None };
+        let before = self.look(changes, declares)?;
+        let (steps, mut quarantined) = prepare::steps(changes, &before)?;
+        if !steps.is_empty() {
+            self.run(steps, changes, generation, &mut quarantined)?;
+        }
+        let mut sets = before.sets;
+        for change in changes {
+            match change {
+                Change::Set(KernelKey::Set(name), KernelRow::Set(spec)) => {
+                    sets.insert(name.clone(), Some((**spec).clone()));
+                }
+                Change::Remove(KernelKey::Set(name), _) => {
+                    sets.remove(name);
+                }
+                _ => {}
+            }
+        }
+        // An element that was refused may be so because its set is gone: look again next time.
+        self.sets = quarantined.is_empty().then_some(sets);
+        Ok(FilterOutcome { applied: changes.len() - quarantined.len(), quarantined })
+    }
+
+    /// What the changes need to know of the table.
+    fn look(&mut self, changes: &[Change<'_>], declares: bool) -> Result<Before, FilterError> {
+        let mut before = Before::default();
+        before.sets = match self.sets.take() {
+            Some(known) if !declares => known,
+            _ => observe::sets(&mut self.nfnl)?,
+        };
+        if !declares {
+            return Ok(before);
+        }
+        before.chains = observe::chains(&mut self.nfnl)?;
+        let anew: BTreeSet<Ident> = prepare::recreated(changes, &before.sets).into_iter().cloned().collect();
+        if anew.is_empty() {
+            return Ok(before);
+        }
+        for name in &anew {
+            if let Some(Some(spec)) = before
+                .sets
+                .get(name)
+                .filter(|s| s.as_ref().is_some_and(|spec| spec.dynamic_timeout.is_none()))
+            {
+                let held = observe::elements(&mut self.nfnl, name, spec)?.unwrap_or_default();
+                before.kept_elements.extend(held.into_iter().map(|(key, data)| (name.clone(), key, data)));
+            }
+        }
+        let rules = observe::rules(&mut self.nfnl)?;
+        let looks = |e: &Expression| matches!(e, Expression::Lookup(set, ..) if anew.contains(set));
+        let chains: BTreeSet<Ident> =
+            rules.iter().filter(|r| r.expressions.iter().any(looks)).map(|r| r.chain.clone()).collect();
+        for rule in rules.into_iter().filter(|rule| chains.contains(&rule.chain)) {
+            before.kept_rules.entry(rule.chain).or_default().push(rule.raw);
+        }
+        Ok(before)
+    }
+
+    /// The number of the packet filter's present state, which every change by anybody counts up.
+    fn generation(&mut self) -> Result<u32, FilterError> {
+        let kind = k::NFT_MSG_GETGEN | k::NFNL_SUBSYS_NFTABLES << 8;
+        let list = self.nfnl.ask((kind, 0, k::NFPROTO_UNSPEC), |_| {})?.map_err(|refusal| {
+            let mend = "; the kernel needs CONFIG_NF_TABLES, and this process CAP_NET_ADMIN";
+            FilterError::Transaction { refusal, mend }
+        })?;
+        Ok(Messages(&list)
+            .find_map(|message| message.attributes().get(k::NFTA_GEN_ID)?.u32())
+            .unwrap_or_default())
+    }
+
+    fn run(
+        &mut self,
+        mut steps: Steps<'_>,
+        changes: &[Change<'_>],
+        generation: Option<u32>,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Result<(), Stop> {
+        let mut replaced = BTreeSet::new();
+        loop {
+            let first = self.nfnl.next();
+            let batch = transaction::render(&steps, first, generation);
+            let capacity = self.nfnl.capacity(batch.bytes.len());
+            if batch.bytes.len() > capacity && steps.elements.len() > 1 {
+                // Half of what would fit on average: elements differ in size.
+                let limit = steps.elements.len() * (capacity / 2) / batch.bytes.len();
+                for part in transaction::split(steps, limit.max(1)) {
+                    self.run(part, changes, None, quarantined)?;
+                }
+                return Ok(());
+            }
+            let count = batch.about.len() as u32;
+            self.nfnl.reserve(count + 1);
+            let refused = self.nfnl.transact(&batch.bytes, (first, first.wrapping_add(count - 1)))?;
+            if refused.is_empty() {
+                return Ok(());
+            }
+            settle(&mut steps, refused, &batch.about, changes, &mut replaced, quarantined)?;
+            if steps.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Changes the steps so that the next try gets further, or gives up. Each refusal takes a step out, gives it a message of
+/// its own, or turns an addition into a replacement once: the tries come to an end.
+fn settle(
+    steps: &mut Steps<'_>,
+    mut refused: Vec<Refused>,
+    about: &[About<'_>],
+    changes: &[Change<'_>],
+    replaced: &mut BTreeSet<usize>,
+    quarantined: &mut Vec<Quarantined>,
+) -> Result<(), Stop> {
+    refused.sort_by_key(|(at, _)| *at);
+    // The kernel looks for loops in the whole table after each message: only the first one is at fault.
+    if matches!(refused[0].1.errno, libc::ELOOP | libc::EMLINK) {
+        refused.truncate(1);
+    }
+    let mut gone = BTreeSet::new();
+    // A declaration's fault has others in its wake, never the other way round.
+    let declaration =
+        refused.iter().find(|(at, _)| !matches!(about[*at as usize], About::Come(_) | About::Go(_)));
+    if let Some((at, refusal)) = declaration {
+        return Err(declaration_fault(&about[*at as usize], refusal.clone(), steps));
+    }
+    for (at, refusal) in refused {
+        match &about[at as usize] {
+            About::Come(list) | About::Go(list) if list.len() > 1 => {
+                for step in list {
+                    steps.elements[*step].alone = true;
+                }
+            }
+            About::Go(list) if refusal.errno == libc::ENOENT => {
+                // It is gone already.
+                for step in list {
+                    match steps.elements[*step].act {
+                        Act::Replace => steps.elements[*step].act = Act::Add,
+                        Act::Add | Act::Delete => drop(gone.insert(*step)),
+                    }
+                }
+            }
+            About::Come(list)
+                if refusal.errno == libc::EEXIST && !replaced.contains(&identity(steps, list)) =>
+            {
+                replaced.insert(identity(steps, list));
+                steps.elements[list[0]].act = Act::Replace;
+            }
+            About::Come(list) | About::Go(list) => {
+                gone.insert(list[0]);
+                // An element that was only being kept is no row of the caller's.
+                if let Some(change) = steps.elements[list[0]].change {
+                    let (key, fault) = (changes[change].key().clone(), ElementFault::Refused(refusal));
+                    quarantined.push(Quarantined { key, fault });
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut at = 0;
+    steps.elements.retain(|_| {
+        at += 1;
+        !gone.contains(&(at - 1))
+    });
+    Ok(())
+}
+
+/// What stays the same for an element while others leave the list: the address of its key.
+fn identity(steps: &Steps<'_>, list: &[usize]) -> usize {
+    steps.elements[list[0]].key.as_ptr() as usize
+}
+
+fn declaration_fault(about: &About<'_>, refusal: Refusal, steps: &Steps<'_>) -> Stop {
+    let rule = |chain: &Ident, at: usize| {
+        let list = steps.rules.iter().find(|(name, _)| *name == chain)?.1;
+        list.get(at)
+    };
+    let missing =
+        matches!(refusal.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT);
+    let (object, needs) = match about {
+        About::Batch => return whole(refusal),
+        About::Table => (format!("table inet {TABLE}"), "CONFIG_NF_TABLES_INET".to_owned()),
+        About::Chain(name) => {
+            (format!("chain {name}"), "CONFIG_NF_TABLES_INET, and CONFIG_NFT_NAT for type nat".into())
+        }
+        About::Set(name) => (format!("set or map {name}"), "CONFIG_NF_TABLES".into()),
+        About::Rule(name, at) => match rule(name, *at) {
+            Some(rule) => (format!("rule {} of chain {name} ({rule})", at + 1), features(rule)),
+            None => (format!("a rule of chain {name}"), String::new()),
+        },
+        About::Come(_) | About::Go(_) => ("an element".to_owned(), String::new()),
+    };
+    let mend = if missing && !needs.is_empty() {
+        format!("; the kernel may lack a feature: it needs {needs}")
+    } else {
+        String::new()
+    };
+    Stop::Error(FilterError::Declaration { object, refusal, mend })
+}
+
+/// The kernel's options that a rule needs beside `CONFIG_NF_TABLES`.
+fn features(rule: &weft_plan::Rule) -> String {
+    let mut names: Vec<&str> = lower::rule(rule)
+        .iter()
+        .filter_map(|expression| match expression {
+            Expression::Load(Source::Ct(_), _) | Expression::SetCt(..) | Expression::Notrack => {
+                Some("CONFIG_NFT_CT")
+            }
+            Expression::Load(Source::FibDaddrType, _) => Some("CONFIG_NFT_FIB_INET"),
+            Expression::Load(Source::Random(_), _) => Some("CONFIG_NFT_NUMGEN"),
+            Expression::Nat(..) => Some("CONFIG_NFT_NAT"),
+            Expression::Masquerade(_) => Some("CONFIG_NFT_MASQ"),
+            Expression::Reject(..) => Some("CONFIG_NFT_REJECT_INET"),
+            _ => None,
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+/// A refusal of the transaction as such.
+fn whole(refusal: Refusal) -> Stop {
+    let mend = match refusal.errno {
+        libc::ERESTART => return Stop::Again,
+        libc::EPERM => "; CAP_NET_ADMIN over this network namespace is needed",
+        libc::EOPNOTSUPP | libc::EINVAL => "; the kernel needs CONFIG_NF_TABLES",
+        _ => "",
+    };
+    Stop::Error(FilterError::Transaction { refusal, mend })
+}

@@ -1,0 +1,184 @@
+//! Changes of rows → the steps of a transaction, given what the table holds before. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_plan::filter::Element;
+use weft_plan::{Atom, Ident, KernelKey, KernelRow, SetSpec};
+
+use super::error::{ElementFault, FilterError, Quarantined};
+use super::nft::Change;
+use super::observe::SeenChain;
+use super::set;
+use super::transaction::{Act, ElementStep, RawRule, Steps};
+
+/// The sets of the table, `None` for what a plan can't say.
+pub(super) type Sets = BTreeMap<Ident, Option<SetSpec>>;
+
+/// What the table holds before, as far as the changes need to know.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// All sets.
+    pub sets: Sets,
+    /// All chains, where chains or sets change.
+    pub chains: BTreeMap<Ident, SeenChain>,
+    /// Elements of sets that are to be made anew.
+    pub kept_elements: Vec<(Ident, Box<[Atom]>, Element)>,
+    /// Rules of chains that look into such sets.
+    pub kept_rules: BTreeMap<Ident, Vec<RawRule>>,
+}
+
+impl Change<'_> {
+    /// Which object it changes.
+    pub fn key(&self) -> &KernelKey {
+        match self {
+            Change::Set(key, _) | Change::Remove(key, _) => key,
+        }
+    }
+}
+
+/// True where a change is of more than elements.
+pub(super) fn declares(changes: &[Change<'_>]) -> bool {
+    changes.iter().any(|change| !matches!(change.key(), KernelKey::Element(..)))
+}
+
+/// The sets that are there with another declaration than they should have.
+pub(super) fn recreated<'a>(changes: &[Change<'a>], sets: &Sets) -> BTreeSet<&'a Ident> {
+    changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Set(KernelKey::Set(name), KernelRow::Set(wanted)) => match sets.get(name) {
+                Some(Some(there)) if there == &**wanted => None,
+                Some(_) => Some(name),
+                None => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+/// The steps, and the elements that can't be part of them.
+pub(super) fn steps<'a>(
+    changes: &[Change<'a>],
+    before: &'a Before,
+) -> Result<(Steps<'a>, Vec<Quarantined>), FilterError> {
+    let mut steps = Steps { table: declares(changes), ..Steps::default() };
+    let anew = recreated(changes, &before.sets);
+    let mut specs: BTreeMap<&Ident, Option<&SetSpec>> =
+        before.sets.iter().map(|(name, spec)| (name, spec.as_ref())).collect();
+    for change in changes {
+        declaration(change, before, &anew, &mut specs, &mut steps)?;
+    }
+    let mut quarantined = Vec::new();
+    for (at, change) in changes.iter().enumerate() {
+        match element(change, at, &specs, &anew) {
+            Ok(step) => steps.elements.extend(step),
+            Err(fault) => quarantined.push(Quarantined { key: change.key().clone(), fault }),
+        }
+    }
+    keep(before, changes, &specs, &anew, &mut steps);
+    steps.elements.sort_by(|a, b| a.set.cmp(b.set));
+    Ok((steps, quarantined))
+}
+
+fn declaration<'a>(
+    change: &Change<'a>,
+    before: &Before,
+    anew: &BTreeSet<&'a Ident>,
+    specs: &mut BTreeMap<&'a Ident, Option<&'a SetSpec>>,
+    steps: &mut Steps<'a>,
+) -> Result<(), FilterError> {
+    match *change {
+        Change::Set(KernelKey::Set(name), KernelRow::Set(wanted)) => {
+            if anew.contains(name) {
+                steps.delete_sets.insert(name);
+            }
+            if anew.contains(name) || !before.sets.contains_key(name) {
+                steps.add_sets.push((name, wanted));
+            }
+            specs.insert(name, Some(wanted));
+        }
+        Change::Set(KernelKey::Chain(name), KernelRow::Chain(wanted)) => {
+            if let Some(there) = before.chains.get(name) {
+                steps.flush.insert(name);
+                if there.hook != wanted.hook {
+                    steps.delete_chains.insert(name);
+                }
+            }
+            steps.add_chains.push((name, wanted.hook));
+            steps.rules.push((name, &wanted.rules));
+        }
+        Change::Remove(KernelKey::Set(name), _) => {
+            if before.sets.contains_key(name) {
+                steps.delete_sets.insert(name);
+            }
+            specs.remove(name);
+        }
+        Change::Remove(KernelKey::Chain(name), _) => {
+            if before.chains.contains_key(name) {
+                steps.flush.insert(name);
+                steps.delete_chains.insert(name);
+            }
+        }
+        Change::Set(KernelKey::Element(..), KernelRow::Element(_))
+        | Change::Remove(KernelKey::Element(..), _) => {}
+        Change::Set(key, _) | Change::Remove(key, _) => {
+            return Err(FilterError::ForeignRow(key.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn element<'a>(
+    change: &Change<'a>,
+    at: usize,
+    specs: &BTreeMap<&Ident, Option<&SetSpec>>,
+    anew: &BTreeSet<&Ident>,
+) -> Result<Option<ElementStep<'a>>, ElementFault> {
+    let step = |set: &'a Ident, key: &'a [Atom], element: Option<&'a Element>, act: Act| {
+        Some(ElementStep { set, key, element, act, alone: false, change: Some(at) })
+    };
+    match *change {
+        Change::Set(KernelKey::Element(set, key), KernelRow::Element(data)) => match specs.get(set) {
+            None => Err(ElementFault::NoSet),
+            Some(None) => Err(ElementFault::Misfit("the set is not as the plan has it".into())),
+            Some(Some(spec)) => match set::misfit(spec, key, data) {
+                Some(why) => Err(ElementFault::Misfit(why)),
+                None => Ok(step(set, key, Some(data), Act::Add)),
+            },
+        },
+        // Elements go with their set.
+        Change::Remove(KernelKey::Element(set, key), _) => {
+            let there = matches!(specs.get(set), Some(Some(_))) && !anew.contains(set);
+            Ok(if there { step(set, key, None, Act::Delete) } else { None })
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Puts back what the recreation of sets takes with it.
+fn keep<'a>(
+    before: &'a Before,
+    changes: &[Change<'a>],
+    specs: &BTreeMap<&Ident, Option<&SetSpec>>,
+    anew: &BTreeSet<&Ident>,
+    steps: &mut Steps<'a>,
+) {
+    if anew.is_empty() {
+        return;
+    }
+    let changed: BTreeSet<&KernelKey> = changes.iter().map(Change::key).collect();
+    for (set, key, element) in &before.kept_elements {
+        let fits = matches!(specs.get(set), Some(Some(spec)) if set::misfit(spec, key, element).is_none());
+        let named = changed.contains(&KernelKey::Element(set.clone(), key.clone()));
+        if fits && !named {
+            let (element, act) = (Some(element), Act::Add);
+            steps.elements.push(ElementStep { set, key, element, act, alone: false, change: None });
+        }
+    }
+    for (chain, rules) in &before.kept_rules {
+        if !changed.contains(&KernelKey::Chain(chain.clone())) {
+            steps.flush.insert(chain);
+            steps.raw_rules.push((chain, rules));
+        }
+    }
+}
