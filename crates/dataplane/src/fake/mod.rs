@@ -1,0 +1,189 @@
+//! A kernel in memory, for tests of everything above it.
+//!
+//! It keeps state as the real one does: a route needs its link, an element its set; what hangs on a link goes with it; a
+//! tunnel whose port changes is made anew. It can be told to fail, to die in the middle of a batch, and to lose or
+//! alter what it holds. It does *not* carry packets.
+
+pub mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_plan::kernel::LinkKind;
+use weft_plan::{KernelKey, KernelRow, Rows};
+
+use crate::KernelError;
+use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
+use crate::netlink::Refusal;
+
+/// What shall go wrong, counted in changes from now on.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble {
+    /// These changes are refused.
+    pub refuse: BTreeSet<usize>,
+    /// Before this change the process dies: it and all later ones of the batch have no effect.
+    pub die_before: Option<usize>,
+}
+
+/// The kernel.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel {
+    /// What is ours.
+    pub owned: BTreeMap<KernelKey, KernelRow>,
+    /// What is somebody else's: nothing may change it.
+    pub foreign: BTreeMap<KernelKey, KernelRow>,
+    /// Sysctls' values; those absent are "0".
+    pub sysctls: BTreeMap<String, String>,
+    /// Damage that [`Kernel::observe`] reports until the row is set again.
+    pub damaged: BTreeMap<KernelKey, String>,
+    /// What shall go wrong.
+    pub trouble: Trouble,
+    originals: BTreeMap<String, String>,
+    changes: usize,
+    messages: u64,
+}
+
+impl FakeKernel {
+    /// An empty kernel.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A kernel that holds other people's objects.
+    pub fn beside(foreign: BTreeMap<KernelKey, KernelRow>) -> Self {
+        Self {
+            foreign,
+            ..Self::default()
+        }
+    }
+
+    /// Ends all trouble; counting starts again.
+    pub fn calm(&mut self) {
+        self.trouble = Trouble::default();
+        self.changes = 0;
+    }
+
+    /// Somebody removes an owned object, and with a link all that hangs on it.
+    pub fn lose(&mut self, key: &KernelKey) {
+        self.owned.remove(key);
+        match key {
+            KernelKey::Link(name) => self.owned.retain(|k, row| link_of(k, row) != Some(*name)),
+            KernelKey::Set(set) => self
+                .owned
+                .retain(|k, _| !matches!(k, KernelKey::Element(of, _) if of == set)),
+            _ => {}
+        }
+        self.damaged.retain(|k, _| self.owned.contains_key(k));
+    }
+
+    fn set(&mut self, key: &KernelKey, row: &KernelRow) -> Result<Effect, KernelError> {
+        if self.foreign.contains_key(key) {
+            return Err(refused("add", key, libc::EEXIST));
+        }
+        if let Some(link) = link_of(key, row) {
+            let own = link.as_str().starts_with("weft");
+            if own && !self.owned.contains_key(&KernelKey::Link(link)) {
+                return Err(KernelError::NoLink(link));
+            }
+        }
+        if let KernelKey::Element(set, _) = key
+            && !self.owned.contains_key(&KernelKey::Set(set.clone()))
+        {
+            return Err(refused("add", key, libc::ENOENT));
+        }
+        if let (KernelKey::Sysctl(path), KernelRow::Sysctl(value)) = (key, row) {
+            let now = self.sysctls.get(&**path).cloned().unwrap_or_else(|| "0".into());
+            self.originals.entry(path.to_string()).or_insert(now);
+            self.sysctls.insert(path.to_string(), value.to_string());
+            return Ok(Effect::Done);
+        }
+        let recreate = matches!((self.owned.get(key), row), (Some(old), new) if needs_recreation(old, new));
+        if recreate {
+            self.lose(key);
+        }
+        self.damaged.remove(key);
+        self.owned.insert(key.clone(), row.clone());
+        Ok(if recreate { Effect::Recreated } else { Effect::Done })
+    }
+
+    fn remove(&mut self, key: &KernelKey) {
+        if let KernelKey::Sysctl(path) = key {
+            if let Some(original) = self.originals.remove(&**path) {
+                self.sysctls.insert(path.to_string(), original);
+            }
+            return;
+        }
+        self.damaged.remove(key);
+        self.lose(key);
+    }
+}
+
+fn needs_recreation(old: &KernelRow, new: &KernelRow) -> bool {
+    let (KernelRow::Link(old), KernelRow::Link(new)) = (old, new) else {
+        return false;
+    };
+    match (&old.kind, &new.kind) {
+        (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => (a.vni, a.port) != (b.vni, b.port),
+        (LinkKind::Pod(_), LinkKind::Pod(_)) => false,
+        _ => true,
+    }
+}
+
+fn refused(action: &'static str, key: &KernelKey, errno: i32) -> KernelError {
+    KernelError::Refused {
+        action,
+        object: format!("{key:?}"),
+        refusal: Refusal {
+            errno,
+            text: String::new(),
+        },
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn observe(&mut self, wanted: &Rows<KernelKey, KernelRow>) -> Result<Observation, KernelError> {
+        self.messages += 1;
+        let mut rows = self.owned.clone();
+        let read = |path: &str| self.sysctls.get(path).cloned().unwrap_or_else(|| "0".into());
+        let paths = wanted.iter().filter_map(|(key, _)| match key {
+            KernelKey::Sysctl(path) => Some(path.to_string()),
+            _ => None,
+        });
+        for path in paths.chain(self.originals.keys().cloned()) {
+            let value = KernelRow::Sysctl(read(&path).into());
+            rows.insert(KernelKey::Sysctl(path.into()), value);
+        }
+        Ok(Observation {
+            rows,
+            damaged: self.damaged.clone(),
+        })
+    }
+
+    fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>> {
+        let mut results = Vec::with_capacity(batch.len());
+        for op in batch {
+            let number = self.changes;
+            if self.trouble.die_before.is_some_and(|at| number >= at) {
+                results.push(Err(KernelError::Killed));
+                continue;
+            }
+            self.changes += 1;
+            self.messages += 1;
+            if self.trouble.refuse.contains(&number) {
+                results.push(Err(refused("change", op.key(), libc::ENOMEM)));
+                continue;
+            }
+            results.push(match op {
+                Op::Set { key, row, .. } => self.set(key, row),
+                Op::Remove { key } => {
+                    self.remove(key);
+                    Ok(Effect::Done)
+                }
+            });
+        }
+        results
+    }
+
+    fn messages(&self) -> u64 {
+        self.messages
+    }
+}

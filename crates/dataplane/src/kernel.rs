@@ -1,0 +1,102 @@
+//! What the executor needs of a kernel: to see what is ours, and to change it.
+//!
+//! Two implementations: [`crate::LinuxKernel`] by netlink, [`crate::fake::FakeKernel`] in memory. Both touch only what is
+//! *owned*: links of our group and name prefixes, routes and rules of our protocol, what hangs on our tunnels,
+//! our packet filter table, and sysctls whose originals we keep.
+
+use std::collections::BTreeMap;
+
+use weft_model::IfName;
+use weft_plan::{KernelKey, KernelRow, Rows};
+
+use crate::KernelError;
+
+/// One change of one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Makes the object be as the row says, whatever it is now.
+    Set {
+        /// Which object.
+        key: &'a KernelKey,
+        /// What it should be.
+        row: &'a KernelRow,
+        /// What it was as far as known: decides in which order MTUs change.
+        was: Option<&'a KernelRow>,
+    },
+    /// Makes the object be absent; for a sysctl: as we found it.
+    Remove {
+        /// Which object.
+        key: &'a KernelKey,
+    },
+}
+
+impl<'a> Op<'a> {
+    /// Which object it changes.
+    pub fn key(&self) -> &'a KernelKey {
+        match self {
+            Op::Set { key, .. } | Op::Remove { key } => key,
+        }
+    }
+}
+
+/// What a successful change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The object is as it should be.
+    Done,
+    /// The link had to be made anew, so that routes, neighbours and forwarding entries by it are gone.
+    Recreated,
+}
+
+impl Effect {
+    /// The effect of making a link: where one was known to stand before, it was lost, and all by it.
+    pub(crate) fn of_creation(was: Option<&KernelRow>) -> Self {
+        if was.is_some() { Effect::Recreated } else { Effect::Done }
+    }
+}
+
+/// What is owned, as the kernel holds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Every owned object that exists. What lies inside a pod's namespace is taken from the wanted row: a pod may
+    /// rearrange its own end.
+    pub rows: BTreeMap<KernelKey, KernelRow>,
+    /// Objects among `rows` that are wrong in a way that a row can't say, and how: "proxy_arp is off".
+    pub damaged: BTreeMap<KernelKey, String>,
+}
+
+/// A kernel.
+pub trait Kernel {
+    /// Lists what is owned. `wanted` says which sysctls to read, and whose pods' links are whose.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    fn observe(&mut self, wanted: &Rows<KernelKey, KernelRow>) -> Result<Observation, KernelError>;
+
+    /// Applies changes in this order, which [`crate::order::arrange`] made; one result each. A failure does not stop
+    /// the rest. All packet filter rows of a batch stand together and are one transaction.
+    fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>>;
+
+    /// Netlink messages sent so far.
+    fn messages(&self) -> u64;
+}
+
+/// The link that a row goes by, so that it vanishes with it.
+pub(crate) fn link_of(key: &KernelKey, row: &KernelRow) -> Option<IfName> {
+    match (key, row) {
+        (KernelKey::Neighbour(link, _) | KernelKey::Fdb(link, _), _) => Some(*link),
+        (KernelKey::Route(_), KernelRow::Route(route)) => route.link,
+        _ => None,
+    }
+}
+
+/// The MTU of a link row.
+pub(crate) fn mtu_of(row: &KernelRow) -> Option<u32> {
+    match row {
+        KernelRow::Link(link) => Some(match &link.kind {
+            weft_plan::kernel::LinkKind::Pod(pod) => pod.mtu,
+            weft_plan::kernel::LinkKind::Vxlan(vxlan) => vxlan.mtu,
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,10 @@
+//! Links: what the kernel says of them, pods' veth pairs, and removal.
+
+pub(crate) mod check;
+pub(crate) mod host_end;
+pub(crate) mod netns;
+pub(crate) mod pod;
+pub(crate) mod pod_end;
+pub(crate) mod remove;
+pub(crate) mod request;
+pub(crate) mod state;

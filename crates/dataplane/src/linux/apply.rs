@@ -1,0 +1,280 @@
+//! Applying a batch: runs of neighbouring changes of one sort go out together.
+
+use rustc_hash::FxHashMap;
+use weft_model::IfName;
+use weft_plan::kernel::LinkKind;
+use weft_plan::{KernelKey, KernelRow, text};
+
+use super::LinuxKernel;
+use crate::kernel::{Effect, Op, link_of};
+use crate::link::pod::{self, Wanted};
+use crate::link::remove;
+use crate::link::request::found;
+use crate::link::state::by_name;
+use crate::netlink::{Message, Reply};
+use crate::route::{self, Presence};
+use crate::{KernelError, overlay};
+
+type Outcome = Result<Effect, KernelError>;
+
+/// What is applied in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Sysctl,
+    Filter,
+    MakeLink,
+    RemoveLink,
+    Table,
+    Opening,
+}
+
+fn sort(op: &Op<'_>) -> Sort {
+    match (op.key(), op) {
+        (KernelKey::Sysctl(_), _) => Sort::Sysctl,
+        (KernelKey::Link(_), Op::Set { .. }) => Sort::MakeLink,
+        (KernelKey::Link(_), Op::Remove { .. }) => Sort::RemoveLink,
+        (KernelKey::Route(_) | KernelKey::Rule(_) | KernelKey::Neighbour(..) | KernelKey::Fdb(..), _) => {
+            Sort::Table
+        }
+        (KernelKey::Opening(_), _) => Sort::Opening,
+        (KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..), _) => Sort::Filter,
+    }
+}
+
+impl LinuxKernel {
+    pub(super) fn apply_runs(&mut self, batch: &[Op<'_>]) -> Vec<Outcome> {
+        let mut results = Vec::with_capacity(batch.len());
+        for run in batch.chunk_by(|a, b| sort(a) == sort(b)) {
+            match sort(&run[0]) {
+                Sort::Sysctl => results.extend(run.iter().map(|op| self.apply_sysctl(op))),
+                Sort::MakeLink => results.extend(run.iter().map(|op| self.make_link(op))),
+                Sort::RemoveLink => results.extend(self.remove_links(run)),
+                Sort::Table => results.extend(self.apply_table(run)),
+                Sort::Filter => results.extend(self.apply_filter(run)),
+                Sort::Opening => results.extend(run.iter().map(|_| Err(KernelError::Firewall(String::new())))),
+            }
+        }
+        results
+    }
+
+    fn apply_sysctl(&mut self, op: &Op<'_>) -> Outcome {
+        match op {
+            Op::Set {
+                key: KernelKey::Sysctl(path),
+                row: KernelRow::Sysctl(value),
+                ..
+            } => self.originals.set(path, value),
+            Op::Remove {
+                key: KernelKey::Sysctl(path),
+            } => self.originals.restore(path),
+            other => Err(inconsistent(other)),
+        }
+        .map(|()| Effect::Done)
+    }
+
+    fn make_link(&mut self, op: &Op<'_>) -> Outcome {
+        let Op::Set {
+            key: KernelKey::Link(name),
+            row: KernelRow::Link(link),
+            was,
+        } = op
+        else {
+            return Err(inconsistent(op));
+        };
+        match &link.kind {
+            LinkKind::Pod(pod) => {
+                let wanted = Wanted {
+                    name: *name,
+                    link,
+                    pod,
+                    was: *was,
+                };
+                let brought = self.brought.get(&pod.attachment);
+                let effect = pod::ensure(&mut self.rtnl, wanted, brought)?;
+                self.brought.remove(&pod.attachment);
+                Ok(effect)
+            }
+            kind => match overlay::of(kind) {
+                Some(overlay) => overlay::ensure(&mut self.rtnl, *name, link, overlay, *was),
+                None => Err(inconsistent(op)),
+            },
+        }
+    }
+
+    fn remove_links(&mut self, run: &[Op<'_>]) -> Vec<Outcome> {
+        let names: Vec<IfName> = run
+            .iter()
+            .filter_map(|op| match op.key() {
+                KernelKey::Link(name) => Some(*name),
+                _ => None,
+            })
+            .collect();
+        self.brought.retain(|id, _| !names.contains(&id.host_link()));
+        remove::all(&mut self.rtnl, &names)
+            .into_iter()
+            .map(|result| result.map(|()| Effect::Done))
+            .collect()
+    }
+
+    /// Routes, rules, neighbours, forwarding entries: all requests of the run in few datagrams.
+    fn apply_table(&mut self, run: &[Op<'_>]) -> Vec<Outcome> {
+        let links = match self.indices(run) {
+            Ok(links) => links,
+            Err(error) => return run.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let requests: Vec<Result<Message, Outcome>> = run.iter().map(|op| self.request(op, &links)).collect();
+        let messages: Vec<Message> = requests.iter().filter_map(|r| r.as_ref().ok().cloned()).collect();
+        let mut replies = match self.rtnl.exchange(&messages) {
+            Ok(replies) => replies.into_iter(),
+            Err(error) => {
+                let error = KernelError::from(error);
+                return run.iter().map(|_| Err(error.clone())).collect();
+            }
+        };
+        let mut results = Vec::with_capacity(run.len());
+        for (op, request) in run.iter().zip(requests) {
+            results.push(match request {
+                Err(known) => known,
+                // `exchange` returned as many replies as there were messages.
+                Ok(_) => replies
+                    .next()
+                    .map_or(Err(KernelError::Killed), |reply| self.judge(op, reply, &links)),
+            });
+        }
+        results
+    }
+
+    /// The request for one change, or its outcome where none is needed.
+    fn request(&self, op: &Op<'_>, links: &FxHashMap<IfName, u32>) -> Result<Message, Outcome> {
+        match op {
+            Op::Set { key, row, .. } => {
+                let index = match link_of(key, row) {
+                    None => 0,
+                    Some(name) => *links.get(&name).ok_or(Err(KernelError::NoLink(name)))?,
+                };
+                route::set(key, row, index, self.presence(key)).ok_or_else(|| Err(inconsistent(op)))
+            }
+            Op::Remove { key } => {
+                let index = match key {
+                    // With the link all that hung on it is gone.
+                    KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _) => {
+                        *links.get(name).ok_or(Ok(Effect::Done))?
+                    }
+                    _ => 0,
+                };
+                route::remove(key, index).ok_or_else(|| Err(inconsistent(op)))
+            }
+        }
+    }
+
+    fn presence(&self, key: &KernelKey) -> Presence {
+        match key {
+            KernelKey::Route(key) if !self.routes.contains(key) => Presence::Absent,
+            _ => Presence::Ours,
+        }
+    }
+
+    fn judge(&mut self, op: &Op<'_>, reply: Reply, links: &FxHashMap<IfName, u32>) -> Outcome {
+        let refusal = match (op, reply.result) {
+            (_, Ok(())) => {
+                self.remember_route(op);
+                return Ok(Effect::Done);
+            }
+            (Op::Remove { .. }, Err(refusal)) if route::removal_done(refusal.errno) => {
+                self.remember_route(op);
+                return Ok(Effect::Done);
+            }
+            (Op::Set { key, row, .. }, Err(refusal)) if refusal.errno == libc::EEXIST => match key {
+                // The very same rule.
+                KernelKey::Rule(_) => return Ok(Effect::Done),
+                KernelKey::Route(_) => return self.replace_own_route(op, key, row, links),
+                _ => refusal,
+            },
+            (_, Err(refusal)) => refusal,
+        };
+        let (action, object) = match op {
+            Op::Set { key, row, .. } => ("set", text::kernel_row(key, row)),
+            Op::Remove { key } => ("remove", format!("{key:?}")),
+        };
+        Err(KernelError::Refused {
+            action,
+            object,
+            refusal,
+        })
+    }
+
+    /// Something stands where we don't know of a route of ours: lists ours, and replaces it only if it is one.
+    fn replace_own_route(
+        &mut self,
+        op: &Op<'_>,
+        key: &KernelKey,
+        row: &KernelRow,
+        links: &FxHashMap<IfName, u32>,
+    ) -> Outcome {
+        if let KernelKey::Route(route) = key {
+            self.relist_routes()?;
+            if !self.routes.contains(route) {
+                let object = text::kernel_row(key, row);
+                return Err(KernelError::ForeignRoute { object });
+            }
+        }
+        let message = self.request(op, links).or_else(|outcome| match outcome {
+            Err(error) => Err(error),
+            Ok(_) => Err(inconsistent(op)),
+        })?;
+        let reply = self.rtnl.ask(message)?;
+        reply.result.map(|()| Effect::Done).map_err(|refusal| KernelError::Refused {
+            action: "replace",
+            object: text::kernel_row(key, row),
+            refusal,
+        })
+    }
+
+    fn remember_route(&mut self, op: &Op<'_>) {
+        match op {
+            Op::Set {
+                key: KernelKey::Route(key),
+                ..
+            } => {
+                self.routes.insert(*key);
+            }
+            Op::Remove {
+                key: KernelKey::Route(key),
+            } => {
+                self.routes.remove(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Indices of the links that a run names: looked up each time, because nothing says when an index has become another
+    /// link's.
+    fn indices(&mut self, run: &[Op<'_>]) -> Result<FxHashMap<IfName, u32>, KernelError> {
+        let mut names: Vec<IfName> = run
+            .iter()
+            .filter_map(|op| match op {
+                Op::Set { key, row, .. } => link_of(key, row),
+                Op::Remove {
+                    key: KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _),
+                } => Some(*name),
+                Op::Remove { .. } => None,
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let looks: Vec<Message> = names.iter().map(|name| by_name(*name)).collect();
+        let replies = self.rtnl.exchange(&looks)?;
+        Ok(names
+            .into_iter()
+            .zip(replies)
+            .filter_map(|(name, reply)| found(Some(reply)).map(|state| (name, state.index)))
+            .collect())
+    }
+}
+
+fn inconsistent(op: &Op<'_>) -> KernelError {
+    KernelError::Inconsistent(match op {
+        Op::Set { key, row, .. } => text::kernel_row(key, row),
+        Op::Remove { key } => format!("{key:?}"),
+    })
+}

@@ -1,0 +1,60 @@
+//! The packet filter's part of a batch: one transaction.
+
+use std::collections::BTreeMap;
+
+use weft_plan::{KernelKey, KernelRow};
+
+use super::LinuxKernel;
+use super::observe::Wanted;
+use crate::KernelError;
+use crate::filter::{self, Change, ElementFault, FilterError};
+use crate::kernel::{Effect, Observation, Op};
+
+impl From<FilterError> for KernelError {
+    fn from(error: FilterError) -> Self {
+        KernelError::Filter(error.to_string())
+    }
+}
+
+impl LinuxKernel {
+    /// Applies neighbouring changes of sets, chains and elements at once. Elements that the kernel refuses fail alone; any
+    /// other refusal leaves all of it undone.
+    pub(super) fn apply_filter(&mut self, run: &[Op<'_>]) -> Vec<Result<Effect, KernelError>> {
+        let changes: Vec<Change<'_>> = run
+            .iter()
+            .map(|op| match op {
+                Op::Set { key, row, .. } => Change::Set(key, row),
+                Op::Remove { key } => Change::Remove(key, None),
+            })
+            .collect();
+        match self.filter.apply(&changes) {
+            Ok(outcome) => {
+                let faults: BTreeMap<&KernelKey, &ElementFault> =
+                    outcome.quarantined.iter().map(|q| (&q.key, &q.fault)).collect();
+                run.iter()
+                    .map(|op| match faults.get(op.key()) {
+                        Some(fault) => Err(KernelError::Filter(format!("{:?}: {fault}", op.key()))),
+                        None => Ok(Effect::Done),
+                    })
+                    .collect()
+            }
+            Err(error) => {
+                let error = KernelError::from(error);
+                run.iter().map(|_| Err(error.clone())).collect()
+            }
+        }
+    }
+
+    /// Adds the packet filter's rows. What the plan says in another way than the kernel is taken as the plan says it.
+    pub(super) fn see_filter(&mut self, wanted: Wanted<'_>, seen: &mut Observation) -> Result<(), KernelError> {
+        for (key, row) in self.filter.observe()? {
+            let planned = wanted.and_then(|rows| rows.get(&key));
+            let row = match planned {
+                Some(planned) if *planned != row && filter::canonical(planned) == row => KernelRow::clone(planned),
+                _ => row,
+            };
+            seen.rows.insert(key, row);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! The real kernel, by netlink.
+
+mod apply;
+mod filter;
+mod observe;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustc_hash::FxHashSet;
+use weft_model::{AttachmentId, IfName};
+use weft_plan::kernel::LinkKind;
+use weft_plan::{KernelKey, KernelRow, Link, RouteKey, Rows};
+
+use crate::filter::Nft;
+use crate::kernel::{Effect, Kernel, Observation, Op};
+use crate::link::{check, netns};
+use crate::netlink::Rtnl;
+use crate::sysctl::SysctlOriginals;
+use crate::KernelError;
+
+/// The network namespace that it was opened in.
+#[derive(Debug)]
+pub struct LinuxKernel {
+    rtnl: Rtnl,
+    filter: Nft,
+    originals: SysctlOriginals,
+    /// Namespaces that runtimes handed over and whose link is not made yet.
+    brought: BTreeMap<AttachmentId, OwnedFd>,
+    /// Routes that are known to be ours: only these are replaced.
+    routes: FxHashSet<RouteKey>,
+}
+
+impl LinuxKernel {
+    /// Opens the kernel of the calling thread's network namespace. `state_dir` keeps the sysctls' original values.
+    ///
+    /// # Errors
+    /// Without netlink, or with an unreadable state file.
+    pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
+        Ok(Self {
+            rtnl: Rtnl::open()?,
+            filter: Nft::open()?,
+            originals: SysctlOriginals::open(state_dir)?,
+            brought: BTreeMap::new(),
+            routes: FxHashSet::default(),
+        })
+    }
+
+    /// Takes the namespace that a CNI ADD brought. The next creation of that attachment's link uses it; it is closed when
+    /// the link stands, or goes.
+    pub fn register_netns(&mut self, attachment: AttachmentId, namespace: OwnedFd) {
+        self.brought.insert(attachment, namespace);
+    }
+
+    /// Compares a pod's interface with its row, both ends: a sentence for each difference, none where all is well. Without
+    /// `namespace` the row's path is opened.
+    ///
+    /// # Errors
+    /// When the namespace can't be had, or the kernel not be asked.
+    pub fn check_pod(
+        &mut self,
+        name: IfName,
+        link: &Link,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Vec<String>, KernelError> {
+        let LinkKind::Pod(pod) = &link.kind else {
+            return Err(KernelError::Inconsistent(format!("link {name} is no pod's")));
+        };
+        let opened;
+        let namespace = match namespace {
+            Some(fd) => fd,
+            None => {
+                opened = netns::open(name, &pod.netns)?;
+                opened.as_fd()
+            }
+        };
+        check::check(&mut self.rtnl, name, link, pod, namespace)
+    }
+}
+
+impl Kernel for LinuxKernel {
+    fn observe(&mut self, wanted: &Rows<KernelKey, KernelRow>) -> Result<Observation, KernelError> {
+        self.see(Some(wanted))
+    }
+
+    fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>> {
+        self.apply_runs(batch)
+    }
+
+    fn messages(&self) -> u64 {
+        self.rtnl.sent() + self.filter.messages()
+    }
+}

@@ -1,0 +1,11 @@
+//! Netlink as the rest of the crate uses it: messages as bytes, and a synchronous socket that sends them in batches.
+//!
+//! rtnetlink and nfnetlink share the framing (`linux/netlink.h`), so one builder and one reader serve both.
+
+mod message;
+mod socket;
+
+pub use message::{Attributes, Message, Received};
+pub use socket::{Dump, Refusal, Reply, Rtnl, SocketError};
+
+pub(crate) use message::{headers, number};

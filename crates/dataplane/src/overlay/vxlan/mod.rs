@@ -1,0 +1,84 @@
+//! VXLAN (RFC 7348): a device without learning and without multicast; who is where is written by us.
+//!
+//! Over IPv6 the UDP checksum is on, the kernel's default and RFC 7348's rule; over IPv4 it is off, as RFC 7348 asks.
+//! Checksum offload of the underlay is left as the driver has it: whether a card corrupts it shows only in packets
+//! between two nodes.
+
+use std::net::IpAddr;
+
+use weft_model::{IfName, Mac, Port, Vni};
+use weft_plan::VxlanLink;
+use weft_plan::kernel::LINK_GROUP;
+
+use super::{Fitness, Overlay};
+use crate::link::request::Request;
+use crate::link::state::{LinkState, vxlan_attribute as a};
+use crate::netlink::{Message, headers};
+
+impl Overlay for VxlanLink {
+    fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn create(&self, name: IfName) -> Request {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        let message = Message::new(libc::RTM_NEWLINK, flags, &headers::link(0, 0, 0))
+            .text(libc::IFLA_IFNAME, name.as_str())
+            .u32(libc::IFLA_GROUP, LINK_GROUP)
+            .u32(libc::IFLA_MTU, self.mtu)
+            .attr(libc::IFLA_ADDRESS, &self.mac.0);
+        Request::new(with_data(self, message), "create", format!("link {name}"))
+    }
+
+    fn change(&self, state: &LinkState) -> Request {
+        let message = Message::new(libc::RTM_NEWLINK, 0, &headers::link(state.index, 0, 0));
+        Request::new(with_data(self, message), "change", format!("link {}", state.name))
+    }
+
+    fn fitness(&self, state: &LinkState) -> Fitness {
+        let Some(now) = state.vxlan else {
+            return Fitness::Useless;
+        };
+        let same_family = now.local.is_some_and(|local| local.is_ipv4() == self.local.is_ipv4());
+        if now.vni != self.vni.get() || now.port != self.port.get() || !same_family {
+            Fitness::Useless
+        } else if now.local == Some(self.local) && now.learning == 0 {
+            Fitness::Right
+        } else {
+            Fitness::Changeable
+        }
+    }
+}
+
+/// Adds the device's own attributes.
+fn with_data(vxlan: &VxlanLink, message: Message) -> Message {
+    let local = match vxlan.local {
+        IpAddr::V4(_) => a::LOCAL,
+        IpAddr::V6(_) => a::LOCAL6,
+    };
+    message.nest(libc::IFLA_LINKINFO, |info| {
+        info.attr(libc::IFLA_INFO_KIND, b"vxlan")
+            .nest(libc::IFLA_INFO_DATA, |data| {
+                data.u32(a::ID, vxlan.vni.get())
+                    .address(local, vxlan.local)
+                    .u8(a::LEARNING, 0)
+                    .attr(a::PORT, &vxlan.port.get().to_be_bytes())
+            })
+    })
+}
+
+/// A VXLAN device as a row; `None` for links of other kinds and for devices that we would not make.
+pub(super) fn read(state: &LinkState) -> Option<VxlanLink> {
+    let now = state.vxlan?;
+    Some(VxlanLink {
+        vni: Vni::new(now.vni).ok()?,
+        port: Port::new(u32::from(now.port)).ok()?,
+        local: now.local?,
+        mac: state.mac?,
+        mtu: state.mtu,
+    })
+}

@@ -1,0 +1,7 @@
+//! Routes, policy rules, neighbours and forwarding entries: rows to messages, and messages to rows. Pure.
+
+mod read;
+mod render;
+
+pub(crate) use read::{fdb, list_fdb, list_neighbours, list_routes, list_rules, neighbour, route, rule};
+pub(crate) use render::{Presence, af, removal_done, remove, set};

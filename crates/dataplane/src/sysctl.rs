@@ -1,0 +1,168 @@
+//! Sysctls: read, written, and put back as they were found.
+//!
+//! Before the first write of a sysctl its value goes into a file, one `path = value` a line as in `sysctl.d(5)`; removal
+//! writes it back. A value that can't be remembered is not changed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use weft_model::IfName;
+
+use crate::KernelError;
+
+/// Name of the file in the state directory.
+const FILE: &str = "sysctl-originals";
+
+/// The values that sysctls had before Weft came.
+#[derive(Debug)]
+pub struct SysctlOriginals {
+    file: PathBuf,
+    values: BTreeMap<String, String>,
+}
+
+impl SysctlOriginals {
+    /// Reads the file in the state directory; its absence means that nothing was changed yet.
+    ///
+    /// # Errors
+    /// [`KernelError::Originals`].
+    pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
+        let file = state_dir.join(FILE);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(originals_error("read", &file, &e)),
+        };
+        let values = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_once(" = "))
+            .map(|(path, value)| (path.to_owned(), value.to_owned()))
+            .collect();
+        Ok(Self { file, values })
+    }
+
+    /// Sysctls that were changed.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// Sets a sysctl, after its value was kept.
+    ///
+    /// # Errors
+    /// [`KernelError::Originals`] or [`KernelError::Sysctl`].
+    pub fn set(&mut self, path: &str, value: &str) -> Result<(), KernelError> {
+        if !self.values.contains_key(path) {
+            let original = read(path)?;
+            self.values.insert(path.to_owned(), original);
+            if let Err(error) = self.save() {
+                self.values.remove(path);
+                return Err(error);
+            }
+        }
+        write("write", path, value)
+    }
+
+    /// Puts a sysctl back; one that was never changed stays.
+    ///
+    /// # Errors
+    /// [`KernelError::Originals`] or [`KernelError::Sysctl`].
+    pub fn restore(&mut self, path: &str) -> Result<(), KernelError> {
+        let Some(original) = self.values.get(path) else {
+            return Ok(());
+        };
+        write("restore", path, original)?;
+        self.values.remove(path);
+        self.save()
+    }
+
+    /// Writes the file anew and renames it into place; without values it is removed.
+    fn save(&self) -> Result<(), KernelError> {
+        let fail = |e: &io::Error| originals_error("write", &self.file, e);
+        if self.values.is_empty() {
+            return match fs::remove_file(&self.file) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail(&e)),
+                _ => Ok(()),
+            };
+        }
+        let mut text = String::from("# Values of sysctls from before Weft changed them; `weft uninstall` puts them back.\n");
+        for (path, value) in &self.values {
+            text.push_str(&format!("{path} = {value}\n"));
+        }
+        let new = self.file.with_extension("new");
+        let replace = || -> io::Result<()> {
+            if let Some(directory) = self.file.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            fs::write(&new, &text)?;
+            fs::File::open(&new)?.sync_all()?;
+            fs::rename(&new, &self.file)
+        };
+        replace().map_err(|e| fail(&e))
+    }
+}
+
+fn originals_error(action: &'static str, file: &Path, error: &io::Error) -> KernelError {
+    KernelError::Originals {
+        action,
+        path: file.display().to_string(),
+        reason: error.to_string(),
+    }
+}
+
+fn file_of(path: &str) -> PathBuf {
+    Path::new("/proc/sys").join(path)
+}
+
+/// A sysctl's value; runs of white space become one blank, as lists print with tabs.
+///
+/// # Errors
+/// [`KernelError::Sysctl`].
+pub fn read(path: &str) -> Result<String, KernelError> {
+    let text = fs::read_to_string(file_of(path)).map_err(|e| sysctl_error("read", path, &e))?;
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn write(action: &'static str, path: &str, value: &str) -> Result<(), KernelError> {
+    fs::write(file_of(path), value).map_err(|e| sysctl_error(action, path, &e))
+}
+
+fn sysctl_error(action: &'static str, path: &str, error: &io::Error) -> KernelError {
+    KernelError::Sysctl {
+        action,
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Switches IPv6 on for a link of the calling thread's namespace: some systems start links without. The link is ours, so no
+/// original is kept.
+pub(crate) fn enable_ipv6(link: IfName) -> Result<(), KernelError> {
+    write("write", &format!("net/ipv6/conf/{link}/disable_ipv6"), "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn originals_survive_a_restart_and_go_when_all_is_back() {
+        let directory = std::env::temp_dir().join(format!("weft-sysctl-{}", std::process::id()));
+        let mut originals = SysctlOriginals::open(&directory).unwrap();
+        originals.values.insert("net/a".into(), "1 2".into());
+        originals.save().unwrap();
+        let mut again = SysctlOriginals::open(&directory).unwrap();
+        assert_eq!(again.values, originals.values);
+        again.values.clear();
+        again.save().unwrap();
+        assert!(!directory.join(FILE).exists());
+        fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_sysctl_says_which() {
+        let error = read("net/ipv4/no_such_thing").unwrap_err();
+        assert!(error.to_string().contains("/proc/sys/net/ipv4/no_such_thing"), "{error}");
+    }
+}

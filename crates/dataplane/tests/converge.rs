@@ -1,0 +1,225 @@
+//! The executor against the fake kernel: from any state, through failures and crashes, it ends at the plan.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use weft_dataplane::fake::{FakeKernel, Trouble, rows};
+use weft_dataplane::{Executor, ExecutorError, Kernel};
+use weft_model::FactKey;
+use weft_plan::kernel::MAIN_TABLE;
+use weft_plan::{KernelKey, KernelRow, Plan};
+
+type Row = (KernelKey, KernelRow);
+
+/// What a generated plan holds, by number.
+#[derive(Debug, Clone)]
+struct Choice {
+    tunnel: Option<(u16, u32)>,
+    peers: Vec<u8>,
+    pods: Vec<(u8, u32)>,
+    ports: Vec<u16>,
+    forwarding: bool,
+}
+
+impl Choice {
+    fn rows(&self) -> Vec<Row> {
+        let mut list = Vec::new();
+        if let Some((port, mtu)) = self.tunnel {
+            list.push(rows::vxlan(port, mtu));
+            for n in &self.peers {
+                list.extend([rows::fdb(*n), rows::neighbour(*n), rows::peer_route(*n)]);
+            }
+        }
+        for (n, mtu) in &self.pods {
+            list.extend([rows::pod(*n, *mtu), rows::route(*n)]);
+        }
+        if !self.ports.is_empty() {
+            list.push(rows::set("ports"));
+            list.extend(self.ports.iter().map(|port| rows::element("ports", *port)));
+        }
+        if self.forwarding {
+            list.push(rows::sysctl("1"));
+        }
+        list
+    }
+
+    fn plan(&self, generation: u64) -> Plan {
+        plan(generation, self.rows())
+    }
+}
+
+fn plan(generation: u64, rows: impl IntoIterator<Item = Row>) -> Plan {
+    let mut plan = Plan {
+        generation,
+        ..Plan::default()
+    };
+    for (key, row) in rows {
+        plan.kernel.set(key, row, FactKey::Host);
+    }
+    plan
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    let mtu = prop_oneof![Just(1400_u32), Just(1450)];
+    let tunnel = proptest::option::of((prop_oneof![Just(4789_u16), Just(8472)], mtu.clone()));
+    (
+        tunnel,
+        proptest::collection::vec(1_u8..6, 0..4),
+        proptest::collection::btree_map(1_u8..6, mtu, 0..4),
+        proptest::collection::vec(1_u16..6, 0..4),
+        any::<bool>(),
+    )
+        .prop_map(|(tunnel, peers, pods, ports, forwarding)| Choice {
+            tunnel,
+            peers,
+            pods: pods.into_iter().collect(),
+            ports,
+            forwarding,
+        })
+}
+
+/// Somebody else's: a route of ours never replaces it.
+fn foreign() -> BTreeMap<KernelKey, KernelRow> {
+    [rows::route(200), rows::pod(201, 1500)].into()
+}
+
+/// Asserts that the kernel equals the plan, and that another full sync finds nothing to do.
+fn assert_converged(executor: &mut Executor<FakeKernel>, plan: &Plan) {
+    let seen = executor.kernel_mut().observe(&plan.kernel).unwrap();
+    let wanted: BTreeMap<_, _> = plan.kernel.iter().map(|(k, e)| (k.clone(), e.value.clone())).collect();
+    assert_eq!(seen.rows, wanted);
+    assert!(seen.damaged.is_empty());
+    let again = executor.sync(plan).unwrap();
+    assert_eq!((again.applied, again.failed.len()), (0, 0));
+    assert_eq!(executor.kernel().foreign, foreign());
+    let forwarding = executor.kernel().sysctls.get("net/ipv4/ip_forward");
+    let planned = plan.kernel.get(&rows::sysctl("1").0).is_some();
+    assert_eq!(forwarding.is_some_and(|v| v == "1"), planned);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// From what any plan left, through a crash and refusals, to any other plan.
+    #[test]
+    fn syncs_converge(
+        first in choice(),
+        second in choice(),
+        refuse in proptest::collection::btree_set(0_usize..40, 0..8),
+        die_before in proptest::option::of(0_usize..40),
+        lost in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+        damaged in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let kernel = FakeKernel::beside(foreign());
+        let mut executor = Executor::new(kernel);
+        executor.sync(&first.plan(1)).unwrap();
+        let rows = first.rows();
+        for at in lost.iter().filter(|_| !rows.is_empty()) {
+            executor.kernel_mut().lose(&rows[at.index(rows.len())].0);
+        }
+        let key = damaged.filter(|_| !rows.is_empty()).map(|at| rows[at.index(rows.len())].0.clone());
+        if let Some(key) = key && executor.kernel().owned.contains_key(&key) {
+            executor.kernel_mut().damaged.insert(key, "it is down".into());
+        }
+        let plan = second.plan(2);
+        executor.kernel_mut().trouble = Trouble { refuse, die_before };
+        let _ = executor.sync(&plan).unwrap();
+        // The process may have died: a new executor knows nothing of the old one's failures.
+        let mut executor = Executor::new(executor.kernel().clone());
+        executor.kernel_mut().calm();
+        let outcome = executor.sync(&plan).unwrap();
+        prop_assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+        assert_converged(&mut executor, &plan);
+    }
+
+    /// Steps by changed keys alone, with refusals mended by retries, get to the same place.
+    #[test]
+    fn steps_and_retries_converge(
+        history in proptest::collection::vec(choice(), 1..5),
+        refuse in proptest::collection::btree_set(0_usize..60, 0..8),
+    ) {
+        let kernel = FakeKernel::beside(foreign());
+        let mut executor = Executor::new(kernel);
+        let mut plan = Plan::default();
+        executor.sync(&plan).unwrap();
+        executor.kernel_mut().trouble.refuse = refuse;
+        for next in history {
+            let next = next.plan(0);
+            let gone: Vec<KernelKey> = plan.kernel.iter().map(|(k, _)| k.clone()).collect();
+            for key in gone.iter().filter(|key| next.kernel.get(*key).is_none()) {
+                plan.kernel.remove(key);
+            }
+            for (key, entry) in next.kernel.iter() {
+                plan.kernel.set(key.clone(), entry.value.clone(), FactKey::Host);
+            }
+            plan.generation += 1;
+            let changed = plan.kernel.take_changed();
+            let _ = executor.step(&plan, &changed).unwrap();
+        }
+        executor.kernel_mut().calm();
+        for _ in 0..8 {
+            if let Some(due) = executor.next_retry() {
+                let _ = executor.retry(&plan, due + Duration::from_secs(60)).unwrap();
+            }
+        }
+        prop_assert!(executor.next_retry().is_none());
+        assert_converged(&mut executor, &plan);
+    }
+}
+
+#[test]
+fn a_step_costs_its_rows_and_not_the_table() {
+    let mut executor = Executor::new(FakeKernel::new());
+    let peers: Vec<Row> = (1..=250)
+        .flat_map(|n| [rows::fdb(n), rows::neighbour(n), rows::peer_route(n)])
+        .chain([rows::vxlan(4789, 1450)])
+        .collect();
+    let mut plan = plan(1, peers);
+    executor.sync(&plan).unwrap();
+    let _ = plan.kernel.take_changed();
+    let (key, row) = rows::fdb(251);
+    plan.kernel.set(key, row, FactKey::Host);
+    let changed = plan.kernel.take_changed();
+    let outcome = executor.step(&plan, &changed).unwrap();
+    assert_eq!((outcome.applied, outcome.messages), (1, 1));
+}
+
+#[test]
+fn a_recreated_tunnel_gets_its_peers_back() {
+    let mut executor = Executor::new(FakeKernel::new());
+    let peer = [rows::fdb(1), rows::neighbour(1), rows::peer_route(1)];
+    let before = plan(1, peer.clone().into_iter().chain([rows::vxlan(4789, 1450)]));
+    executor.sync(&before).unwrap();
+    let after = plan(2, peer.into_iter().chain([rows::vxlan(8472, 1450)]));
+    let outcome = executor.step(&after, &[rows::vxlan(8472, 1450).0]).unwrap();
+    assert_eq!(outcome.applied, 4);
+    assert_eq!(executor.kernel().owned.len(), 4);
+}
+
+#[test]
+fn an_older_plan_is_refused() {
+    let mut executor = Executor::new(FakeKernel::new());
+    executor.sync(&plan(7, [])).unwrap();
+    let error = executor.sync(&plan(6, [rows::pod(1, 1450)])).unwrap_err();
+    assert_eq!(error, ExecutorError::OlderPlan { offered: 6, applied: 7 });
+    assert!(executor.kernel().owned.is_empty());
+}
+
+#[test]
+fn what_fails_is_tried_again_only_after_a_pause() {
+    let kernel = FakeKernel::beside(foreign());
+    let mut executor = Executor::new(kernel);
+    let plan = plan(1, [rows::pod(200, 1450), rows::route(200)]);
+    let outcome = executor.sync(&plan).unwrap();
+    assert_eq!(outcome.failed.len(), 1, "the route is somebody else's");
+    let start = Instant::now();
+    assert!(executor.next_retry().unwrap() > start);
+    let too_early = executor.retry(&plan, start).unwrap();
+    assert_eq!(too_early.applied + too_early.failed.len(), 0);
+    let key = outcome.failed[0].0.clone();
+    assert!(matches!(key, KernelKey::Route(route) if route.table == MAIN_TABLE));
+    executor.kernel_mut().foreign.remove(&key);
+    let late = executor.retry(&plan, start + Duration::from_secs(1)).unwrap();
+    assert_eq!((late.applied, executor.failures().count()), (1, 0));
+}
