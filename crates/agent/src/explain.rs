@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_compile::oracle::{Conversation, Fixed, NodeView, Packet, Start, World, converse};
+use weft_compile::oracle::{Conversation, NodeView, Packet, Start, World, converse};
 use weft_compile::{Compiler, Facts, Settings};
 use weft_model::{
     Attachment, AttachmentId, Change, Fact, Family, Host, HostLink, IfName, Mac, Node, NodeName, ObjectKey,
@@ -67,7 +67,7 @@ pub fn explain(core: &Core, queries: &[Query]) -> Vec<Explanation> {
 fn answer(core: &Core, world: &World<'_>, query: &Query) -> Explanation {
     match resolve(core, world, query) {
         Ok((start, packet)) => {
-            let conversation = CONV;
+            let conversation = converse(world, &start, packet);
             let verdict = serde_json::to_value(&conversation.forward.outcome)
                 .ok()
                 .and_then(|outcome| Some(outcome.get("verdict")?.as_str()?.to_owned()))

@@ -125,8 +125,8 @@ impl<'a> Context<'a> {
     }
 
     fn tunnel(&self, peer: &Node) -> Way {
-        let Some(own) = self.own_underlay() else {
-            return Way::None("this node has no address yet");
+        let (Some(_), Some(own)) = (self.own_node(), self.own_underlay()) else {
+            return Way::None("this node itself is not in the store yet, or has no address");
         };
         match peer.address(Family::of(own)) {
             Some(address) => Way::Tunnel { underlay: address.ip },
