@@ -139,6 +139,12 @@ impl Forwarder {
         })
     }
 
+    /// The resolvers in use, as listed.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        upstreams.1.iter().map(|upstream| upstream.address).collect()
+    }
+
     /// True where a client's request is one that we sent to a resolver.
     pub fn is_loop(&self, request: &Request) -> bool {
         self.pending.is_ours(&request.name, request.rtype)

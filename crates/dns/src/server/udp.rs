@@ -15,6 +15,9 @@ use crate::answer::Transport;
 /// Longest request that is read, in bytes; what is longer is cut, and then not understood.
 const MAX_REQUEST: usize = 4096;
 
+/// How long a request may be on its way inside the kernel after its socket was chosen.
+const ON_ITS_WAY: Duration = Duration::from_millis(5);
+
 /// Serves a socket until `stop` says so, and then what still waits in it.
 pub(super) async fn run(socket: UdpSocket, service: Arc<Service>, mut stop: watch::Receiver<()>) {
     let socket = Arc::new(socket);
@@ -34,6 +37,11 @@ pub(super) async fn run(socket: UdpSocket, service: Arc<Service>, mut stop: watc
             }
         }
     }
+    // A connected socket gets nothing from others, and the kernel gives their requests to the server that takes over.
+    if let Ok(own) = socket.local_addr() {
+        let _ = socket.connect(own).await;
+    }
+    tokio::time::sleep(ON_ITS_WAY).await;
     while let Ok((length, client)) = socket.try_recv_from(&mut query) {
         handle(&socket, &service, &query[..length], client, &mut out);
     }

@@ -1,0 +1,81 @@
+//! Beginning, ending, and what comes in between.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use super::fixture::{cluster, request};
+use super::{ask, config, exchange, server};
+use weft_dns::{DnsError, UpstreamSource, serve};
+use weft_plan::Plan;
+
+#[test]
+fn a_server_listens_at_addresses_that_do_not_exist_yet() {
+    let mut config = config();
+    config.listen = vec![
+        "127.0.0.1:0".parse().unwrap(),
+        "192.0.2.53:0".parse().unwrap(),
+        "[2001:db8::53]:0".parse().unwrap(),
+    ];
+    let server = serve(&config, Arc::new(RwLock::new(cluster()))).unwrap();
+    assert_eq!(server.addresses().len(), 3);
+    assert!(ask(&server, "old.default.svc.cluster.local", "A").ends_with("10.96.0.2"));
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut config = config();
+    config.listen = vec![taken.local_addr().unwrap()];
+    let plan = Arc::new(RwLock::new(Plan::default()));
+    let error = serve(&config, plan.clone()).unwrap_err().to_string();
+    let wanted =
+        format!("listening for DNS by UDP at {}: Address already in use", taken.local_addr().unwrap());
+    assert!(error.starts_with(&wanted), "{error}");
+    config.listen.clear();
+    assert!(matches!(serve(&config, plan), Err(DnsError::NoAddress)));
+}
+
+#[test]
+fn changes_of_the_plan_are_answered_at_once() {
+    let plan = Arc::new(RwLock::new(Plan::default()));
+    let server = serve(&config(), plan.clone()).unwrap();
+    let name = "old.default.svc.cluster.local";
+    assert_eq!(ask(&server, name, "A"), "ServFail ra");
+    *plan.write().unwrap() = cluster();
+    assert!(ask(&server, name, "A").ends_with("10.96.0.2"));
+}
+
+#[test]
+fn another_server_takes_over_without_a_loss() {
+    let old = server(UpstreamSource::Fixed(Vec::new()));
+    let address = old.addresses()[0];
+    let asking = std::thread::spawn(move || {
+        let query = request("old.default.svc.cluster.local", 1, 1, b"");
+        (0..2000).filter(|_| exchange(address, &query).is_some()).count()
+    });
+    std::thread::sleep(Duration::from_millis(30));
+    let mut config = config();
+    config.listen = vec![address];
+    let new = serve(&config, Arc::new(RwLock::new(cluster()))).unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    let (before, answered) = (old.stop().udp, asking.join().unwrap());
+    let after = new.stop().udp;
+    assert_eq!((answered, before + after), (2000, 2000));
+    assert!(before > 0 && after > 0, "{before} {after}");
+    // Nobody listens any more.
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn rubbish_is_counted_and_harms_nothing() {
+    let server = server(UpstreamSource::Fixed(Vec::new()));
+    let address: SocketAddr = server.addresses()[0];
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for length in [0, 1, 11, 12, 600, 60000] {
+        socket.send_to(&vec![0xff; length], address).unwrap();
+    }
+    assert!(ask(&server, "old.default.svc.cluster.local", "A").ends_with("10.96.0.2"));
+    let counters = server.stop();
+    assert_eq!((counters.udp, counters.dropped, counters.rcodes[0]), (7, 6, 1));
+}
