@@ -5,7 +5,6 @@
 //! held before stays in force for everything that is missing now.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,11 +12,12 @@ use weft_model::FactKey;
 
 use super::DirectoryOptions;
 use super::layout::{self, Writer};
-use super::manifest::{self, Manifest};
+use super::manifest::Manifest;
 use super::notice::Board;
 use super::notify::Hint;
 use super::scan::{self, Fingerprint, Found};
 use super::table::{Missing, Table};
+use super::version::{self, Text};
 use crate::object::Interner;
 use crate::store::{Event, Remark};
 
@@ -52,6 +52,11 @@ enum Refusal {
     Unreadable(String),
 }
 
+/// The fingerprint, if it is old enough to tell every later version from this one.
+fn settled(fingerprint: Fingerprint) -> Option<Fingerprint> {
+    Some(fingerprint).filter(|f| !f.is_young(SystemTime::now()))
+}
+
 /// The state of one watch.
 #[derive(Debug)]
 pub(super) struct Follower {
@@ -84,9 +89,14 @@ impl Follower {
     pub fn load(&mut self) -> std::io::Result<Found> {
         let found = scan::scan(&self.root)?;
         self.note_unreadable(&found);
-        for (path, fingerprint) in &found.files {
-            if let Err(Refusal::Unreadable(text)) = self.take(path, *fingerprint, None) {
-                self.set_unreadable_file(path, &text);
+        for version in version::read_all(&self.root, &found, self.options.max_file) {
+            match version.outcome {
+                Ok((contents, manifest)) => {
+                    let seen = settled(version.fingerprint);
+                    self.known.insert(version.path.clone(), Known { seen, contents });
+                    self.accept(&version.path, &version.writer, manifest);
+                }
+                Err(text) => self.set_unreadable_file(&version.path, &text),
             }
         }
         Ok(found)
@@ -201,7 +211,7 @@ impl Follower {
         if let Some(at) = wait(pending.patience) {
             return Some(at);
         }
-        match self.take(path, fingerprint, Some(now.duration_since(pending.since))) {
+        match self.take(path, fingerprint, now.duration_since(pending.since)) {
             Ok(()) => None,
             Err(Refusal::Wait(time)) => Some(now + time),
             Err(Refusal::Unreadable(text)) => {
@@ -211,35 +221,21 @@ impl Follower {
         }
     }
 
-    /// Reads a file that has been as it is for `age` (`None`: believe it as it is) and takes it in.
-    fn take(&mut self, path: &str, fingerprint: Fingerprint, age: Option<Duration>) -> Result<(), Refusal> {
+    /// Reads a file that has been as it is for `age`, and takes it in.
+    fn take(&mut self, path: &str, fingerprint: Fingerprint, age: Duration) -> Result<(), Refusal> {
         let Some(writer) = layout::writer_of(path) else { return Ok(()) };
-        if fingerprint.size > self.options.max_file {
-            let text = format!(
-                "it has {} bytes, and no more than {} are read; split it",
-                fingerprint.size, self.options.max_file
-            );
-            return Err(Refusal::Unreadable(text));
-        }
-        let full = self.root.join(path);
-        let bytes =
-            std::fs::read(&full).map_err(|e| Refusal::Unreadable(format!("it can't be read: {e}")))?;
-        if Fingerprint::of(&full).ok().flatten() != Some(fingerprint) && age.is_some() {
+        let text =
+            Text::read(&self.root, path, fingerprint, self.options.max_file).map_err(Refusal::Unreadable)?;
+        if Fingerprint::of(&self.root.join(path)).ok().flatten() != Some(fingerprint) {
             return Err(Refusal::Wait(self.options.debounce));
         }
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        let contents = hasher.finish();
-        let seen = Some(fingerprint).filter(|f| !f.is_young(SystemTime::now()));
+        let (seen, contents) = (settled(fingerprint), text.contents);
         if let Some(known) = self.known.get_mut(path).filter(|k| k.contents == contents) {
             known.seen = seen;
             return Ok(());
         }
-        let text = String::from_utf8(bytes).map_err(|e| {
-            Refusal::Unreadable(format!("it is not UTF-8 (byte {})", e.utf8_error().valid_up_to()))
-        })?;
-        let manifest = manifest::parse(path, &writer, &text, &mut self.names);
-        let rest = age.map_or(Duration::ZERO, |age| self.options.settle.saturating_sub(age));
+        let manifest = text.parse(path, &writer, &mut self.names).map_err(Refusal::Unreadable)?;
+        let rest = self.options.settle.saturating_sub(age);
         let is_doubtful =
             || manifest.is_cut_off || !manifest.errors.is_empty() || self.takes_away(path, &manifest);
         if !rest.is_zero() && is_doubtful() {

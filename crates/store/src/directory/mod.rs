@@ -21,6 +21,7 @@ mod notify;
 mod publish;
 mod scan;
 mod table;
+mod version;
 mod watch;
 
 use std::io::{PipeReader, PipeWriter, Write};
