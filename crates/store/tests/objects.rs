@@ -333,3 +333,18 @@ fn aliases_do_not_multiply() {
     assert!(decode_all(&text)[0].is_err());
     assert!(began.elapsed().as_secs() < 2);
 }
+
+const SAMPLE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, labels: {a: \"1\"}}\nspec:\n  clusterIP: 10.96.0.1\n\
+                      \x20 ports:\n  - {name: a, port: 80, targetPort: http}\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n\
+                      \x20 kind: Pod\n  metadata:\n    name: p\n    annotations:\n      weft.dev/network: |\n        blue\n";
+
+proptest::proptest! {
+    /// Any damage gives facts or errors, and never a panic.
+    #[test]
+    fn damaged_text_never_panics(cut in 0..SAMPLE.len(), to in 0..SAMPLE.len(), junk in "[\\PC\n\t ]{0,12}") {
+        let text = format!("{}{junk}{}", &SAMPLE[..cut], &SAMPLE[to..]);
+        let count = decode_all(&text).len();
+        proptest::prop_assert!(count <= text.len());
+        decode_json(&text, &mut Interner::default());
+    }
+}

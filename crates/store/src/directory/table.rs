@@ -233,3 +233,82 @@ fn merged_pod(people: Option<&Decoded>, nodes: &[Word]) -> Option<Pod> {
     };
     Some(pod)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
+    use weft_model::{Change, Fact, FactKey, NodeName, ObjectKey, Pod};
+
+    use super::{Missing, Table, Writer};
+    use crate::object::Decoded;
+
+    const FILES: [&str; 4] = ["a.yaml", "b.yaml", ".weft/pods/n1/x.json", ".weft/pods/n2/x.json"];
+
+    fn writer(file: usize) -> Writer {
+        match file {
+            2 => Writer::Node(NodeName::new("n1").unwrap()),
+            3 => Writer::Node(NodeName::new("n2").unwrap()),
+            _ => Writer::User,
+        }
+    }
+
+    /// A file that holds the pods of `mask`, in a version of its own.
+    fn pods(file: usize, mask: u8, version: u8) -> Vec<Decoded> {
+        let held = (0..3).filter(|i| mask & (1 << i) != 0);
+        let pod = |i: u8| {
+            let mut pod = Pod::named(ObjectKey::new("default", &format!("p{i}")).unwrap());
+            pod.labels = [("version", version.to_string())].into_iter().collect();
+            if let Writer::Node(node) = writer(file) {
+                pod.node = Some(node);
+                pod.ips = vec![[10, file as u8, i, version].into()];
+            }
+            Decoded { fact: Fact::Pod(pod), ready: None }
+        };
+        held.map(pod).collect()
+    }
+
+    fn apply(told: &mut BTreeMap<FactKey, Fact>, table: &mut Table) {
+        for change in table.drain().0 {
+            match change {
+                Change::Set(fact) => told.insert(fact.key(), *fact),
+                Change::Remove(key) => told.remove(&key),
+            };
+        }
+    }
+
+    fn step() -> impl Strategy<Value = (usize, u8, u8, bool)> {
+        (0..FILES.len(), 0..8_u8, 0..3_u8, any::<bool>())
+    }
+
+    proptest! {
+        /// Whatever came before, in whatever order and pieces: what was told is what the files say now.
+        #[test]
+        fn only_what_the_files_say_now_counts(steps in proptest::collection::vec(step(), 0..40)) {
+            let (mut table, mut told) = (Table::default(), BTreeMap::new());
+            let mut now = BTreeMap::new();
+            for (file, mask, version, tell) in steps {
+                table.set_leaving(FILES[file], true);
+                if tell {
+                    apply(&mut told, &mut table);
+                }
+                table.set_leaving(FILES[file], false);
+                let published_at = u64::from(version);
+                table.set_file(FILES[file], &writer(file), pods(file, mask, version), published_at, Missing::Remove);
+                now.insert(file, (mask, version));
+                if tell {
+                    apply(&mut told, &mut table);
+                }
+            }
+            apply(&mut told, &mut table);
+            let (mut fresh, mut expected) = (Table::default(), BTreeMap::new());
+            for (file, (mask, version)) in now.into_iter().rev() {
+                let published_at = u64::from(version);
+                fresh.set_file(FILES[file], &writer(file), pods(file, mask, version), published_at, Missing::Remove);
+            }
+            apply(&mut expected, &mut fresh);
+            prop_assert_eq!(told, expected);
+        }
+    }
+}
