@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{packages, shell, tidy};
+use crate::{demo, packages, shell, tidy};
 
 /// Numbers of tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,11 @@ pub fn run() -> Result<()> {
     if !status.success() && tests.failed == 0 {
         // Something didn't compile, or a test program died before it could say how its tests went.
         tally.failed += 1;
+    }
+    match demo::run_short()? {
+        demo::Outcome::Passed => tally.passed += 1,
+        demo::Outcome::Failed => tally.failed += 1,
+        demo::Outcome::Skipped => tally.skipped += 1,
     }
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     if tally.failed > 0 {

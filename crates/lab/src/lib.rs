@@ -4,6 +4,8 @@
 //! with its own network, files and processes, cabled as a [`Topology`] says. A [`runtime::Runtime`] connects *pods*
 //! on them through CNI plugins as a container runtime does.
 //!
+//! Only [`weft`] knows how Weft's own programs are started and asked.
+//!
 //! What always holds: a lab needs no more than root or a user namespace ([`sandbox`]), never touches the real
 //! machine's network, and leaves nothing ([`leftovers`]).
 //!
@@ -15,6 +17,7 @@ pub mod lab;
 pub mod leftovers;
 pub mod load;
 pub mod machine;
+pub mod manifest;
 pub mod pod;
 pub mod probe;
 pub mod resolve;
@@ -23,6 +26,7 @@ pub mod sandbox;
 pub mod serve;
 pub mod tool;
 pub mod topology;
+pub mod weft;
 
 pub use error::LabError;
 pub use exec::exec_main;

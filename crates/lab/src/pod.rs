@@ -187,11 +187,7 @@ fn start_server(machine: &Machine, tool: &Tool, spec: &PodSpec, netns: &Path) ->
 }
 
 /// Starts a server process and waits until it says that its ports are open.
-pub(crate) fn spawn_server(
-    machine: &Machine,
-    mut command: Command,
-    net: Net<'_>,
-) -> Result<Process, LabError> {
+pub fn spawn_server(machine: &Machine, mut command: Command, net: Net<'_>) -> Result<Process, LabError> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut process = machine.spawn(command, net)?;
     let mut line = String::new();

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::serve;
+
 /// A record type that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -124,6 +126,32 @@ fn query(id: u16, question: &Question) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
+/// The answer of the internet's name server: the internet host's addresses for [`serve::INTERNET_NAME`], NXDOMAIN for
+/// every other name. `None` where the question can't be read.
+pub(crate) fn answer_as_internet(query: &[u8]) -> Option<Vec<u8>> {
+    let (asked, end) = name(query, 12)?;
+    let kind = number(query, end)?;
+    let ours = asked.trim_end_matches('.').eq_ignore_ascii_case(serve::INTERNET_NAME);
+    let data: &[u8] = match kind {
+        1 if ours => &[203, 0, 113, 10],
+        28 if ours => &[0x20, 1, 0x0d, 0xb8, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10],
+        _ => &[],
+    };
+    // The header up to the counts: the query's id, "answer, authoritative, recursion available", and the code.
+    let code = if ours { 0 } else { 3 };
+    let mut answer =
+        vec![*query.first()?, *query.get(1)?, 0x85, 0x80 | code, 0, 1, 0, u8::from(!data.is_empty())];
+    answer.extend_from_slice(&[0; 4]);
+    answer.extend_from_slice(query.get(12..end + 4)?);
+    if !data.is_empty() {
+        answer.extend_from_slice(&[0xc0, 12]);
+        answer.extend_from_slice(&kind.to_be_bytes());
+        answer.extend_from_slice(&[0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).ok()?]);
+        answer.extend_from_slice(data);
+    }
+    Some(answer)
+}
+
 /// The code and the records of the asked kind in an answer; `None` where it breaks off.
 fn parse(message: &[u8], kind: Kind) -> Option<(u8, Vec<String>)> {
     let code = message.get(3)? & 0xf;
@@ -210,6 +238,19 @@ mod tests {
         check(Kind::Aaaa, &Ipv6Addr::LOCALHOST.octets(), "::1");
         check(Kind::Ptr, &[1, b'x', 0xc0, 12], "x.a.b.");
         check(Kind::Srv, &[0, 0, 0, 0, 0x1f, 0x90, 0xc0, 12], "8080 a.b.");
+    }
+
+    #[test]
+    fn the_internets_answers_can_be_read() {
+        let check = |asked: &str, kind: Kind, expected: (u8, Vec<String>)| {
+            let question = Question { server: ([127, 0, 0, 1], 53).into(), name: asked.into(), kind };
+            let answer = answer_as_internet(&query(7, &question).expect("a valid name")).expect("an answer");
+            assert_eq!(parse(&answer, kind), Some(expected));
+        };
+        check("www.example.com", Kind::A, (0, vec!["203.0.113.10".into()]));
+        check("WWW.example.com.", Kind::Aaaa, (0, vec!["2001:db8:ffff::a".into()]));
+        check("www.example.com", Kind::Srv, (0, vec![]));
+        check("other.example.com", Kind::A, (3, vec![]));
     }
 
     #[test]

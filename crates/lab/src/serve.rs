@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::resolve;
+
 /// Port of the HTTP server.
 pub const HTTP: u16 = 8080;
 /// Port of the UDP server.
 pub const UDP: u16 = 8081;
 /// Port of the server that swallows and counts.
 pub const SINK: u16 = 8082;
+/// The one name that the internet's name server knows; it has the internet host's addresses.
+pub const INTERNET_NAME: &str = "www.example.com";
 /// First bytes of a UDP packet that is to come back unchanged.
 pub const ECHO: &[u8] = b"echo";
 
@@ -33,16 +37,7 @@ pub struct Greeting {
 
 /// Serves until the process is killed; says `ready` once every port is open.
 pub fn serve_main(name: &str) -> ExitCode {
-    run(name, &[])
-}
-
-/// [`serve_main`] and, on 80, the same HTTP server: a host on the internet.
-pub fn internet_main(name: &str) -> ExitCode {
-    run(name, &[80])
-}
-
-fn run(name: &str, more_http: &[u16]) -> ExitCode {
-    match start(name, more_http) {
+    match start(name) {
         Ok(()) => println!("ready"),
         Err(e) => {
             println!("error {e}");
@@ -54,12 +49,34 @@ fn run(name: &str, more_http: &[u16]) -> ExitCode {
     }
 }
 
-fn start(name: &str, more_http: &[u16]) -> io::Result<()> {
-    for port in [HTTP].iter().chain(more_http) {
-        let listener = listen(*port)?;
-        let name = name.to_owned();
-        thread::spawn(move || accept(&listener, move |stream| greet(stream, &name)));
+/// [`serve_main`], and a name server on UDP port 53: the host that stands for the internet.
+pub fn internet_main(name: &str) -> ExitCode {
+    match UdpSocket::bind((wildcard(), 53)) {
+        Ok(socket) => {
+            thread::spawn(move || answer_names(&socket));
+            serve_main(name)
+        }
+        Err(e) => {
+            println!("error can't bind UDP port 53: {e}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn answer_names(socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    loop {
+        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+        if let Some(answer) = resolve::answer_as_internet(&buffer[..length]) {
+            let _ = socket.send_to(&answer, client);
+        }
+    }
+}
+
+fn start(name: &str) -> io::Result<()> {
+    let http = listen(HTTP)?;
+    let greeter = name.to_owned();
+    thread::spawn(move || accept(&http, move |stream| greet(stream, &greeter)));
     let sink = listen(SINK)?;
     thread::spawn(move || accept(&sink, swallow));
     let socket = UdpSocket::bind((wildcard(), UDP))

@@ -122,6 +122,11 @@ fn the_runtime_connects_pods_through_the_reference_plugins() {
         let node = lab.machine("n1").expect("it runs");
         std::fs::write(node.path("/etc/cni/net.d/10-lab.conflist"), PTP).expect("the list can be written");
         let runtime = Arc::new(Runtime::new(Arc::clone(&node)));
+        let versions = runtime.versions().expect("VERSION works");
+        assert!(
+            versions.len() == 2 && versions.iter().all(|v| v.iter().any(|v| v == "1.0.0")),
+            "{versions:?}"
+        );
         let pods: Vec<Pod> = ["a", "b"]
             .into_iter()
             .map(|name| Pod::start(&runtime, lab.tool(), PodSpec::new("test", name)).expect("the pod starts"))

@@ -131,11 +131,7 @@ mod tests {
     #[test]
     fn walls() {
         check("weft-plan", &[("weft-model", None)], &[]);
-        check(
-            "weft-dataplane",
-            &[("weft-plan", None), ("weft-model", None)],
-            &["weft-dataplane may not use weft-model"],
-        );
+        check("weft-dns", &[("weft-plan", None), ("weft-store", None)], &["weft-dns may not use weft-store"]);
         check("weft-dns", &[("weft-store", Some("dev"))], &[]);
         check("weft-lab", &[("weft-model", None)], &[]);
         check("weft-new", &[], &["weft-new is in no row of the table of crates"]);

@@ -20,6 +20,8 @@ pub enum Verb {
     Gc,
     /// Can it take ADD?
     Status,
+    /// Which versions does it speak?
+    Version,
 }
 
 impl Verb {
@@ -31,6 +33,7 @@ impl Verb {
             Self::Check => "CHECK",
             Self::Gc => "GC",
             Self::Status => "STATUS",
+            Self::Version => "VERSION",
         }
     }
 }

@@ -74,7 +74,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Runs the plugin; returns its result, which only ADD has.
+    /// Runs the plugin; returns its result, which only ADD and VERSION have.
     pub fn run(&self) -> Result<Option<Value>, RuntimeError> {
         let plugin = self.request.get("type").and_then(Value::as_str).unwrap_or_default();
         let program = self.find(plugin)?;
@@ -124,7 +124,9 @@ impl Call<'_> {
             return Err(RuntimeError::Plugin { plugin: plugin.into(), verb: self.verb, error });
         }
         match self.verb {
-            Verb::Add => serde_json::from_str(&answer).map(Some).map_err(|e| unreadable(e.to_string())),
+            Verb::Add | Verb::Version => {
+                serde_json::from_str(&answer).map(Some).map_err(|e| unreadable(e.to_string()))
+            }
             Verb::Del | Verb::Check | Verb::Gc | Verb::Status => Ok(None),
         }
     }

@@ -269,6 +269,17 @@ impl Runtime {
         Ok(())
     }
 
+    /// VERSION: the versions that each plugin of the list says it speaks.
+    pub fn versions(&self) -> Result<Vec<Vec<String>>, RuntimeError> {
+        let config = self.config()?;
+        let read = |plugin: &Value| {
+            let answer = self.call(&config, plugin, Verb::Version, None, None)?.unwrap_or_default();
+            let list = answer.get("supportedVersions").and_then(Value::as_array).into_iter().flatten();
+            Ok(list.filter_map(Value::as_str).map(str::to_owned).collect())
+        };
+        config.plugins().iter().map(read).collect()
+    }
+
     /// GC through all plugins, with the attachments that this runtime has results of as the valid ones. Plugins
     /// that speak an older version aren't called.
     pub fn gc(&self) -> Result<(), RuntimeError> {

@@ -1,0 +1,204 @@
+//! Weft in the lab: how its programs are started and asked. Nothing else here knows.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use weft_cni::client::Exchange;
+
+use crate::machine::{Machine, Net, Process};
+use crate::probe::Transport;
+use crate::{Lab, LabError};
+
+/// The cluster's DNS address of each family.
+pub const DNS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 43, 0, 10)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd43, 0, 0, 0, 0, 0, 0, 0x10)),
+];
+/// The agent's socket on a node.
+const SOCKET: &str = "/run/weft/weft.sock";
+const CONFIG: &str = "/etc/weft/agent.yaml";
+/// How long an agent may take to end when asked.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Weft's programs, as the lab installs them on nodes.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    weft: PathBuf,
+    plugin: PathBuf,
+}
+
+/// What the oracle says of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Prediction {
+    /// `delivered`, `dropped`, …
+    pub verdict: String,
+    /// Whether it arrives and its answer comes back.
+    pub works: bool,
+    /// The way, for people.
+    pub text: String,
+}
+
+/// A question for the oracle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub from: IpAddr,
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// TCP, or UDP.
+    pub transport: Transport,
+}
+
+impl Programs {
+    /// The programs `weft` and `weft-cni` in a folder of the real machine.
+    pub fn in_folder(folder: &Path) -> Result<Self, LabError> {
+        let here = |name: &str| {
+            let path = folder.join(name);
+            std::fs::metadata(&path).map(|_| path.clone()).map_err(LabError::file("find", path))
+        };
+        Ok(Self { weft: here("weft")?, plugin: here("weft-cni")? })
+    }
+
+    /// Puts the programs and the agent's configuration on a node. `shared` is the folder of facts as the node sees it.
+    pub fn install(&self, node: &Machine, shared: &str) -> Result<(), LabError> {
+        let write = |path: &str, text: &str| {
+            let path = node.path(path);
+            std::fs::write(&path, text).map_err(LabError::file("write", path))
+        };
+        node.run("mkdir", &["-p", "/etc/weft", "/var/lib/weft", "/usr/local/bin"])?;
+        for (from, to) in [(&self.weft, "/opt/weft"), (&self.plugin, "/opt/cni/bin/weft")] {
+            let to = node.path(to);
+            std::fs::copy(from, &to).map_err(LabError::file("write", to))?;
+        }
+        // JSON is YAML.
+        let config = json!({
+            "node": node.name(),
+            "store": {"directory": shared},
+            "dns": {"clusterAddresses": DNS},
+        });
+        write(CONFIG, &format!("{config:#}\n"))
+    }
+
+    /// Starts the agent of a node on which they are installed. It writes its log to `log`.
+    pub fn start_agent(&self, node: &Arc<Machine>, log: &Path) -> Result<Agent, LabError> {
+        let file = std::fs::File::options().create(true).append(true).open(log);
+        let file = file.map_err(LabError::file("open", log))?;
+        let copy = file.try_clone().map_err(LabError::file("open", log))?;
+        let mut command = Command::new("/opt/weft");
+        command.args(["agent", "--config", CONFIG]).stdin(Stdio::null()).stdout(file).stderr(copy);
+        let process = node.spawn(command, Net::Machine)?;
+        Ok(Agent { node: Arc::clone(node), process, log: log.into() })
+    }
+
+    /// Removes what an agent has made on a node, and has it say what is left.
+    pub fn uninstall(&self, node: &Machine) -> Result<String, LabError> {
+        node.run("/opt/weft", &["uninstall", "--verify", "--config", CONFIG])
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    node: Arc<Machine>,
+    process: Process,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Its node.
+    pub fn node(&self) -> &Arc<Machine> {
+        &self.node
+    }
+
+    /// Whether it is running.
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
+    /// kill -9.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Asks it to end; returns whether it did.
+    pub fn stop(&self) -> bool {
+        self.process.terminate(FAREWELL)
+    }
+
+    /// Resident memory, in MB.
+    pub fn resident_mb(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse::<f64>().ok().map(|kb| kb / 1024.0)
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// What `weft status` shows.
+    pub fn status(&self) -> Result<Value, LabError> {
+        self.exchange("GET", "/v1/status", b"")
+    }
+
+    /// What the oracle says of each packet.
+    pub fn predict(&self, packets: &[Packet]) -> Result<Vec<Prediction>, LabError> {
+        let queries: Vec<Value> = packets
+            .iter()
+            .map(|packet| {
+                let protocol = match packet.transport {
+                    Transport::Http => "tcp",
+                    Transport::Udp => "udp",
+                };
+                json!({"from": packet.from, "to": format!("{}/{protocol}", packet.to)})
+            })
+            .collect();
+        let body = json!({"queries": queries}).to_string();
+        let mut answer = self.exchange("POST", "/v1/explain", body.as_bytes())?;
+        let predictions: Vec<Prediction> = serde_json::from_value(answer["explanations"].take())
+            .map_err(|e| self.unreadable(&e.to_string()))?;
+        if predictions.len() != packets.len() {
+            return Err(self.unreadable(&format!(
+                "{} answers to {} questions",
+                predictions.len(),
+                packets.len()
+            )));
+        }
+        Ok(predictions)
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<Value, LabError> {
+        let failed = |why: &str| self.unreadable(&format!("{method} {path}: {why}"));
+        let exchange = Exchange {
+            socket: Path::new(SOCKET),
+            method,
+            path,
+            body,
+            descriptor: None,
+            connect_within: Duration::from_secs(1),
+            answer_within: Duration::from_secs(30),
+        };
+        let response = self.node.enter(|| exchange.run())?.map_err(|e| failed(&e.to_string()))?;
+        if response.status != 200 {
+            return Err(failed(&format!("{}: {}", response.status, String::from_utf8_lossy(&response.body))));
+        }
+        serde_json::from_slice(&response.body).map_err(|e| failed(&e.to_string()))
+    }
+
+    fn unreadable(&self, why: &str) -> LabError {
+        LabError::Tool { tool: "agent", why: format!("{} on {}", why, self.node.name()) }
+    }
+}
+
+/// The folder of facts, on the real machine and as nodes see it.
+pub fn shared_folder(lab: &Lab) -> (PathBuf, &'static str) {
+    (lab.directory().join("cluster"), "/lab/cluster")
+}
