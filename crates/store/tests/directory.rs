@@ -14,7 +14,7 @@ use weft_store::{
     DirectoryOptions, DirectoryStore, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store,
 };
 
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_millis(500);
 
 struct Folder {
     dir: tempfile::TempDir,
@@ -41,7 +41,7 @@ impl Folder {
     fn open(dir: tempfile::TempDir) -> Self {
         let options = DirectoryOptions {
             settle: SETTLE,
-            open: Duration::from_millis(1500),
+            open: Duration::from_secs(4),
             safety_poll: Duration::from_secs(600),
             max_file: 1 << 20,
             ..DirectoryOptions::default()
