@@ -19,7 +19,9 @@ pub enum KernelError {
         refusal: Refusal,
     },
     /// Somebody else's link has our name.
-    #[error("link {name} exists and is not ours: its group is {group}, ours is {LINK_GROUP}; rename it or remove it")]
+    #[error(
+        "link {name} exists and is not ours: its group is {group}, ours is {LINK_GROUP}; rename it or remove it"
+    )]
     ForeignLink {
         /// The name.
         name: IfName,
@@ -27,7 +29,9 @@ pub enum KernelError {
         group: u32,
     },
     /// Somebody else's route has our destination.
-    #[error("{object}: another program has a route there; remove it (`ip route show`), or give the cluster other addresses")]
+    #[error(
+        "{object}: another program has a route there; remove it (`ip route show`), or give the cluster other addresses"
+    )]
     ForeignRoute {
         /// Our route in `ip`'s words.
         object: String,
@@ -36,10 +40,14 @@ pub enum KernelError {
     #[error("link {0} does not exist")]
     NoLink(IfName),
     /// An interface of the pod's name is there already.
-    #[error("the pod's namespace has an interface {0} already, which we did not make; remove it, or use another name")]
+    #[error(
+        "the pod's namespace has an interface {0} already, which we did not make; remove it, or use another name"
+    )]
     PodInterfaceTaken(IfName),
     /// A pod's network namespace can't be had.
-    #[error("can't open the network namespace {path:?} of link {link}: {reason}; the pod is gone, or this process does not see the runtime's mounts")]
+    #[error(
+        "can't open the network namespace {path:?} of link {link}: {reason}; the pod is gone, or this process does not see the runtime's mounts"
+    )]
     Namespace {
         /// The pod's link.
         link: IfName,
@@ -57,7 +65,9 @@ pub enum KernelError {
         reason: String,
     },
     /// A sysctl can't be read or written.
-    #[error("can't {action} /proc/sys/{path}: {reason}; is /proc/sys writable, and does this kernel have the feature?")]
+    #[error(
+        "can't {action} /proc/sys/{path}: {reason}; is /proc/sys writable, and does this kernel have the feature?"
+    )]
     Sysctl {
         /// "read", "write" or "restore".
         action: &'static str,

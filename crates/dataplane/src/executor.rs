@@ -68,12 +68,7 @@ pub struct Executor<K> {
 impl<K: Kernel> Executor<K> {
     /// Starts with a kernel of which nothing is known; the first call should be [`Executor::sync`].
     pub fn new(kernel: K) -> Self {
-        Self {
-            kernel,
-            generation: None,
-            failed: BTreeMap::new(),
-            links: BTreeMap::new(),
-        }
+        Self { kernel, generation: None, failed: BTreeMap::new(), links: BTreeMap::new() }
     }
 
     /// The kernel.
@@ -148,10 +143,9 @@ impl<K: Kernel> Executor<K> {
 
     fn accept(&mut self, plan: &Plan) -> Result<(), ExecutorError> {
         match self.generation {
-            Some(applied) if plan.generation < applied => Err(ExecutorError::OlderPlan {
-                offered: plan.generation,
-                applied,
-            }),
+            Some(applied) if plan.generation < applied => {
+                Err(ExecutorError::OlderPlan { offered: plan.generation, applied })
+            }
             _ => {
                 self.generation = Some(plan.generation);
                 Ok(())
@@ -161,16 +155,15 @@ impl<K: Kernel> Executor<K> {
 
     /// Applies keys; links that had to be made anew take a second round for what hung on them.
     fn run(&mut self, plan: &Plan, keys: &[KernelKey]) -> Outcome {
-        let mut outcome = Outcome {
-            generation: plan.generation,
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome { generation: plan.generation, ..Outcome::default() };
         let recreated = self.round(plan, keys.iter(), &mut outcome);
         if !recreated.is_empty() {
             let orphans: Vec<&KernelKey> = plan
                 .kernel
                 .iter()
-                .filter(|(key, entry)| link_of(key, &entry.value).is_some_and(|link| recreated.contains(&link)))
+                .filter(|(key, entry)| {
+                    link_of(key, &entry.value).is_some_and(|link| recreated.contains(&link))
+                })
                 .map(|(key, _)| key)
                 .collect();
             self.round(plan, orphans.into_iter(), &mut outcome);
@@ -201,11 +194,7 @@ impl<K: Kernel> Executor<K> {
             })
             .collect();
         order::arrange(&mut batch);
-        let results = if batch.is_empty() {
-            Vec::new()
-        } else {
-            self.kernel.apply(&batch)
-        };
+        let results = if batch.is_empty() { Vec::new() } else { self.kernel.apply(&batch) };
         debug_assert_eq!(results.len(), batch.len());
         let keys: Vec<KernelKey> = batch.iter().map(|op| op.key().clone()).collect();
         self.links = links;
@@ -240,11 +229,7 @@ impl<K: Kernel> Executor<K> {
 
     fn postpone(&mut self, key: &KernelKey, error: &KernelError, now: Instant) {
         let attempts = self.failed.get(key).map_or(0, |failure| failure.attempts + 1);
-        let failure = Failure {
-            error: error.clone(),
-            attempts,
-            due: now + pause(attempts),
-        };
+        let failure = Failure { error: error.clone(), attempts, due: now + pause(attempts) };
         self.failed.insert(key.clone(), failure);
     }
 }

@@ -19,10 +19,7 @@ use crate::kernel::{Op, mtu_of};
 
 /// Sorts a batch. Changes of one step keep their order.
 pub fn arrange(batch: &mut [Op<'_>]) {
-    let filter = if batch
-        .iter()
-        .any(|op| matches!(op.key(), KernelKey::Set(_) | KernelKey::Chain(_)))
-    {
+    let filter = if batch.iter().any(|op| matches!(op.key(), KernelKey::Set(_) | KernelKey::Chain(_))) {
         Step::Declare
     } else {
         Step::Elements
@@ -93,11 +90,7 @@ mod tests {
     /// Arranges sets of rows (with what they were) and removals; prints the order.
     fn check(sets: &[(Row, Option<KernelRow>)], removals: &[Row], expected: &str) {
         let mut batch: Vec<Op<'_>> = removals.iter().map(|(key, _)| Op::Remove { key }).collect();
-        batch.extend(sets.iter().map(|((key, row), was)| Op::Set {
-            key,
-            row,
-            was: was.as_ref(),
-        }));
+        batch.extend(sets.iter().map(|((key, row), was)| Op::Set { key, row, was: was.as_ref() }));
         // The worst order to begin with.
         batch.reverse();
         arrange(&mut batch);
@@ -121,12 +114,7 @@ mod tests {
     #[test]
     fn elements_open_after_the_link_and_close_before_it() {
         check(
-            &[
-                (element("pods", 1), None),
-                (pod(1, 1450), None),
-                (route(1), None),
-                (sysctl("1"), None),
-            ],
+            &[(element("pods", 1), None), (pod(1, 1450), None), (route(1), None), (sysctl("1"), None)],
             &[pod(2, 1450), route(2), element("pods", 2)],
             "+sysctl net.ipv4.ip_forward; +link weftp000000001; +route 10.244.0.1/32; \
              -element pods; +element pods; -route 10.244.0.2/32; -link weftp000000002",
@@ -136,11 +124,7 @@ mod tests {
     #[test]
     fn declarations_come_before_links_and_take_the_elements_along() {
         check(
-            &[
-                (element("pods", 1), None),
-                (set("pods"), None),
-                (pod(1, 1450), None),
-            ],
+            &[(element("pods", 1), None), (set("pods"), None), (pod(1, 1450), None)],
             &[],
             "+set pods; +element pods; +link weftp000000001",
         );
@@ -149,10 +133,7 @@ mod tests {
     #[test]
     fn a_shrinking_path_shrinks_at_the_sender_first() {
         check(
-            &[
-                (vxlan(4789, 1400), Some(vxlan(4789, 1450).1)),
-                (pod(1, 1400), Some(pod(1, 1450).1)),
-            ],
+            &[(vxlan(4789, 1400), Some(vxlan(4789, 1450).1)), (pod(1, 1400), Some(pod(1, 1450).1))],
             &[],
             "+link weftp000000001; +link weftx9",
         );
@@ -161,10 +142,7 @@ mod tests {
     #[test]
     fn a_growing_path_grows_at_the_receiver_first() {
         check(
-            &[
-                (pod(1, 1450), Some(pod(1, 1400).1)),
-                (vxlan(4789, 1450), Some(vxlan(4789, 1400).1)),
-            ],
+            &[(pod(1, 1450), Some(pod(1, 1400).1)), (vxlan(4789, 1450), Some(vxlan(4789, 1400).1))],
             &[],
             "+link weftx9; +link weftp000000001",
         );

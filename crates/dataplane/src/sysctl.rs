@@ -86,7 +86,9 @@ impl SysctlOriginals {
                 _ => Ok(()),
             };
         }
-        let mut text = String::from("# Values of sysctls from before Weft changed them; `weft uninstall` puts them back.\n");
+        let mut text = String::from(
+            "# Values of sysctls from before Weft changed them; `weft uninstall` puts them back.\n",
+        );
         for (path, value) in &self.values {
             text.push_str(&format!("{path} = {value}\n"));
         }
@@ -104,11 +106,7 @@ impl SysctlOriginals {
 }
 
 fn originals_error(action: &'static str, file: &Path, error: &io::Error) -> KernelError {
-    KernelError::Originals {
-        action,
-        path: file.display().to_string(),
-        reason: error.to_string(),
-    }
+    KernelError::Originals { action, path: file.display().to_string(), reason: error.to_string() }
 }
 
 fn file_of(path: &str) -> PathBuf {
@@ -129,17 +127,21 @@ fn write(action: &'static str, path: &str, value: &str) -> Result<(), KernelErro
 }
 
 fn sysctl_error(action: &'static str, path: &str, error: &io::Error) -> KernelError {
-    KernelError::Sysctl {
-        action,
-        path: path.to_owned(),
-        reason: error.to_string(),
-    }
+    KernelError::Sysctl { action, path: path.to_owned(), reason: error.to_string() }
 }
 
 /// Switches IPv6 on for a link of the calling thread's namespace: some systems start links without. The link is ours, so no
 /// original is kept.
 pub(crate) fn enable_ipv6(link: IfName) -> Result<(), KernelError> {
     write("write", &format!("net/ipv6/conf/{link}/disable_ipv6"), "0")
+}
+
+/// Has a pod's link announce a changed MAC over IPv6, in the calling thread's namespace. Netlink has no request for it. Where
+/// `/proc/sys` is read-only, the node finds out by itself after some ten seconds.
+pub(crate) fn announce_neighbour(link: IfName) {
+    if let Err(error) = write("write", &format!("net/ipv6/conf/{link}/ndisc_notify"), "1") {
+        tracing::debug!(%error, "a changed MAC will not be announced");
+    }
 }
 
 #[cfg(test)]

@@ -50,10 +50,7 @@ impl Choice {
 }
 
 fn plan(generation: u64, rows: impl IntoIterator<Item = Row>) -> Plan {
-    let mut plan = Plan {
-        generation,
-        ..Plan::default()
-    };
+    let mut plan = Plan { generation, ..Plan::default() };
     for (key, row) in rows {
         plan.kernel.set(key, row, FactKey::Host);
     }

@@ -55,11 +55,7 @@ impl Node {
                 IpAddr::V4(_) => "192.0.2.1",
                 IpAddr::V6(_) => "2001:db8::1",
             };
-            let key = RouteKey {
-                table: MAIN_TABLE,
-                destination: Cidr::host(address),
-                metric: 0,
-            };
+            let key = RouteKey { table: MAIN_TABLE, destination: Cidr::host(address), metric: 0 };
             let route = Route {
                 kind: RouteKind::Unicast,
                 link: Some(name),
@@ -99,10 +95,7 @@ impl Node {
 }
 
 fn id(n: u8) -> AttachmentId {
-    AttachmentId {
-        container: format!("container{n}").into(),
-        ifname: IfName::new("eth0").unwrap(),
-    }
+    AttachmentId { container: format!("container{n}").into(), ifname: IfName::new("eth0").unwrap() }
 }
 
 fn name(n: u8) -> IfName {
@@ -110,10 +103,7 @@ fn name(n: u8) -> IfName {
 }
 
 fn addresses(n: u8) -> Vec<IpAddr> {
-    vec![
-        IpAddr::from([10, 244, 0, n]),
-        format!("fd00:244::{n:x}").parse().unwrap(),
-    ]
+    vec![IpAddr::from([10, 244, 0, n]), format!("fd00:244::{n:x}").parse().unwrap()]
 }
 
 fn link(n: u8, mtu: u32) -> Link {
@@ -262,7 +252,10 @@ fn damage_is_found_and_mended() {
         run(&damage);
         assert!(node.sync() > 0, "{damage}");
         assert_eq!(node.sync(), 0, "{damage}");
-        assert!(ping(1, "192.0.2.1") && ping(1, "2001:db8::1"), "{damage}");
+        for target in ["10.244.0.1", "fd00:244::1"] {
+            let pause = until_reachable(1, target, Duration::from_secs(2));
+            assert!(pause.is_some(), "{damage}: {target}");
+        }
     }
 }
 
@@ -274,14 +267,13 @@ fn a_creation_that_was_broken_off_is_finished() {
     let mut node = Node::new();
     run("ip netns add pod1");
     // What a crash right after the first request leaves.
-    run(&format!(
-        "ip link add {} group 9338 type veth peer name eth0 netns pod1",
-        name(1)
-    ));
+    run(&format!("ip link add {} group 9338 type veth peer name eth0 netns pod1", name(1)));
     node.add(1, 1450);
     assert!(node.sync() > 0);
     assert!(ping(1, "192.0.2.1") && ping(1, "2001:db8::1"));
     assert_eq!(node.sync(), 0);
+    let faults = node.executor.kernel_mut().check_pod(name(1), &link(1, 1450), None).unwrap();
+    assert_eq!(faults, Vec::<String>::new());
 }
 
 #[test]

@@ -50,10 +50,7 @@ impl FakeKernel {
 
     /// A kernel that holds other people's objects.
     pub fn beside(foreign: BTreeMap<KernelKey, KernelRow>) -> Self {
-        Self {
-            foreign,
-            ..Self::default()
-        }
+        Self { foreign, ..Self::default() }
     }
 
     /// Ends all trouble; counting starts again.
@@ -67,9 +64,9 @@ impl FakeKernel {
         self.owned.remove(key);
         match key {
             KernelKey::Link(name) => self.owned.retain(|k, row| link_of(k, row) != Some(*name)),
-            KernelKey::Set(set) => self
-                .owned
-                .retain(|k, _| !matches!(k, KernelKey::Element(of, _) if of == set)),
+            KernelKey::Set(set) => {
+                self.owned.retain(|k, _| !matches!(k, KernelKey::Element(of, _) if of == set))
+            }
             _ => {}
         }
         self.damaged.retain(|k, _| self.owned.contains_key(k));
@@ -132,10 +129,7 @@ fn refused(action: &'static str, key: &KernelKey, errno: i32) -> KernelError {
     KernelError::Refused {
         action,
         object: format!("{key:?}"),
-        refusal: Refusal {
-            errno,
-            text: String::new(),
-        },
+        refusal: Refusal { errno, text: String::new() },
     }
 }
 
@@ -152,10 +146,7 @@ impl Kernel for FakeKernel {
             let value = KernelRow::Sysctl(read(&path).into());
             rows.insert(KernelKey::Sysctl(path.into()), value);
         }
-        Ok(Observation {
-            rows,
-            damaged: self.damaged.clone(),
-        })
+        Ok(Observation { rows, damaged: self.damaged.clone() })
     }
 
     fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>> {

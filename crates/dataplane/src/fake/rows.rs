@@ -6,7 +6,8 @@ use weft_model::{AttachmentId, Cidr, IfName, Mac, Port, Vni};
 use weft_plan::filter::{Element, SetSpec};
 use weft_plan::kernel::{LinkKind, MAIN_TABLE};
 use weft_plan::{
-    Atom, Fdb, Ident, KernelKey, KernelRow, Link, Neighbour, PodLink, Route, RouteKey, RouteKind, Type, VxlanLink,
+    Atom, Fdb, Ident, KernelKey, KernelRow, Link, Neighbour, PodLink, Route, RouteKey, RouteKind, Type,
+    VxlanLink,
 };
 
 /// A row with its key.
@@ -36,10 +37,7 @@ pub fn sysctl(value: &str) -> Row {
 pub fn pod(n: u8, mtu: u32) -> Row {
     let link = Link {
         kind: LinkKind::Pod(PodLink {
-            attachment: AttachmentId {
-                container: format!("c{n}").into(),
-                ifname: name("eth0"),
-            },
+            attachment: AttachmentId { container: format!("c{n}").into(), ifname: name("eth0") },
             netns: format!("/run/netns/pod{n}").into(),
             pod_mac: Mac([2, 0, 0, 0, 1, n]),
             addresses: vec![IpAddr::from([10, 244, 0, n])],
@@ -52,18 +50,10 @@ pub fn pod(n: u8, mtu: u32) -> Row {
 
 /// The route to pod `n`.
 pub fn route(n: u8) -> Row {
-    let key = RouteKey {
-        table: MAIN_TABLE,
-        destination: Cidr::host(IpAddr::from([10, 244, 0, n])),
-        metric: 0,
-    };
-    let route = Route {
-        kind: RouteKind::Unicast,
-        link: Some(pod_name(n)),
-        via: None,
-        onlink: false,
-        source: None,
-    };
+    let key =
+        RouteKey { table: MAIN_TABLE, destination: Cidr::host(IpAddr::from([10, 244, 0, n])), metric: 0 };
+    let route =
+        Route { kind: RouteKind::Unicast, link: Some(pod_name(n)), via: None, onlink: false, source: None };
     (KernelKey::Route(key), KernelRow::Route(route))
 }
 
@@ -113,10 +103,7 @@ fn peer_mac(n: u8) -> Mac {
 /// Where packets for peer `n`'s MAC go.
 pub fn fdb(n: u8) -> Row {
     let destination = IpAddr::from([192, 0, 2, n]);
-    (
-        KernelKey::Fdb(tunnel(), peer_mac(n)),
-        KernelRow::Fdb(Fdb { destination }),
-    )
+    (KernelKey::Fdb(tunnel(), peer_mac(n)), KernelRow::Fdb(Fdb { destination }))
 }
 
 /// Peer `n`'s MAC.
@@ -133,8 +120,5 @@ pub fn set(name: &str) -> Row {
 
 /// An element of such a set.
 pub fn element(set: &str, port: u16) -> Row {
-    (
-        KernelKey::Element(Ident::new(set), [Atom::Port(port)].into()),
-        KernelRow::Element(Element::member()),
-    )
+    (KernelKey::Element(Ident::new(set), [Atom::Port(port)].into()), KernelRow::Element(Element::member()))
 }

@@ -41,10 +41,7 @@ pub(crate) fn check(
         faults.push(format!("the interface {inner} is missing in the pod"));
         return Ok(faults);
     };
-    if host
-        .as_ref()
-        .is_some_and(|host| host.peer != Some(end.index) || end.peer != Some(host.index))
-    {
+    if host.as_ref().is_some_and(|host| host.peer != Some(end.index) || end.peer != Some(host.index)) {
         faults.push(format!("{inner} is not the other end of {name}"));
     }
     check_pod_end(&end, pod, &mut faults);
@@ -55,7 +52,8 @@ pub(crate) fn check(
         }
     }
     for family in Family::ALL {
-        if pod.addresses.iter().any(|a| Family::of(*a) == family) && !has_default_route(&mut inside, family)? {
+        if pod.addresses.iter().any(|a| Family::of(*a) == family) && !has_default_route(&mut inside, family)?
+        {
             faults.push(format!("the pod has no {family} default route by {}", gateway(family)));
         }
     }
@@ -73,9 +71,7 @@ fn check_host_end(
         faults.push(format!("the host end {} is not ours: its group is {}", state.name, state.group));
         return Ok(());
     }
-    let gateway = addresses(rtnl, state.index)?
-        .iter()
-        .any(|(address, _)| *address == IpAddr::V6(GATEWAY_V6));
+    let gateway = addresses(rtnl, state.index)?.iter().any(|(address, _)| *address == IpAddr::V6(GATEWAY_V6));
     let gateway = if gateway { Gateway::Present } else { Gateway::Missing };
     if let Some(damage) = host_end::damage(state, pod, gateway) {
         faults.push(format!("host end {}: {damage}", state.name));

@@ -25,12 +25,8 @@ const NDT_FIXED: usize = 4;
 
 /// IPv4 settings of a host end. It answers ARP for the gateway; asymmetric paths are for the packet filter to judge
 /// (loose reverse path check); a packet to 127.0.0.1 that was translated may come here; a pod is never told to go another way.
-pub(crate) const CONF: [(Conf, u32); 4] = [
-    (Conf::ProxyArp, 1),
-    (Conf::RpFilter, 2),
-    (Conf::RouteLocalnet, 1),
-    (Conf::SendRedirects, 0),
-];
+pub(crate) const CONF: [(Conf, u32); 4] =
+    [(Conf::ProxyArp, 1), (Conf::RpFilter, 2), (Conf::RouteLocalnet, 1), (Conf::SendRedirects, 0)];
 
 /// Makes the pair, the pod's end at once in the namespace `fd`, both down.
 pub(crate) fn create(name: IfName, pod: &PodLink, fd: i32) -> Request {
@@ -41,16 +37,15 @@ pub(crate) fn create(name: IfName, pod: &PodLink, fd: i32) -> Request {
         .u32(libc::IFLA_MTU, pod.mtu)
         .attr(libc::IFLA_ADDRESS, &HOST_END_MAC.0)
         .nest(libc::IFLA_LINKINFO, |info| {
-            info.attr(libc::IFLA_INFO_KIND, b"veth")
-                .nest(libc::IFLA_INFO_DATA, |data| {
-                    data.nest(VETH_INFO_PEER, |peer| {
-                        peer.raw(&headers::link(0, 0, 0))
-                            .text(libc::IFLA_IFNAME, pod.attachment.ifname.as_str())
-                            .u32(libc::IFLA_MTU, pod.mtu)
-                            .attr(libc::IFLA_ADDRESS, &pod.pod_mac.0)
-                            .attr(libc::IFLA_NET_NS_FD, &fd.to_ne_bytes())
-                    })
+            info.attr(libc::IFLA_INFO_KIND, b"veth").nest(libc::IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |peer| {
+                    peer.raw(&headers::link(0, 0, 0))
+                        .text(libc::IFLA_IFNAME, pod.attachment.ifname.as_str())
+                        .u32(libc::IFLA_MTU, pod.mtu)
+                        .attr(libc::IFLA_ADDRESS, &pod.pod_mac.0)
+                        .attr(libc::IFLA_NET_NS_FD, &fd.to_ne_bytes())
                 })
+            })
         });
     Request::new(message, "create", format!("link {name}"))
 }
@@ -103,7 +98,8 @@ pub(crate) fn seed_neighbours(state: &LinkState, pod: &PodLink, seed: Seed) -> V
         let message = Message::new(libc::RTM_NEWNEIGH, flags, &header)
             .address(libc::NDA_DST, *address)
             .attr(libc::NDA_LLADDR, &pod.pod_mac.0);
-        Request::new(message, "add", format!("neighbour {address} dev {}", state.name)).tolerate(&[libc::EEXIST])
+        Request::new(message, "add", format!("neighbour {address} dev {}", state.name))
+            .tolerate(&[libc::EEXIST])
     };
     pod.addresses.iter().map(request).collect()
 }
@@ -125,7 +121,9 @@ pub(crate) fn damage(state: &LinkState, pod: &PodLink, gateway: Gateway) -> Opti
             faults.push(format!("{} is not {value}", setting.name()));
         }
     }
-    if no_own_addresses() == OwnAddresses::None && state.addr_gen_mode().is_some_and(|mode| mode != ADDR_GEN_NONE) {
+    if no_own_addresses() == OwnAddresses::None
+        && state.addr_gen_mode().is_some_and(|mode| mode != ADDR_GEN_NONE)
+    {
         faults.push("the kernel makes link-local addresses for it".into());
     }
     if has_ipv6(pod) && gateway == Gateway::Missing {
@@ -154,9 +152,7 @@ fn no_proxy_delay(index: u32, name: IfName) -> Request {
     let message = Message::new(libc::RTM_SETNEIGHTBL, libc::NLM_F_REPLACE, &header)
         .text(NDTA_NAME, ARP_TABLE)
         .nest(NDTA_PARMS, |parameters| {
-            parameters
-                .u32(NDTPA_IFINDEX, index)
-                .attr(NDTPA_PROXY_DELAY, &0_u64.to_ne_bytes())
+            parameters.u32(NDTPA_IFINDEX, index).attr(NDTPA_PROXY_DELAY, &0_u64.to_ne_bytes())
         });
     Request::new(message, "set the ARP proxy delay of", format!("link {name}"))
 }
@@ -165,6 +161,7 @@ fn gateway_v6(index: u32, name: IfName) -> Request {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let nodad = libc::IFA_F_NODAD as u8;
     let header = headers::address(libc::AF_INET6 as u8, 64, nodad, libc::RT_SCOPE_LINK, index);
-    let message = Message::new(libc::RTM_NEWADDR, flags, &header).address(libc::IFA_LOCAL, IpAddr::V6(GATEWAY_V6));
+    let message =
+        Message::new(libc::RTM_NEWADDR, flags, &header).address(libc::IFA_LOCAL, IpAddr::V6(GATEWAY_V6));
     Request::new(message, "add", format!("address {GATEWAY_V6} dev {name}")).tolerate(&[libc::EEXIST])
 }

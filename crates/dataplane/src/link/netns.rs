@@ -7,25 +7,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sched::{CloneFlags, setns};
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{FsType, fstatfs};
 use weft_model::IfName;
 
 use crate::KernelError;
 use crate::netlink::{Rtnl, SocketError};
 
 /// `NSFS_MAGIC` of `linux/magic.h`.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS: FsType = FsType(0x6e73_6673);
 
 /// Opens the namespace at `path`.
 ///
 /// # Errors
 /// [`KernelError::Namespace`] where nothing is there, or no namespace.
 pub(crate) fn open(link: IfName, path: &str) -> Result<OwnedFd, KernelError> {
-    let fail = |reason: String| KernelError::Namespace {
-        link,
-        path: path.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| KernelError::Namespace { link, path: path.to_owned(), reason };
     if path.is_empty() {
         return Err(fail("its path is not known".into()));
     }
@@ -36,17 +32,12 @@ pub(crate) fn open(link: IfName, path: &str) -> Result<OwnedFd, KernelError> {
         .open(path)
         .map_err(|e| fail(e.to_string()))?;
     let fd = OwnedFd::from(file);
-    if is_namespace(fd.as_fd()) {
-        Ok(fd)
-    } else {
-        Err(fail("it is a file and no namespace".into()))
-    }
+    if is_namespace(fd.as_fd()) { Ok(fd) } else { Err(fail("it is a file and no namespace".into())) }
 }
 
 /// True for a descriptor of a namespace, of whatever kind.
 pub(crate) fn is_namespace(fd: BorrowedFd<'_>) -> bool {
-    // The field's type differs between architectures.
-    fstatfs(fd).is_ok_and(|fs| i64::from(fs.filesystem_type().0) == NSFS_MAGIC)
+    fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == NSFS)
 }
 
 /// Runs `work` in a thread inside the namespace.
@@ -58,10 +49,7 @@ pub(crate) fn within<T: Send>(
     link: IfName,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, KernelError> {
-    let fail = |reason: String| KernelError::Enter {
-        object: format!("link {link}"),
-        reason,
-    };
+    let fail = |reason: String| KernelError::Enter { object: format!("link {link}"), reason };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("netns".into());
         let running = thread.spawn_scoped(scope, || {
@@ -82,6 +70,21 @@ pub(crate) fn within<T: Send>(
 /// # Errors
 /// [`KernelError::Enter`], or the socket's own.
 pub(crate) fn socket(namespace: BorrowedFd<'_>, link: IfName) -> Result<Rtnl, KernelError> {
-    let opened: Result<Rtnl, SocketError> = within(namespace, link, Rtnl::open)?;
+    socket_after(namespace, link, || ())
+}
+
+/// A socket inside the namespace, after some work there.
+///
+/// # Errors
+/// As [`socket`].
+pub(crate) fn socket_after(
+    namespace: BorrowedFd<'_>,
+    link: IfName,
+    work: impl FnOnce() + Send,
+) -> Result<Rtnl, KernelError> {
+    let opened: Result<Rtnl, SocketError> = within(namespace, link, || {
+        work();
+        Rtnl::open()
+    })?;
     Ok(opened?)
 }

@@ -3,6 +3,7 @@
 //! The alias is written last: a host end without it was left unfinished by a crash, and is finished when it is seen.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use weft_model::IfName;
 use weft_plan::kernel::LinkKind;
@@ -13,7 +14,13 @@ use super::request::{Request, alias, find, found, ours, send};
 use super::state::{LinkState, by_name};
 use super::{netns, pod_end, remove};
 use crate::netlink::Rtnl;
-use crate::{Effect, KernelError};
+use crate::{Effect, KernelError, sysctl};
+
+/// Pauses between looks whether a new pair carries packets: under load-free conditions it takes some 50 µs.
+const FIRST_LOOK: Duration = Duration::from_micros(20);
+const LAST_LOOK: Duration = Duration::from_millis(1);
+/// When the waiting ends.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +37,11 @@ pub(crate) struct Wanted<'a> {
 
 /// Makes the pair be as wanted. `brought` is the namespace that the runtime handed over; without it the row's path is opened,
 /// where the pod's end has to be touched at all.
-pub(crate) fn ensure(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Result<Effect, KernelError> {
+pub(crate) fn ensure(
+    rtnl: &mut Rtnl,
+    wanted: Wanted<'_>,
+    brought: Option<&OwnedFd>,
+) -> Result<Effect, KernelError> {
     // With a namespace at hand this is an ADD, and creation the likely case: no look beforehand.
     if brought.is_some() {
         return create(rtnl, wanted, brought);
@@ -78,17 +89,43 @@ fn finish(
     state: &LinkState,
 ) -> Result<(), KernelError> {
     configure_host_end(rtnl, wanted, state)?;
-    let mut inside = netns::socket(namespace.as_fd(), wanted.name)?;
-    let index = state.peer.ok_or(KernelError::NoLink(wanted.pod.attachment.ifname))?;
+    let inner = wanted.pod.attachment.ifname;
+    let mut inside = netns::socket_after(namespace.as_fd(), wanted.name, || {
+        if host_end::has_ipv6(wanted.pod) {
+            sysctl::announce_neighbour(inner);
+        }
+    })?;
+    let index = state.peer.ok_or(KernelError::NoLink(inner))?;
     pod_end::configure(&mut inside, namespace.as_fd(), wanted.pod, index)?;
-    complete(rtnl, wanted, state, Seed::Anyway)
+    complete(rtnl, wanted, state, Seed::Anyway)?;
+    settle(rtnl, &mut inside, wanted)
+}
+
+/// Waits until the pair carries packets: the kernel notices the carrier, and takes IPv6 addresses into use, in threads of
+/// its own. A pod that comes to life before loses its first packet. Past the limit the pod is as it is.
+fn settle(rtnl: &mut Rtnl, inside: &mut Rtnl, wanted: Wanted<'_>) -> Result<(), KernelError> {
+    let start = Instant::now();
+    let mut pause = FIRST_LOOK;
+    while start.elapsed() < SETTLE_LIMIT {
+        let mut settled = find(rtnl, wanted.name)?.is_none_or(|state| state.carries());
+        for address in wanted.pod.addresses.iter().filter(|a| a.is_ipv6()) {
+            settled &= pod_end::is_local(inside, *address)?;
+        }
+        if settled {
+            return Ok(());
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LAST_LOOK);
+    }
+    tracing::warn!(link = %wanted.name, "the pod's link has no carrier yet");
+    Ok(())
 }
 
 fn configure_host_end(rtnl: &mut Rtnl, wanted: Wanted<'_>, state: &LinkState) -> Result<(), KernelError> {
     let requests = host_end::configure(state, wanted.pod);
     match send(rtnl, &requests) {
         Err(error) if error.errno() == Some(libc::EACCES) && host_end::has_ipv6(wanted.pod) => {
-            crate::sysctl::enable_ipv6(wanted.name)?;
+            sysctl::enable_ipv6(wanted.name)?;
             send(rtnl, &requests).map(drop)
         }
         other => other.map(drop),
@@ -137,11 +174,7 @@ fn repair(
         return Ok(Effect::Recreated);
     };
     let mut host = vec![host_end::mtu(state, wanted.pod.mtu)];
-    let seed = if end.mac == Some(wanted.pod.pod_mac) {
-        Seed::IfAbsent
-    } else {
-        Seed::Anyway
-    };
+    let seed = if end.mac == Some(wanted.pod.pod_mac) { Seed::IfAbsent } else { Seed::Anyway };
     // The pod sends, the host end receives: the pod shrinks first and grows last.
     if wanted.pod.mtu > state.mtu {
         send(rtnl, &std::mem::take(&mut host))?;
@@ -150,6 +183,7 @@ fn repair(
     pod_end::repair(&mut inside, namespace.as_fd(), wanted.pod, &end)?;
     send(rtnl, &host)?;
     complete(rtnl, wanted, state, seed)?;
+    settle(rtnl, &mut inside, wanted)?;
     Ok(Effect::Done)
 }
 

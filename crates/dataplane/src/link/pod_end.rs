@@ -76,9 +76,8 @@ pub(crate) fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<Vec<(IpAddr, u8)>
         Dump::Again => found.clear(),
         Dump::Object(message) => {
             let attributes = message.attributes(ADDRESS_FIXED);
-            let address = attributes
-                .address(libc::IFA_LOCAL)
-                .or_else(|| attributes.address(libc::IFA_ADDRESS));
+            let address =
+                attributes.address(libc::IFA_LOCAL).or_else(|| attributes.address(libc::IFA_ADDRESS));
             if let (Some(address), Some(of)) = (address, number(message.body, 4))
                 && of == index
             {
@@ -87,6 +86,17 @@ pub(crate) fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<Vec<(IpAddr, u8)>
         }
     })?;
     Ok(found)
+}
+
+/// True when the namespace takes packets for the address: the kernel makes an IPv6 address its own a moment after it
+/// was added, in a thread of its own.
+pub(crate) fn is_local(rtnl: &mut Rtnl, address: IpAddr) -> Result<bool, KernelError> {
+    let mut header = [0; 12];
+    header[0] = af(Family::of(address));
+    header[1] = Family::of(address).bits();
+    let message = Message::new(libc::RTM_GETROUTE, 0, &header).address(libc::RTA_DST, address);
+    let reply = rtnl.ask(message)?;
+    Ok(reply.object.is_some_and(|(_, body)| body.get(7) == Some(&libc::RTN_LOCAL)))
 }
 
 pub(crate) fn is_link_local(address: IpAddr) -> bool {
@@ -111,7 +121,8 @@ fn requests(pod: &PodLink, index: u32) -> Vec<Request> {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     for address in &pod.addresses {
         let prefix = Family::of(*address).bits();
-        requests.push(address_request(pod, libc::RTM_NEWADDR, flags, index, *address, prefix).tolerate(EXISTS));
+        requests
+            .push(address_request(pod, libc::RTM_NEWADDR, flags, index, *address, prefix).tolerate(EXISTS));
     }
     requests.push(up(index, pod.attachment.ifname));
     for family in Family::ALL {

@@ -31,31 +31,24 @@ pub(crate) fn all(rtnl: &mut Rtnl, names: &[IfName]) -> Vec<Result<(), KernelErr
     let together = doomed.len() > 1 && by_group(rtnl, &doomed).is_ok();
     // Another owner's link of our name is not ours to remove: ours is gone.
     let mut remove = |state: &LinkState| {
-        if together || !state.is_ours() {
-            Ok(())
-        } else {
-            one(rtnl, state)
-        }
+        if together || !state.is_ours() { Ok(()) } else { one(rtnl, state) }
     };
-    states
-        .iter()
-        .map(|state| state.as_ref().map_or(Ok(()), &mut remove))
-        .collect()
+    states.iter().map(|state| state.as_ref().map_or(Ok(()), &mut remove)).collect()
 }
 
 fn by_group(rtnl: &mut Rtnl, doomed: &[&LinkState]) -> Result<(), KernelError> {
     // The number is new each time, as far as a batch of links can tell: nobody else's link is in the group.
     let span = DOOMED_GROUPS.end - DOOMED_GROUPS.start;
-    let seed = doomed.iter().fold(std::process::id(), |seed, state| {
-        seed.wrapping_mul(31).wrapping_add(state.index)
-    });
+    let seed =
+        doomed.iter().fold(std::process::id(), |seed, state| seed.wrapping_mul(31).wrapping_add(state.index));
     let group = DOOMED_GROUPS.start + seed % span;
     debug_assert_ne!(group, LINK_GROUP);
     let moves: Vec<Request> = doomed
         .iter()
         .map(|state| {
             let message = change(state.index).u32(libc::IFLA_GROUP, group);
-            Request::new(message, "set the group of", format!("link {}", state.name)).tolerate(&[libc::ENODEV])
+            Request::new(message, "set the group of", format!("link {}", state.name))
+                .tolerate(&[libc::ENODEV])
         })
         .collect();
     send(rtnl, &moves)?;

@@ -23,12 +23,7 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(message: Message, action: &'static str, object: impl Into<String>) -> Self {
-        Self {
-            message,
-            action,
-            object: object.into(),
-            tolerate: &[],
-        }
+        Self { message, action, object: object.into(), tolerate: &[] }
     }
 
     pub(crate) fn tolerate(mut self, errnos: &'static [i32]) -> Self {
@@ -39,11 +34,9 @@ impl Request {
     /// The request's outcome as our error.
     pub(crate) fn judge(&self, reply: Reply) -> Result<Reply, KernelError> {
         match reply.result {
-            Err(refusal) if !self.tolerate.contains(&refusal.errno) => Err(KernelError::Refused {
-                action: self.action,
-                object: self.object.clone(),
-                refusal,
-            }),
+            Err(refusal) if !self.tolerate.contains(&refusal.errno) => {
+                Err(KernelError::Refused { action: self.action, object: self.object.clone(), refusal })
+            }
             _ => Ok(reply),
         }
     }
@@ -53,11 +46,7 @@ impl Request {
 pub(crate) fn send(rtnl: &mut Rtnl, requests: &[Request]) -> Result<Vec<Reply>, KernelError> {
     let messages: Vec<Message> = requests.iter().map(|r| r.message.clone()).collect();
     let replies = rtnl.exchange(&messages)?;
-    requests
-        .iter()
-        .zip(replies)
-        .map(|(request, reply)| request.judge(reply))
-        .collect()
+    requests.iter().zip(replies).map(|(request, reply)| request.judge(reply)).collect()
 }
 
 /// Looks a link up by name; `None` where there is none.
@@ -77,10 +66,7 @@ pub(crate) fn ours(state: &LinkState) -> Result<(), KernelError> {
     if state.is_ours() {
         Ok(())
     } else {
-        Err(KernelError::ForeignLink {
-            name: state.name,
-            group: state.group,
-        })
+        Err(KernelError::ForeignLink { name: state.name, group: state.group })
     }
 }
 
@@ -109,18 +95,22 @@ pub(crate) fn own(index: u32, name: IfName) -> Request {
 }
 
 /// IPv4 settings of a link, and no IPv6 address of the kernel's own making where `quiet` says so.
-pub(crate) fn settings(index: u32, name: IfName, conf: &[(Conf, u32)], own_addresses: OwnAddresses) -> Request {
+pub(crate) fn settings(
+    index: u32,
+    name: IfName,
+    conf: &[(Conf, u32)],
+    own_addresses: OwnAddresses,
+) -> Request {
     let message = change(index).nest(libc::IFLA_AF_SPEC, |spec| {
         let spec = spec.nest(libc::AF_INET as u16, |inet| {
             inet.nest(INET_CONF, |list| {
-                conf.iter()
-                    .fold(list, |list, (setting, value)| list.u32(*setting as u16, *value))
+                conf.iter().fold(list, |list, (setting, value)| list.u32(*setting as u16, *value))
             })
         });
         match own_addresses {
-            OwnAddresses::None => spec.nest(libc::AF_INET6 as u16, |inet6| {
-                inet6.u8(INET6_ADDR_GEN_MODE, ADDR_GEN_NONE)
-            }),
+            OwnAddresses::None => {
+                spec.nest(libc::AF_INET6 as u16, |inet6| inet6.u8(INET6_ADDR_GEN_MODE, ADDR_GEN_NONE))
+            }
             OwnAddresses::Kernel => spec,
         }
     });

@@ -11,6 +11,8 @@ use crate::netlink::{Attributes, Message, Received, headers, number};
 const FIXED: usize = 16;
 /// `RTEXT_FILTER_SKIP_STATS`: leave the counters out.
 const SKIP_STATS: u32 = 1 << 3;
+/// `IF_OPER_UP` of `linux/if.h`.
+const IF_OPER_UP: u8 = 6;
 /// `IFLA_INET_CONF`, inside `IFLA_AF_SPEC` → `AF_INET`.
 pub(super) const INET_CONF: u16 = 1;
 /// `IFLA_INET6_ADDR_GEN_MODE`, inside `IFLA_AF_SPEC` → `AF_INET6`.
@@ -62,6 +64,7 @@ pub(crate) struct LinkState {
     pub(crate) mtu: u32,
     pub(crate) alias: String,
     pub(crate) flags: u32,
+    operstate: Option<u8>,
     /// `IFLA_LINK`: for a veth the index of its peer, in the peer's namespace.
     pub(crate) peer: Option<u32>,
     pub(crate) vxlan: Option<VxlanState>,
@@ -86,10 +89,9 @@ impl LinkState {
             mtu: attributes.u32(libc::IFLA_MTU).unwrap_or(0),
             alias: attributes.text(libc::IFLA_IFALIAS).unwrap_or_default().to_owned(),
             flags: number(body, 8)?,
+            operstate: attributes.u8(libc::IFLA_OPERSTATE),
             peer: attributes.u32(libc::IFLA_LINK),
-            vxlan: (kind == "vxlan")
-                .then(|| read_vxlan(info.nested(libc::IFLA_INFO_DATA)))
-                .flatten(),
+            vxlan: (kind == "vxlan").then(|| read_vxlan(info.nested(libc::IFLA_INFO_DATA))).flatten(),
             addr_gen_mode: inet6.u8(INET6_ADDR_GEN_MODE),
             conf: inet
                 .get(INET_CONF)
@@ -109,6 +111,11 @@ impl LinkState {
     /// True when it is administratively up.
     pub(crate) fn is_up(&self) -> bool {
         self.flags & libc::IFF_UP as u32 != 0
+    }
+
+    /// True when the kernel has seen its carrier and takes packets for it: some time after both ends went up.
+    pub(crate) fn carries(&self) -> bool {
+        self.operstate == Some(IF_OPER_UP)
     }
 
     /// An IPv4 setting's value; `None` where the kernel doesn't say.
@@ -155,7 +162,5 @@ pub(crate) fn list() -> Message {
 
 /// Reads every link of a listing's message.
 pub(crate) fn read(message: &Received<'_>) -> Option<LinkState> {
-    (message.kind == libc::RTM_NEWLINK)
-        .then(|| LinkState::read(message.body))
-        .flatten()
+    (message.kind == libc::RTM_NEWLINK).then(|| LinkState::read(message.body)).flatten()
 }

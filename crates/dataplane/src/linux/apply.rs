@@ -51,7 +51,9 @@ impl LinuxKernel {
                 Sort::RemoveLink => results.extend(self.remove_links(run)),
                 Sort::Table => results.extend(self.apply_table(run)),
                 Sort::Filter => results.extend(self.apply_filter(run)),
-                Sort::Opening => results.extend(run.iter().map(|_| Err(KernelError::Firewall(String::new())))),
+                Sort::Opening => {
+                    results.extend(run.iter().map(|_| Err(KernelError::Firewall(String::new()))))
+                }
             }
         }
         results
@@ -59,36 +61,22 @@ impl LinuxKernel {
 
     fn apply_sysctl(&mut self, op: &Op<'_>) -> Outcome {
         match op {
-            Op::Set {
-                key: KernelKey::Sysctl(path),
-                row: KernelRow::Sysctl(value),
-                ..
-            } => self.originals.set(path, value),
-            Op::Remove {
-                key: KernelKey::Sysctl(path),
-            } => self.originals.restore(path),
+            Op::Set { key: KernelKey::Sysctl(path), row: KernelRow::Sysctl(value), .. } => {
+                self.originals.set(path, value)
+            }
+            Op::Remove { key: KernelKey::Sysctl(path) } => self.originals.restore(path),
             other => Err(inconsistent(other)),
         }
         .map(|()| Effect::Done)
     }
 
     fn make_link(&mut self, op: &Op<'_>) -> Outcome {
-        let Op::Set {
-            key: KernelKey::Link(name),
-            row: KernelRow::Link(link),
-            was,
-        } = op
-        else {
+        let Op::Set { key: KernelKey::Link(name), row: KernelRow::Link(link), was } = op else {
             return Err(inconsistent(op));
         };
         match &link.kind {
             LinkKind::Pod(pod) => {
-                let wanted = Wanted {
-                    name: *name,
-                    link,
-                    pod,
-                    was: *was,
-                };
+                let wanted = Wanted { name: *name, link, pod, was: *was };
                 let brought = self.brought.get(&pod.attachment);
                 let effect = pod::ensure(&mut self.rtnl, wanted, brought)?;
                 self.brought.remove(&pod.attachment);
@@ -110,10 +98,7 @@ impl LinuxKernel {
             })
             .collect();
         self.brought.retain(|id, _| !names.contains(&id.host_link()));
-        remove::all(&mut self.rtnl, &names)
-            .into_iter()
-            .map(|result| result.map(|()| Effect::Done))
-            .collect()
+        remove::all(&mut self.rtnl, &names).into_iter().map(|result| result.map(|()| Effect::Done)).collect()
     }
 
     /// Routes, rules, neighbours, forwarding entries: all requests of the run in few datagrams.
@@ -136,9 +121,9 @@ impl LinuxKernel {
             results.push(match request {
                 Err(known) => known,
                 // `exchange` returned as many replies as there were messages.
-                Ok(_) => replies
-                    .next()
-                    .map_or(Err(KernelError::Killed), |reply| self.judge(op, reply, &links)),
+                Ok(_) => {
+                    replies.next().map_or(Err(KernelError::Killed), |reply| self.judge(op, reply, &links))
+                }
             });
         }
         results
@@ -196,11 +181,7 @@ impl LinuxKernel {
             Op::Set { key, row, .. } => ("set", text::kernel_row(key, row)),
             Op::Remove { key } => ("remove", format!("{key:?}")),
         };
-        Err(KernelError::Refused {
-            action,
-            object,
-            refusal,
-        })
+        Err(KernelError::Refused { action, object, refusal })
     }
 
     /// Something stands where we don't know of a route of ours: lists ours, and replaces it only if it is one.
@@ -218,10 +199,8 @@ impl LinuxKernel {
                 return Err(KernelError::ForeignRoute { object });
             }
         }
-        let message = self.request(op, links).or_else(|outcome| match outcome {
-            Err(error) => Err(error),
-            Ok(_) => Err(inconsistent(op)),
-        })?;
+        let message =
+            self.request(op, links).map_err(|outcome| outcome.err().unwrap_or_else(|| inconsistent(op)))?;
         let reply = self.rtnl.ask(message)?;
         reply.result.map(|()| Effect::Done).map_err(|refusal| KernelError::Refused {
             action: "replace",
@@ -232,15 +211,10 @@ impl LinuxKernel {
 
     fn remember_route(&mut self, op: &Op<'_>) {
         match op {
-            Op::Set {
-                key: KernelKey::Route(key),
-                ..
-            } => {
+            Op::Set { key: KernelKey::Route(key), .. } => {
                 self.routes.insert(*key);
             }
-            Op::Remove {
-                key: KernelKey::Route(key),
-            } => {
+            Op::Remove { key: KernelKey::Route(key) } => {
                 self.routes.remove(key);
             }
             _ => {}
@@ -254,9 +228,7 @@ impl LinuxKernel {
             .iter()
             .filter_map(|op| match op {
                 Op::Set { key, row, .. } => link_of(key, row),
-                Op::Remove {
-                    key: KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _),
-                } => Some(*name),
+                Op::Remove { key: KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _) } => Some(*name),
                 Op::Remove { .. } => None,
             })
             .collect();

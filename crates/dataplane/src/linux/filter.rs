@@ -46,11 +46,17 @@ impl LinuxKernel {
     }
 
     /// Adds the packet filter's rows. What the plan says in another way than the kernel is taken as the plan says it.
-    pub(super) fn see_filter(&mut self, wanted: Wanted<'_>, seen: &mut Observation) -> Result<(), KernelError> {
+    pub(super) fn see_filter(
+        &mut self,
+        wanted: Wanted<'_>,
+        seen: &mut Observation,
+    ) -> Result<(), KernelError> {
         for (key, row) in self.filter.observe()? {
             let planned = wanted.and_then(|rows| rows.get(&key));
             let row = match planned {
-                Some(planned) if *planned != row && filter::canonical(planned) == row => KernelRow::clone(planned),
+                Some(planned) if *planned != row && filter::canonical(planned) == row => {
+                    KernelRow::clone(planned)
+                }
                 _ => row,
             };
             seen.rows.insert(key, row);

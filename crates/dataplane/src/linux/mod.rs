@@ -13,12 +13,12 @@ use weft_model::{AttachmentId, IfName};
 use weft_plan::kernel::LinkKind;
 use weft_plan::{KernelKey, KernelRow, Link, RouteKey, Rows};
 
+use crate::KernelError;
 use crate::filter::Nft;
 use crate::kernel::{Effect, Kernel, Observation, Op};
 use crate::link::{check, netns};
 use crate::netlink::Rtnl;
 use crate::sysctl::SysctlOriginals;
-use crate::KernelError;
 
 /// The network namespace that it was opened in.
 #[derive(Debug)]

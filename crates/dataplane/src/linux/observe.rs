@@ -57,27 +57,20 @@ impl LinuxKernel {
             let row = wanted.and_then(|rows| rows.get(&key));
             let (kind, damage) = if state.kind == "veth" {
                 let pod = pod_row(state, row);
-                let gateway = if gateways.contains(&state.index) {
-                    Gateway::Present
-                } else {
-                    Gateway::Missing
-                };
+                let gateway =
+                    if gateways.contains(&state.index) { Gateway::Present } else { Gateway::Missing };
                 let damage = host_end::damage(state, &pod, gateway);
                 (LinkKind::Pod(pod), damage)
             } else {
                 match overlay::read(state) {
                     Some(kind) => (kind, overlay::damage(state)),
-                    None => (
-                        LinkKind::Pod(pod_row(state, row)),
-                        Some(format!("it is a {:?} link", state.kind)),
-                    ),
+                    None => {
+                        (LinkKind::Pod(pod_row(state, row)), Some(format!("it is a {:?} link", state.kind)))
+                    }
                 }
             };
             seen.damaged.extend(damage.map(|text| (key.clone(), text)));
-            let link = Link {
-                kind,
-                alias: state.alias.as_str().into(),
-            };
+            let link = Link { kind, alias: state.alias.as_str().into() };
             seen.rows.insert(key, KernelRow::Link(Box::new(link)));
         }
         Ok(())
@@ -186,17 +179,11 @@ fn pod_row(state: &LinkState, wanted: Option<&KernelRow>) -> PodLink {
         _ => None,
     };
     let unknown = || PodLink {
-        attachment: AttachmentId {
-            container: "unknown".into(),
-            ifname: state.name,
-        },
+        attachment: AttachmentId { container: "unknown".into(), ifname: state.name },
         netns: "".into(),
         pod_mac: Mac([0; 6]),
         addresses: Vec::new(),
         mtu: 0,
     };
-    PodLink {
-        mtu: state.mtu,
-        ..planned.unwrap_or_else(unknown)
-    }
+    PodLink { mtu: state.mtu, ..planned.unwrap_or_else(unknown) }
 }

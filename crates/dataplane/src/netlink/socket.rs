@@ -38,7 +38,9 @@ pub enum SocketError {
     #[error("can't read the kernel's answer from netlink: {0}")]
     Receive(#[source] io::Error),
     /// A listing changed under us time and again.
-    #[error("the kernel's list of {0} changed {DUMP_ATTEMPTS} times while it was read; something else rewrites it")]
+    #[error(
+        "the kernel's list of {0} changed {DUMP_ATTEMPTS} times while it was read; something else rewrites it"
+    )]
     Unsteady(&'static str),
     /// A listing was refused.
     #[error("the kernel refused to list {what}: {refusal}")]
@@ -102,13 +104,7 @@ impl Rtnl {
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_netlink_get_strict_chk(true);
         raise_buffers(&socket);
-        Ok(Self {
-            socket,
-            sequence: 0,
-            sent: 0,
-            port: address.port_number(),
-            buffer: vec![0; READ],
-        })
+        Ok(Self { socket, sequence: 0, sent: 0, port: address.port_number(), buffer: vec![0; READ] })
     }
 
     /// Number of requests sent so far.
@@ -162,10 +158,7 @@ impl Rtnl {
         self.send(&bytes)?;
         self.sent += chunk.len() as u64;
         let start = replies.len();
-        replies.extend(chunk.iter().map(|_| Reply {
-            result: Ok(()),
-            object: None,
-        }));
+        replies.extend(chunk.iter().map(|_| Reply { result: Ok(()), object: None }));
         let replies = &mut replies[start..];
         loop {
             let len = self.receive()?;
@@ -288,18 +281,12 @@ fn refusal(message: &Received<'_>) -> Option<Refusal> {
         .text(ERROR_TEXT)
         .filter(|_| i32::from(message.flags) & libc::NLM_F_ACK_TLVS != 0)
         .unwrap_or_default();
-    Some(Refusal {
-        errno,
-        text: text.trim_end_matches('.').to_owned(),
-    })
+    Some(Refusal { errno, text: text.trim_end_matches('.').to_owned() })
 }
 
 /// Raises both buffers, past the system's limit where we may.
 fn raise_buffers(socket: &Socket) {
-    for (force, plain) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
+    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         if set_int(socket.as_raw_fd(), force, BUFFER).is_err() {
             let _ = set_int(socket.as_raw_fd(), plain, BUFFER);
         }
@@ -318,9 +305,5 @@ fn set_int(fd: i32, option: i32, value: i32) -> io::Result<()> {
             size_of::<i32>() as u32,
         )
     };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

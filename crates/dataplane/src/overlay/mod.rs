@@ -5,14 +5,12 @@
 mod vxlan;
 
 use weft_model::IfName;
-use weft_plan::{KernelRow, Link};
 use weft_plan::kernel::LinkKind;
+use weft_plan::{KernelRow, Link};
 
-use crate::link::request::{
-    Request, alias, change, find, no_own_addresses, ours, own, send, settings, up,
-};
-use crate::link::state::{Conf, DOOMED_GROUPS, LinkState};
 use crate::link::remove;
+use crate::link::request::{Request, alias, change, find, no_own_addresses, ours, own, send, settings, up};
+use crate::link::state::{Conf, DOOMED_GROUPS, LinkState};
 use crate::netlink::Rtnl;
 use crate::{Effect, KernelError};
 use weft_model::Mac;
@@ -93,7 +91,9 @@ pub(crate) fn ensure(
     };
     ours(&state)?;
     let fitness = overlay.fitness(&state);
-    if fitness == Fitness::Changeable && send(rtnl, &[overlay.change(&state)]).is_ok() || fitness == Fitness::Right {
+    if fitness == Fitness::Changeable && send(rtnl, &[overlay.change(&state)]).is_ok()
+        || fitness == Fitness::Right
+    {
         configure(rtnl, &state, link, overlay)?;
         return Ok(Effect::Done);
     }

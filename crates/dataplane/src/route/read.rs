@@ -36,21 +36,12 @@ pub(crate) fn list_rules(family: Family) -> Message {
 
 /// The request that lists the neighbours of a family on a link.
 pub(crate) fn list_neighbours(family: Family, link: u32) -> Message {
-    Message::new(
-        libc::RTM_GETNEIGH,
-        0,
-        &headers::neighbour(af(family), 0, 0, 0),
-    )
-    .u32(libc::NDA_IFINDEX, link)
+    Message::new(libc::RTM_GETNEIGH, 0, &headers::neighbour(af(family), 0, 0, 0)).u32(libc::NDA_IFINDEX, link)
 }
 
 /// The request that lists the forwarding entries of a link.
 pub(crate) fn list_fdb(link: u32) -> Message {
-    Message::new(
-        libc::RTM_GETNEIGH,
-        0,
-        &headers::neighbour(libc::AF_BRIDGE as u8, link, 0, 0),
-    )
+    Message::new(libc::RTM_GETNEIGH, 0, &headers::neighbour(libc::AF_BRIDGE as u8, link, 0, 0))
 }
 
 /// Reads a route, if it is ours and of a kind that we make.
@@ -113,10 +104,7 @@ pub(crate) fn neighbour(message: &Received<'_>, link: u32, name: IfName) -> Opti
     family(header[0])?;
     let address = attributes.address(libc::NDA_DST)?;
     let mac = attributes.mac(libc::NDA_LLADDR)?;
-    Some((
-        KernelKey::Neighbour(name, address),
-        KernelRow::Neighbour(Neighbour { mac }),
-    ))
+    Some((KernelKey::Neighbour(name, address), KernelRow::Neighbour(Neighbour { mac })))
 }
 
 /// Reads a permanent forwarding entry of a tunnel; the all-zero one, which means "anybody", is none of ours.

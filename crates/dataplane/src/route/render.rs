@@ -67,10 +67,7 @@ pub(crate) fn remove(key: &KernelKey, link: u32) -> Option<Message> {
 
 /// True for the refusals of a removal that mean that the object is not there.
 pub(crate) fn removal_done(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL
-    )
+    matches!(errno, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)
 }
 
 fn set_route(key: &RouteKey, route: &Route, link: u32, presence: Presence) -> Message {
@@ -147,20 +144,14 @@ fn rule_message(kind: u16, flags: i32, rule: &PolicyRule) -> Message {
         flags: 0,
     };
     let message = Message::new(kind, flags, &header.bytes());
-    let message = if rule.from.prefix() == 0 {
-        message
-    } else {
-        message.address(FRA_SRC, rule.from.first())
-    };
-    message
-        .u32(FRA_PRIORITY, rule.priority)
-        .u32(FRA_TABLE, rule.table)
-        .u8(FRA_PROTOCOL, ROUTE_PROTOCOL)
+    let message = if rule.from.prefix() == 0 { message } else { message.address(FRA_SRC, rule.from.first()) };
+    message.u32(FRA_PRIORITY, rule.priority).u32(FRA_TABLE, rule.table).u8(FRA_PROTOCOL, ROUTE_PROTOCOL)
 }
 
 fn neighbour_message(kind: u16, address: IpAddr, link: u32, state: u16) -> Message {
     let family = af(Family::of(address));
-    Message::new(kind, creation(kind), &headers::neighbour(family, link, state, 0)).address(libc::NDA_DST, address)
+    Message::new(kind, creation(kind), &headers::neighbour(family, link, state, 0))
+        .address(libc::NDA_DST, address)
 }
 
 fn fdb_message(kind: u16, mac: Mac, link: u32) -> Message {
@@ -170,9 +161,5 @@ fn fdb_message(kind: u16, mac: Mac, link: u32) -> Message {
 }
 
 fn creation(kind: u16) -> i32 {
-    if kind == libc::RTM_NEWNEIGH {
-        libc::NLM_F_CREATE | libc::NLM_F_REPLACE
-    } else {
-        0
-    }
+    if kind == libc::RTM_NEWNEIGH { libc::NLM_F_CREATE | libc::NLM_F_REPLACE } else { 0 }
 }

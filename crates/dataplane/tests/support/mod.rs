@@ -14,11 +14,8 @@ pub fn inside(name: &str) -> bool {
         run("ip link set lo up");
         return true;
     }
-    let flags: &[&str] = if nix::unistd::geteuid().is_root() {
-        &["-n", "-m"]
-    } else {
-        &["-U", "-r", "-n", "-m"]
-    };
+    let flags: &[&str] =
+        if nix::unistd::geteuid().is_root() { &["-n", "-m"] } else { &["-U", "-r", "-n", "-m"] };
     let possible = Command::new("unshare").args(flags).arg("true").status();
     if !possible.is_ok_and(|status| status.success()) {
         println!("SKIPPED: {name}: `unshare {}` does not work here", flags.join(" "));
@@ -51,11 +48,8 @@ pub fn attempt(line: &str) -> (bool, String) {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a command");
     let output = Command::new(program).args(words).output().expect("the command exists");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.success(), text)
 }
 
@@ -73,7 +67,8 @@ pub fn at<T: Send>(place: At, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             if let At::Pod(n) = place {
-                let namespace = std::fs::File::open(format!("/run/netns/pod{n}")).expect("the namespace exists");
+                let namespace =
+                    std::fs::File::open(format!("/run/netns/pod{n}")).expect("the namespace exists");
                 nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("entering it");
             }
             work()

@@ -61,13 +61,12 @@ fn with_data(vxlan: &VxlanLink, message: Message) -> Message {
         IpAddr::V6(_) => a::LOCAL6,
     };
     message.nest(libc::IFLA_LINKINFO, |info| {
-        info.attr(libc::IFLA_INFO_KIND, b"vxlan")
-            .nest(libc::IFLA_INFO_DATA, |data| {
-                data.u32(a::ID, vxlan.vni.get())
-                    .address(local, vxlan.local)
-                    .u8(a::LEARNING, 0)
-                    .attr(a::PORT, &vxlan.port.get().to_be_bytes())
-            })
+        info.attr(libc::IFLA_INFO_KIND, b"vxlan").nest(libc::IFLA_INFO_DATA, |data| {
+            data.u32(a::ID, vxlan.vni.get())
+                .address(local, vxlan.local)
+                .u8(a::LEARNING, 0)
+                .attr(a::PORT, &vxlan.port.get().to_be_bytes())
+        })
     })
 }
 
