@@ -14,8 +14,8 @@ use super::conntrack::{Connections, Direction, Manip, Phase, Tracking};
 use super::index::{BaseChain, Found, Index};
 use super::packet::{Headers, Transport};
 
-/// Chains may call each other this deep (`NFT_JUMP_STACK_SIZE`).
-const JUMP_DEPTH: usize = 16;
+/// Jumps and gotos may follow each other this deep (`NFT_JUMP_STACK_SIZE`): the kernel refuses a table that goes deeper.
+const CHAIN_DEPTH: usize = 16;
 
 /// A packet at a hook.
 #[derive(Debug)]
@@ -86,12 +86,12 @@ pub(super) struct Interpreter<'m, 'a> {
 impl<'a> Interpreter<'_, 'a> {
     /// Runs one base chain; `nat` for a nat chain, with what it may rewrite.
     pub fn run(&mut self, base: BaseChain<'a>, nat: Option<Manip>, packet: &mut Seen<'_>) -> Passage {
-        let mut calls: Vec<(&'a Chain, usize)> = Vec::new();
-        let (mut chain, mut at) = (base.chain, 0);
+        let mut calls: Vec<(&'a Chain, usize, usize)> = Vec::new();
+        let (mut chain, mut at, mut depth) = (base.chain, 0, 0);
         loop {
             let Some(rule) = chain.rules.get(at) else {
                 match calls.pop() {
-                    Some(caller) => (chain, at) = caller,
+                    Some(caller) => (chain, at, depth) = caller,
                     None => return Passage::Pass,
                 }
                 continue;
@@ -106,14 +106,14 @@ impl<'a> Interpreter<'_, 'a> {
                 Step::Verdict(Verdict::Accept) => return Passage::Pass,
                 Step::Verdict(Verdict::Drop) => return Passage::Drop(ended.note),
                 Step::Verdict(Verdict::Return) => at = chain.rules.len(),
-                Step::Verdict(Verdict::Jump(name)) => {
-                    if calls.len() >= JUMP_DEPTH {
-                        return Passage::Endless;
-                    }
-                    calls.push((chain, at));
-                    (chain, at) = (self.chain(&name), 0);
+                Step::Verdict(Verdict::Jump(_) | Verdict::Goto(_)) if depth == CHAIN_DEPTH => {
+                    return Passage::Endless;
                 }
-                Step::Verdict(Verdict::Goto(name)) => (chain, at) = (self.chain(&name), 0),
+                Step::Verdict(Verdict::Jump(name)) => {
+                    calls.push((chain, at, depth));
+                    (chain, at, depth) = (self.chain(&name), 0, depth + 1);
+                }
+                Step::Verdict(Verdict::Goto(name)) => (chain, at, depth) = (self.chain(&name), 0, depth + 1),
             }
         }
     }

@@ -24,7 +24,7 @@ pub(super) const HOP_LIMIT: u8 = 64;
 /// Steps of one walk.
 const STEPS: u32 = 1_000;
 /// Statements of one walk.
-const STATEMENTS: u32 = 200_000;
+const STATEMENTS: u32 = 20_000;
 
 /// A packet inside a node.
 #[derive(Debug)]
