@@ -234,7 +234,10 @@ impl Expression {
     }
 }
 
-fn write_load(one: &mut dyn FnMut(&str, &dyn Fn(&mut Writer)), source: Source, register: u32) {
+/// Writes one expression: its name, and what fills its data.
+type WriteOne<'a> = dyn FnMut(&str, &dyn Fn(&mut Writer)) + 'a;
+
+fn write_load(one: &mut WriteOne<'_>, source: Source, register: u32) {
     match source {
         Source::Meta(key) => one("meta", &|w| {
             w.u32(k::NFTA_META_KEY, key);

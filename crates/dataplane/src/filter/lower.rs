@@ -269,7 +269,7 @@ impl Lowering {
             Statement::Dnat(target) => self.nat(k::NFT_NAT_DNAT, target),
             Statement::Snat(target) => self.nat(k::NFT_NAT_SNAT, target),
             Statement::Masquerade => {
-                self.out.push(Expression::Masquerade(k::NF_NAT_RANGE_PROTO_RANDOM_FULLY))
+                self.out.push(Expression::Masquerade(k::NF_NAT_RANGE_PROTO_RANDOM_FULLY));
             }
             Statement::Reject(reject) => self.reject(*reject),
             Statement::Verdict(verdict) => self.out.push(Expression::Verdict(verdict.clone())),

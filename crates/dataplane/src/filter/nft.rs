@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use weft_plan::filter::TABLE;
-use weft_plan::{Ident, KernelKey, KernelRow};
+use weft_plan::{Ident, KernelKey, KernelRow, SetSpec};
 
 use super::attribute::{Messages, Writer};
 use super::error::{ElementFault, FilterError, Quarantined};
@@ -39,7 +39,7 @@ pub struct FilterOutcome {
 /// Our table in the network namespace that it was opened in.
 #[derive(Debug)]
 pub struct Nft {
-    nfnl: Nfnl,
+    pub(super) nfnl: Nfnl,
     /// The declarations of all sets, where known: an element's bytes depend on its set's.
     sets: Option<Sets>,
 }
@@ -187,13 +187,22 @@ impl Nft {
 
     /// What the changes need to know of the table.
     fn look(&mut self, changes: &[Change<'_>], declares: bool) -> Result<Before, FilterError> {
-        let mut before = Before::default();
-        before.sets = match self.sets.take() {
+        let sets = match self.sets.take() {
             Some(known) if !declares => known,
             _ => observe::sets(&mut self.nfnl)?,
         };
+        let mut before = Before { sets, ..Before::default() };
         if !declares {
             return Ok(before);
+        }
+        for change in changes {
+            // A set that is set again holds what no row can say, or is being looked at for the first time.
+            let Change::Set(KernelKey::Set(name), _) = change else { continue };
+            if let Some(Some(spec)) = before.sets.get(name).filter(|spec| is_static(spec.as_ref()))
+                && observe::elements(&mut self.nfnl, name, spec)?.is_none()
+            {
+                before.sets.insert(name.clone(), None);
+            }
         }
         before.chains = observe::chains(&mut self.nfnl)?;
         let anew: BTreeSet<Ident> = prepare::recreated(changes, &before.sets).into_iter().cloned().collect();
@@ -201,11 +210,7 @@ impl Nft {
             return Ok(before);
         }
         for name in &anew {
-            if let Some(Some(spec)) = before
-                .sets
-                .get(name)
-                .filter(|s| s.as_ref().is_some_and(|spec| spec.dynamic_timeout.is_none()))
-            {
+            if let Some(Some(spec)) = before.sets.get(name).filter(|spec| is_static(spec.as_ref())) {
                 let held = observe::elements(&mut self.nfnl, name, spec)?.unwrap_or_default();
                 before.kept_elements.extend(held.into_iter().map(|(key, data)| (name.clone(), key, data)));
             }
@@ -264,6 +269,11 @@ impl Nft {
             }
         }
     }
+}
+
+/// True for a set whose elements are rows.
+fn is_static(spec: Option<&SetSpec>) -> bool {
+    spec.is_some_and(|spec| spec.dynamic_timeout.is_none())
 }
 
 /// Changes the steps so that the next try gets further, or gives up. Each refusal takes a step out, gives it a message of

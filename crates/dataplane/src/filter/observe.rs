@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use weft_plan::filter::{Element, TABLE};
-use weft_plan::{Atom, Chain, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec};
+use weft_plan::filter::TABLE;
+use weft_plan::{Chain, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec};
 
 use super::attribute::{Attributes, Messages};
 use super::error::FilterError;
@@ -78,7 +78,7 @@ pub(super) fn elements(
     nfnl: &mut Nfnl,
     name: &Ident,
     spec: &SetSpec,
-) -> Result<Option<Vec<(Box<[Atom]>, Element)>>, FilterError> {
+) -> Result<Option<set::Elements>, FilterError> {
     let list = nfnl.dump("elements", subsystem(k::NFT_MSG_GETSETELEM), |w| {
         w.text(k::NFTA_SET_ELEM_LIST_TABLE, TABLE);
         w.text(k::NFTA_SET_ELEM_LIST_SET, name.as_str());

@@ -310,6 +310,9 @@ fn block(first: IpAddr, last: IpAddr) -> Option<IpNet> {
         .find(|net| net_bounds(net) == (first, last))
 }
 
+/// Elements with their keys.
+pub type Elements = Vec<(Box<[Atom]>, Element)>;
+
 fn bytes_of(data: Option<Attribute<'_>>) -> Option<&[u8]> {
     Some(data?.nested().get(k::NFTA_DATA_VALUE)?.value)
 }
@@ -317,7 +320,7 @@ fn bytes_of(data: Option<Attribute<'_>>) -> Option<&[u8]> {
 /// Reads the elements of a set from their attributes.
 ///
 /// `None` where one is something that the plan can't say: a range that is no block, a catch-all.
-pub fn read_elements(spec: &SetSpec, list: &[Attributes<'_>]) -> Option<Vec<(Box<[Atom]>, Element)>> {
+pub fn read_elements(spec: &SetSpec, list: &[Attributes<'_>]) -> Option<Elements> {
     let alone = spec.interval && spec.key.len() == 1;
     if alone {
         return read_blocks(spec, list);
@@ -355,7 +358,7 @@ fn read_element_data(spec: &SetSpec, element: Attributes<'_>) -> Option<Element>
     }
 }
 
-fn read_blocks(spec: &SetSpec, list: &[Attributes<'_>]) -> Option<Vec<(Box<[Atom]>, Element)>> {
+fn read_blocks(spec: &SetSpec, list: &[Attributes<'_>]) -> Option<Elements> {
     let mut bounds = Vec::with_capacity(list.len());
     for element in list {
         let flags = element.get(k::NFTA_SET_ELEM_FLAGS).and_then(|f| f.u32()).unwrap_or_default();

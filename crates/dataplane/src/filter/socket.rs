@@ -34,6 +34,9 @@ pub struct Nfnl {
     sequence: u32,
     sent: u64,
     buffer: Vec<u8>,
+    /// A test's own limit of [`Nfnl::capacity`].
+    #[cfg(test)]
+    pub limit: Option<usize>,
 }
 
 impl Nfnl {
@@ -49,7 +52,14 @@ impl Nfnl {
         let _ = socket.set_cap_ack(true);
         raise(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, BUFFER);
         raise(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, BUFFER);
-        Ok(Self { socket, sequence: 0, sent: 0, buffer: vec![0; READ] })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            sent: 0,
+            buffer: vec![0; READ],
+            #[cfg(test)]
+            limit: None,
+        })
     }
 
     /// Netlink messages sent so far.
@@ -69,6 +79,10 @@ impl Nfnl {
     /// The most bytes that one transaction may have, after trying to make that `wanted`: root gets what it asks for,
     /// others up to twice `net.core.wmem_max`.
     pub fn capacity(&self, wanted: usize) -> usize {
+        #[cfg(test)]
+        if let Some(limit) = self.limit {
+            return limit;
+        }
         let now = || buffer_size(&self.socket).saturating_sub(RESERVE);
         if now() < wanted {
             raise(&self.socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, wanted);

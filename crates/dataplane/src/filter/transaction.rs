@@ -1,7 +1,7 @@
 //! One transaction: its steps, their order, and their bytes.
 //!
 //! The order inside a transaction is always the same, whatever order changes came in: rules go, elements go, sets go,
-//! chains go; then chains come, sets come, elements come, rules come. So nothing refers to what is not there, on either
+//! chains go; then chains come, sets come, rules come, elements come. So nothing refers to what is not there, on either
 //! side. Everything here is pure; [`super::Nft`] sends it.
 
 use std::collections::BTreeSet;
@@ -120,7 +120,7 @@ impl Steps<'_> {
     }
 }
 
-/// How many messages the steps take, at most: to number them.
+/// The steps as messages numbered from `first`; with a generation, the kernel refuses them once it has another.
 pub fn render<'a>(steps: &Steps<'a>, first: u32, generation: Option<u32>) -> Batch<'a> {
     let mut out = Rendering { w: Writer::new(), about: Vec::new(), first };
     out.bare(k::NFNL_MSG_BATCH_BEGIN, |w| {
@@ -173,8 +173,9 @@ pub fn render<'a>(steps: &Steps<'a>, first: u32, generation: Option<u32>) -> Bat
             set::write(w, set.as_str(), spec, at as u32 + 1);
         });
     }
-    out.elements(steps, k::NFT_MSG_NEWSETELEM);
+    // Before the elements, so that one whose verdict closes a loop is refused itself, and not the rule that looks it up.
     out.rules(steps);
+    out.elements(steps, k::NFT_MSG_NEWSETELEM);
     out.finish()
 }
 
@@ -243,11 +244,11 @@ impl<'a> Rendering<'a> {
             self.w.message(header, (k::NFPROTO_INET, 0), |w| {
                 w.text(k::NFTA_SET_ELEM_LIST_TABLE, TABLE);
                 w.text(k::NFTA_SET_ELEM_LIST_SET, set.as_str());
-                let start = w.len();
+                let start = w.written();
                 w.nest(k::NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
                     while let [(at, step), after @ ..] = rest {
                         let joins =
-                            step.set == set && !step.alone && !alone && w.len() - start < ELEMENT_BYTES;
+                            step.set == set && !step.alone && !alone && w.written() - start < ELEMENT_BYTES;
                         if !members.is_empty() && !joins {
                             break;
                         }
@@ -325,8 +326,9 @@ fn acknowledge_last(bytes: &mut [u8]) {
 ///
 /// 1. The table, new sets, new chains without rules. 2. Elements that come or are replaced, `limit` at a time.
 /// 3. Sets of another declaration, and all rules. 4. The new sets' elements, and elements that go, `limit` at a time.
-/// 5. Sets and chains that go. Between two of them a packet that looks for what is not there yet is treated as one
-/// without an entry.
+/// 5. Sets and chains that go.
+///
+/// Between two of them a packet that looks for what is not there yet is treated as one without an entry.
 pub fn split<'a>(steps: Steps<'a>, limit: usize) -> Vec<Steps<'a>> {
     let recreated: BTreeSet<&Ident> =
         steps.add_sets.iter().map(|(set, _)| *set).filter(|set| steps.delete_sets.contains(set)).collect();
