@@ -60,7 +60,7 @@ impl Rule for ReverseRule {
 
     fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
         let dns = &context.settings.dns;
-        if !is_served(dns) || !dns.zone.is_encodable() {
+        if !is_served(dns) {
             return;
         }
         match key {

@@ -126,7 +126,14 @@ fn the_zone_exists_without_any_fact() {
     let mut nameless = settings(PodNames::Insecure);
     nameless.dns.addresses.clear();
     let facts = vec![Fact::Namespace(NamespaceName::new("prod").unwrap()), service("web", |_| {})];
-    assert!(compile(nameless, facts).names.is_empty());
+    assert!(compile(nameless, facts.clone()).names.is_empty());
+    for wrong in ["", "cluster..local"] {
+        let mut settings = settings(PodNames::Insecure);
+        settings.dns.zone = DnsName::new(wrong);
+        let warning = format!("warning node n1: the cluster domain \"{wrong}\" is no domain name; ");
+        let plan = compile(settings, facts.clone()).to_string();
+        assert!(plan.starts_with(&warning) && plan.lines().count() == 1, "{plan}");
+    }
 }
 
 #[test]

@@ -26,10 +26,10 @@ impl Rule for ZoneRule {
     fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
         let dns = &context.settings.dns;
         let origin = FactKey::Node(context.settings.node.clone());
-        if *key != RuleKey::Constant || !is_served(dns) {
+        if *key != RuleKey::Constant || dns.addresses.is_empty() {
             return;
         }
-        if !dns.zone.is_encodable() {
+        if !is_served(dns) {
             let text = format!(
                 "the cluster domain \"{}\" is no domain name; no name of the cluster is answered until it is one",
                 dns.zone.as_str()
@@ -49,9 +49,9 @@ impl Rule for ZoneRule {
     }
 }
 
-/// True on a node that answers names.
+/// True on a node that answers names. Nobody answers for the root.
 pub fn is_served(dns: &DnsSettings) -> bool {
-    !dns.addresses.is_empty()
+    !dns.addresses.is_empty() && dns.zone.is_encodable() && !dns.zone.as_str().is_empty()
 }
 
 /// What holds for our zones, the reverse ones too.

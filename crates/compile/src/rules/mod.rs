@@ -30,7 +30,7 @@ use crate::engine::Rule;
 
 /// Every rule of the program. The order decides who wins a contested row, and nothing else.
 pub fn all() -> Vec<Box<dyn Rule>> {
-    vec![
+    let mut rules: Vec<Box<dyn Rule>> = vec![
         Box::new(node::NodeRule),
         Box::new(overlay::OverlayRule),
         Box::new(peers::PeersRule),
@@ -38,5 +38,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(pods::PodsRule),
         Box::new(host_ports::HostPortsRule),
         Box::new(dns_path::DnsPathRule),
-    ]
+    ];
+    rules.extend(crate::names::all());
+    rules
 }
