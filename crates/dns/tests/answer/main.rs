@@ -5,3 +5,4 @@ mod kubernetes;
 mod limits;
 mod properties;
 mod protocol;
+mod relay;
