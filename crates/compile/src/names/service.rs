@@ -42,7 +42,7 @@ impl Rule for ServiceRule {
                 Err(text) => out.warn(origin, text),
             },
             _ if service.headless => {
-                names.add_endpoints(context.facts, service, &mut |text| out.warn(origin, text))
+                names.add_endpoints(context.facts, service, &mut |text| out.warn(origin, text));
             }
             _ => names.add_virtual(service),
         }

@@ -24,7 +24,7 @@ fn some_name() -> impl Strategy<Value = Name> {
     let label = prop::sample::select(vec!["www", "a", "mail", "example", "com", "WWW"]);
     prop::collection::vec(label, 0..5).prop_map(|labels| {
         let suffix = labels.join(".");
-        Name::from_str(&format!("{suffix}.example.com.").trim_start_matches('.').to_owned()).unwrap()
+        Name::from_str(format!("{suffix}.example.com.").trim_start_matches('.')).unwrap()
     })
 }
 

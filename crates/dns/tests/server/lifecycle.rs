@@ -79,3 +79,39 @@ fn rubbish_is_counted_and_harms_nothing() {
     let counters = server.stop();
     assert_eq!((counters.udp, counters.dropped, counters.rcodes[0]), (7, 6, 1));
 }
+
+/// As on a node: port 53 at a link-local address and the cluster's DNS addresses, which are local routes that come later.
+#[test]
+fn a_nodes_addresses_answer_once_they_are_routed() {
+    let run = |program: &str, arguments: &str| {
+        let output = std::process::Command::new(program).args(arguments.split(' ')).output();
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+        assert!(
+            output.status.success(),
+            "{program} {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    // A thread's network namespace is inherited by the threads and processes that it starts.
+    let inside = move || {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!("SKIPPED: no network namespace can be made ({error}); run as root");
+            return;
+        }
+        let addresses = ["169.254.20.10", "10.96.0.10", "fd00:96::a"];
+        let mut config = config();
+        config.listen = addresses.map(|ip| SocketAddr::new(ip.parse().unwrap(), 53)).to_vec();
+        let server = serve(&config, Arc::new(RwLock::new(cluster()))).unwrap();
+        run("ip", "link set lo up");
+        for address in addresses {
+            let family = if address.contains(':') { "-6" } else { "-4" };
+            run("ip", &format!("{family} route add local {address} dev lo"));
+            for transport in ["+notcp", "+tcp"] {
+                run("dig", &format!("@{address} {transport} +tries=1 +time=5 web.default.svc.cluster.local"));
+            }
+        }
+        let counters = server.stop();
+        assert_eq!((counters.udp, counters.tcp, counters.rcodes[0]), (3, 3, 6));
+    };
+    std::thread::spawn(inside).join().unwrap();
+}
