@@ -1,12 +1,17 @@
 //! Processes that the lab has started on a machine, and their end.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// How long a program that is waited for may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process on a machine; killed when dropped.
 #[derive(Debug)]
@@ -69,36 +74,54 @@ impl Process {
 
     /// Asks it to end (SIGTERM), and waits for it up to `patience`; then kills it. Returns whether it ended by
     /// itself.
-    pub fn terminate(&self, patience: std::time::Duration) -> bool {
+    pub fn terminate(&self, patience: Duration) -> bool {
         self.signal(Signal::SIGTERM);
-        let deadline = std::time::Instant::now() + patience;
-        while self.is_running() && std::time::Instant::now() < deadline {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        let deadline = Instant::now() + patience;
+        while self.is_running() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
         }
         let ended = !self.is_running();
         self.kill();
         ended
     }
 
-    /// Feeds it `input`, reads what it writes, and waits for its end.
+    /// Feeds it `input`, reads what it writes, and waits for its end; kills it after [`PATIENCE`].
     pub fn finish(mut self, input: &[u8]) -> io::Result<Finished> {
-        let stdin = self.stdin.take();
-        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Err(io::Error::other("it was killed"));
-        };
-        child.stdout = self.stdout.take();
-        child.stderr = self.stderr.take();
-        let Output { status, stdout, stderr } = std::thread::scope(|scope| {
+        let (stdin, stdout, stderr) = (self.stdin.take(), self.stdout.take(), self.stderr.take());
+        let (over, wait_over) = mpsc::channel::<()>();
+        let child = &self.child;
+        thread::scope(|scope| {
             scope.spawn(move || {
                 if let Some(mut stdin) = stdin {
                     // A program may end without reading all of its input; its exit status says how it went.
                     let _ = stdin.write_all(input);
                 }
             });
-            child.wait_with_output()
-        })?;
-        Ok(Finished { status, stdout, stderr })
+            scope.spawn(move || {
+                if wait_over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout)
+                    && let Some(child) = child.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+                {
+                    // Fails only where it has just ended.
+                    let _ = child.kill();
+                }
+            });
+            let errors = scope.spawn(move || read_all(stderr));
+            let stdout = read_all(stdout);
+            let stderr = errors.join().unwrap_or_else(|_| Err(io::Error::other("the reader failed")));
+            let ended = child.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let status = ended.ok_or_else(|| io::Error::other("it was killed"))?.wait()?;
+            drop(over);
+            Ok(Finished { status, stdout: stdout?, stderr: stderr? })
+        })
     }
+}
+
+fn read_all(stream: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut stream) = stream {
+        stream.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 impl Drop for Process {
