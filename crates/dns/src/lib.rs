@@ -2,7 +2,7 @@
 //!
 //! - [`wire`]: the message format;
 //! - [`zones`]: finding names in the plan's rows;
-//! - [`answer`]: the pure function from request to reply;
+//! - [`mod@answer`]: the pure function from request to reply;
 //! - [`relay`]: what a resolver is asked, and what becomes of its reply; also pure;
 //! - [`forward`]: the resolvers, their health, and asking them;
 //! - [`server`]: the sockets.
