@@ -27,6 +27,7 @@ mod userdata;
 pub use error::{ElementFault, FilterError, Quarantined};
 pub use nft::{Change, FilterOutcome, Nft};
 pub use observe::{Counter, canonical};
+pub use userdata::{rule_comment, rule_userdata};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -148,7 +148,7 @@ pub(super) fn rules(nfnl: &mut Nfnl) -> Result<Vec<SeenRule>, FilterError> {
                 .flat_map(|list| list.nested())
                 .map(Expression::read)
                 .collect(),
-            comment: intern(userdata::text(user, k::NFTNL_UDATA_RULE_COMMENT).unwrap_or_default()),
+            comment: intern(userdata::rule_comment(user).unwrap_or_default()),
             raw: RawRule {
                 expressions: expressions.map(|list| list.value.to_vec()).unwrap_or_default(),
                 userdata: user.to_vec(),

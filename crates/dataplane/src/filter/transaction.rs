@@ -275,9 +275,7 @@ impl<'a> Rendering<'a> {
                         }
                     });
                     if !rule.comment.is_empty() {
-                        let mut user = Vec::new();
-                        userdata::push_text(&mut user, k::NFTNL_UDATA_RULE_COMMENT, rule.comment);
-                        w.bytes(k::NFTA_RULE_USERDATA, &user);
+                        w.bytes(k::NFTA_RULE_USERDATA, &userdata::rule_userdata(rule.comment));
                     }
                 });
             }

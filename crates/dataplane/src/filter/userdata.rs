@@ -3,6 +3,20 @@
 //!
 //! A list of entries: type (1 byte), length (1 byte), value. Numbers in it are in the machine's byte order.
 
+use super::uapi as k;
+
+/// A rule's user data with this comment.
+pub fn rule_userdata(comment: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push_text(&mut bytes, k::NFTNL_UDATA_RULE_COMMENT, comment);
+    bytes
+}
+
+/// The comment in a rule's user data.
+pub fn rule_comment(bytes: &[u8]) -> Option<&str> {
+    text(bytes, k::NFTNL_UDATA_RULE_COMMENT)
+}
+
 /// One more entry.
 pub fn push(bytes: &mut Vec<u8>, kind: u8, value: &[u8]) {
     let length = value.len().min(255);

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -25,6 +27,49 @@ pub fn inside(name: &str, body: impl FnOnce() + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread in a network namespace of its own, beside the test's: a pod, or a host outside.
+pub struct Peer {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    /// The thread's number: `ip link set … netns NUMBER` moves a link to it.
+    pub id: i32,
+}
+
+impl Peer {
+    /// Starts one.
+    pub fn start() -> Self {
+        let (jobs, work) = channel::<Job>();
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tell.send(nix::unistd::gettid().as_raw()).unwrap();
+            for job in work {
+                job();
+            }
+        });
+        Self { jobs: Some(jobs), thread: Some(thread), id: told.recv().unwrap() }
+    }
+
+    /// Runs a piece of work there, and waits for its result.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = channel();
+        let job: Job = Box::new(move || drop(tell.send(work())));
+        self.jobs.as_ref().unwrap().send(job).unwrap();
+        told.recv().expect("the work panicked: see above")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Runs a command and returns what it printed; a failure of it fails the test.
