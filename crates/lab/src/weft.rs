@@ -64,6 +64,11 @@ impl Programs {
         Ok(Self { weft: here("weft")?, plugin: here("weft-cni")? })
     }
 
+    /// The program `weft` on the real machine.
+    pub fn weft(&self) -> &Path {
+        &self.weft
+    }
+
     /// Puts the programs and the agent's configuration on a node. `shared` is the folder of facts as the node sees it.
     pub fn install(&self, node: &Machine, shared: &str) -> Result<(), LabError> {
         let write = |path: &str, text: &str| {
@@ -97,6 +102,7 @@ impl Programs {
 
     /// Removes what an agent has made on a node, and has it say what is left.
     pub fn uninstall(&self, node: &Machine) -> Result<String, LabError> {
+        node.run("/opt/weft", &["uninstall", "--config", CONFIG])?;
         node.run("/opt/weft", &["uninstall", "--verify", "--config", CONFIG])
     }
 }

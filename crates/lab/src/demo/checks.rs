@@ -151,7 +151,9 @@ fn reverse(address: IpAddr) -> String {
 /// Step: the ports of n1 that lead to shop/web-1, from everywhere.
 pub fn mapped_ports(cluster: &mut Cluster) -> Result<String> {
     let pod = cluster.pod("shop/web-1")?;
-    let n1 = cluster.lab()?.topology().machine("n1").context("there is no n1")?;
+    let lab = cluster.lab()?;
+    let n1 = lab.topology().machine("n1").context("there is no n1")?;
+    let client = lab.topology().machine(CLIENT).context("there is no client")?;
     let mapped = |ip: IpAddr| {
         [(Transport::Http, 30080), (Transport::Udp, 30081)].map(|(transport, port)| Target {
             transport,
@@ -162,36 +164,37 @@ pub fn mapped_ports(cluster: &mut Cluster) -> Result<String> {
     let from_outside: Vec<Target> = n1.addresses().flat_map(mapped).collect();
     let from_itself: Vec<Target> =
         from_outside.iter().cloned().chain(mapped([127, 0, 0, 1].into())).collect();
-    let places = matrix::places(cluster)?;
-    let client = cluster.lab()?.machine(CLIENT)?;
-    let client = Place { name: CLIENT.into(), machine: client, netns: None, addresses: Vec::new() };
-    let find =
-        |name: &str| places.iter().find(|p| p.name == name).with_context(|| format!("there is no {name}"));
-    let asking = [
-        (&client, &from_outside),
-        (find("n1")?, &from_itself),
-        (find("n3")?, &from_outside),
-        (find("tools/probe-1")?, &from_outside),
-        (find("shop/web-1")?, &from_outside),
-        (find("shop/db-1")?, &from_outside),
-    ];
+    let mut places = matrix::places(cluster)?;
+    places.push(Place {
+        name: CLIENT.into(),
+        machine: lab.machine(CLIENT)?,
+        netns: None,
+        addresses: client.addresses().collect(),
+    });
+    let oracle = cluster.agents.values().next().context("no agent is running")?;
     let mut answers = 0;
     let mut problems = Vec::new();
-    for (place, targets) in asking {
-        let outcomes = place.probe(cluster.lab()?.tool(), targets)?;
+    for name in [CLIENT, "n1", "n3", "tools/probe-1", "shop/web-1", "shop/db-1"] {
+        let place = places.iter().find(|p| p.name == name).with_context(|| format!("there is no {name}"))?;
+        let targets = if name == "n1" { &from_itself } else { &from_outside };
+        let outcomes = place.probe(lab.tool(), targets)?;
+        let predictions = oracle.predict(&matrix::packets(place, targets))?;
         answers += outcomes.len();
-        for (target, outcome) in targets.iter().zip(outcomes) {
-            if outcome.greeting().is_none_or(|g| g.name != pod.key()) {
-                problems
-                    .push(format!("{} → {} {}: {outcome:?}", place.name, target.transport, target.address));
+        for ((target, outcome), predicted) in targets.iter().zip(outcomes).zip(predictions) {
+            if !predicted.works || outcome.greeting().is_none_or(|g| g.name != pod.key()) {
+                let (transport, address, verdict) = (target.transport, target.address, predicted.verdict);
+                let works = if predicted.works { "it works" } else { "it doesn't work" };
+                problems.push(format!(
+                    "{name} → {transport} {address}: {outcome:?}; the oracle: {verdict}, {works}"
+                ));
             }
         }
     }
     if !problems.is_empty() {
-        bail!("{} of {answers} failed: {}", problems.len(), problems.join("; "));
+        bail!("{} of {answers} are wrong: {}", problems.len(), problems.join("; "));
     }
     Ok(format!(
-        "{answers} answers of {}: from outside, n1, 127.0.0.1, n3, and pods on n1 and n3, itself among them",
+        "{answers} answers of {} as the oracle says: to outside, n1, 127.0.0.1, n3, and pods on n1 and n3, itself among them",
         pod.key()
     ))
 }

@@ -211,15 +211,15 @@ impl Cluster {
 
     /// Says how to look around, and waits for Enter.
     pub fn invite(&self) -> Result<()> {
-        let weft_lab = self.lab()?.tool().program().display();
+        let weft = self.programs.weft().display();
         println!(
             "\nThe cluster is up. From another terminal:\n\n  \
-             {weft_lab} list                                  what there is\n  \
-             {weft_lab} exec n1 -- /opt/weft status           a node\n  \
-             {weft_lab} exec n1 -- /opt/weft plan             what it should be\n  \
-             {weft_lab} exec n1 -- nft list ruleset           what the kernel has\n  \
-             {weft_lab} exec shop/web-1 -- dig web.shop.svc.cluster.local\n  \
-             {weft_lab} exec n1 -- /opt/weft explain shop/web-1 shop/db-1:8080\n\n\
+             {weft} lab list                                  what there is\n  \
+             {weft} lab exec n1 -- /opt/weft status           a node\n  \
+             {weft} lab exec n1 -- /opt/weft plan             what it should be\n  \
+             {weft} lab exec n1 -- /opt/weft explain shop/web-1 shop/db-1:8080\n  \
+             {weft} lab exec n1 -- nft list ruleset           what the kernel has\n  \
+             {weft} lab exec shop/web-1 -- dig web.shop.svc.cluster.local\n\n\
              The facts: {}\nThe logs:  {}\n\nEnter takes it down.",
             shared_folder(self.lab()?).0.display(),
             self.lab()?.directory().join("logs").display(),

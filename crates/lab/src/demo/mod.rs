@@ -119,11 +119,9 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     for step in STEPS.iter().filter(|s| options.length == Length::Full || s.length == Length::Short) {
         let good = progress.step(step.name, || (step.run)(&mut cluster));
         cluster.take_tables().iter().for_each(|table| progress.table(table));
-        if !good {
+        if !good && step.need == Need::Vital {
             progress.table(&cluster.last_words());
-            if step.need == Need::Vital {
-                break;
-            }
+            break;
         }
     }
     if options.ending == Ending::Keep {
