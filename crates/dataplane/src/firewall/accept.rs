@@ -93,10 +93,11 @@ impl Accept {
         };
         statements.extend([Statement::Counter, Statement::Verdict(Verdict::Accept)]);
         let mut expressions = lower::rule(&Rule::new(MARK, statements));
-        if let (Accept::From(cidr) | Accept::To(cidr), true) = (self, table_family != k::NFPROTO_INET) {
-            if expressions.starts_with(&family_test(cidr.family())) {
-                expressions.drain(..2);
-            }
+        if let Accept::From(cidr) | Accept::To(cidr) = self
+            && table_family != k::NFPROTO_INET
+            && expressions.starts_with(&family_test(cidr.family()))
+        {
+            expressions.drain(..2);
         }
         expressions
     }
