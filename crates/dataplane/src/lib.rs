@@ -9,13 +9,18 @@
 //!
 //! What is absent: pods, services, stores, policy. A reader of rows knows links, routes and sets only.
 
+pub mod conntrack;
 pub mod error;
 pub mod executor;
 pub mod fake;
 pub mod filter;
+pub mod firewall;
+mod host;
 pub mod kernel;
+mod ledger;
 mod link;
 mod linux;
+pub mod monitor;
 pub mod netlink;
 pub mod order;
 mod overlay;
@@ -25,4 +30,7 @@ pub mod sysctl;
 pub use error::KernelError;
 pub use executor::{Executor, ExecutorError, Outcome};
 pub use kernel::{Effect, Kernel, Observation, Op};
-pub use linux::LinuxKernel;
+pub use host::observe_host;
+pub use ledger::Ledger;
+pub use linux::{LinuxKernel, Removed};
+pub use monitor::{Monitor, Notification};

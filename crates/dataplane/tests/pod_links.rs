@@ -1,11 +1,14 @@
 //! Pods' links on the real kernel: what is made, what carries packets, what is mended, what is left alone.
 
 mod support;
+#[path = "support/traffic.rs"]
+mod traffic;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use support::{At, attempt, echo, inside, run};
+use support::{attempt, inside, run};
+use traffic::{At, echo};
 use weft_dataplane::{Executor, LinuxKernel};
 use weft_model::{AttachmentId, Cidr, FactKey, IfName, Mac};
 use weft_plan::kernel::{LinkKind, MAIN_TABLE};

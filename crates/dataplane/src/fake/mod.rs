@@ -65,7 +65,8 @@ impl FakeKernel {
         match key {
             KernelKey::Link(name) => self.owned.retain(|k, row| link_of(k, row) != Some(*name)),
             KernelKey::Set(set) => {
-                self.owned.retain(|k, _| !matches!(k, KernelKey::Element(of, _) if of == set))
+                let inside = |k: &KernelKey| matches!(k, KernelKey::Element(of, _) if of == set);
+                self.owned.retain(|k, _| !inside(k));
             }
             _ => {}
         }

@@ -7,6 +7,7 @@ use weft_plan::{KernelKey, KernelRow, text};
 
 use super::LinuxKernel;
 use crate::kernel::{Effect, Op, link_of};
+use crate::ledger::Expected;
 use crate::link::pod::{self, Wanted};
 use crate::link::remove;
 use crate::link::request::found;
@@ -47,13 +48,11 @@ impl LinuxKernel {
         for run in batch.chunk_by(|a, b| sort(a) == sort(b)) {
             match sort(&run[0]) {
                 Sort::Sysctl => results.extend(run.iter().map(|op| self.apply_sysctl(op))),
-                Sort::MakeLink => results.extend(run.iter().map(|op| self.make_link(op))),
+                Sort::MakeLink => results.extend(run.iter().map(|op| self.make_expected_link(op))),
                 Sort::RemoveLink => results.extend(self.remove_links(run)),
                 Sort::Table => results.extend(self.apply_table(run)),
                 Sort::Filter => results.extend(self.apply_filter(run)),
-                Sort::Opening => {
-                    results.extend(run.iter().map(|_| Err(KernelError::Firewall(String::new()))))
-                }
+                Sort::Opening => results.extend(self.apply_openings(run)),
             }
         }
         results
@@ -68,6 +67,20 @@ impl LinuxKernel {
             other => Err(inconsistent(other)),
         }
         .map(|()| Effect::Done)
+    }
+
+    /// Makes a link, and tells the ledger what to expect of it.
+    fn make_expected_link(&mut self, op: &Op<'_>) -> Outcome {
+        let (KernelKey::Link(name), Op::Set { row: KernelRow::Link(link), .. }) = (op.key(), op) else {
+            return Err(inconsistent(op));
+        };
+        self.ledger.expect(*name, Expected::Busy);
+        let outcome = self.make_link(op);
+        match outcome {
+            Ok(_) => self.ledger.expect(*name, Expected::of(link)),
+            Err(_) => self.ledger.forget(*name),
+        }
+        outcome
     }
 
     fn make_link(&mut self, op: &Op<'_>) -> Outcome {
@@ -97,6 +110,9 @@ impl LinuxKernel {
                 _ => None,
             })
             .collect();
+        for name in &names {
+            self.ledger.forget(*name);
+        }
         self.brought.retain(|id, _| !names.contains(&id.host_link()));
         remove::all(&mut self.rtnl, &names).into_iter().map(|result| result.map(|()| Effect::Done)).collect()
     }
@@ -108,6 +124,11 @@ impl LinuxKernel {
             Err(error) => return run.iter().map(|_| Err(error.clone())).collect(),
         };
         let requests: Vec<Result<Message, Outcome>> = run.iter().map(|op| self.request(op, &links)).collect();
+        for op in run {
+            if let Op::Remove { key: KernelKey::Fdb(link, mac) } = op {
+                self.ledger.leaves(*link, *mac);
+            }
+        }
         let messages: Vec<Message> = requests.iter().filter_map(|r| r.as_ref().ok().cloned()).collect();
         let mut replies = match self.rtnl.exchange(&messages) {
             Ok(replies) => replies.into_iter(),

@@ -3,22 +3,28 @@
 mod apply;
 mod filter;
 mod observe;
+mod openings;
+mod uninstall;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustc_hash::FxHashSet;
 use weft_model::{AttachmentId, IfName};
 use weft_plan::kernel::LinkKind;
-use weft_plan::{KernelKey, KernelRow, Link, RouteKey, Rows};
+use weft_plan::{KernelKey, KernelRow, Link, Opening, RouteKey, Rows};
 
 use crate::KernelError;
 use crate::filter::Nft;
+use crate::firewall::Finding;
 use crate::kernel::{Effect, Kernel, Observation, Op};
+use crate::ledger::Ledger;
 use crate::link::{check, netns};
 use crate::netlink::Rtnl;
 use crate::sysctl::SysctlOriginals;
+
+pub use uninstall::Removed;
 
 /// The network namespace that it was opened in.
 #[derive(Debug)]
@@ -28,6 +34,11 @@ pub struct LinuxKernel {
     originals: SysctlOriginals,
     /// Namespaces that runtimes handed over and whose link is not made yet.
     brought: BTreeMap<AttachmentId, OwnedFd>,
+    /// What we do, for the monitor.
+    ledger: Ledger,
+    /// What foreign firewalls should let through; unknown before the first look.
+    openings: Option<BTreeSet<Opening>>,
+    findings: Vec<Finding>,
     /// Routes that are known to be ours: only these are replaced.
     routes: FxHashSet<RouteKey>,
 }
@@ -38,13 +49,25 @@ impl LinuxKernel {
     /// # Errors
     /// Without netlink, or with an unreadable state file.
     pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
+        let (rtnl, filter) = (Rtnl::open()?, Nft::open()?);
+        let ledger = Ledger::default();
+        ledger.add_port(rtnl.port());
+        ledger.add_port(filter.port());
         Ok(Self {
-            rtnl: Rtnl::open()?,
-            filter: Nft::open()?,
+            rtnl,
+            filter,
+            ledger,
             originals: SysctlOriginals::open(state_dir)?,
             brought: BTreeMap::new(),
+            openings: None,
+            findings: Vec::new(),
             routes: FxHashSet::default(),
         })
+    }
+
+    /// What a [`crate::Monitor`] needs to tell our changes from others'.
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.clone()
     }
 
     /// Takes the namespace that a CNI ADD brought. The next creation of that attachment's link uses it; it is closed when

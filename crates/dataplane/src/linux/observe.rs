@@ -10,6 +10,7 @@ use weft_plan::{KernelKey, KernelRow, Link, PodLink, Rows};
 
 use super::LinuxKernel;
 use crate::kernel::Observation;
+use crate::ledger::Expected;
 use crate::link::host_end::{self, Gateway};
 use crate::link::state::{self, LinkState};
 use crate::netlink::{Dump, Message, Received, headers, number};
@@ -32,6 +33,7 @@ impl LinuxKernel {
         self.see_routes(&names, &mut seen.rows)?;
         self.see_sysctls(wanted, &mut seen.rows);
         self.see_filter(wanted, &mut seen)?;
+        self.see_openings(wanted, &mut seen)?;
         Ok(seen)
     }
 
@@ -71,7 +73,11 @@ impl LinuxKernel {
             };
             seen.damaged.extend(damage.map(|text| (key.clone(), text)));
             let link = Link { kind, alias: state.alias.as_str().into() };
-            seen.rows.insert(key, KernelRow::Link(Box::new(link)));
+            let seen_row = KernelRow::Link(Box::new(link.clone()));
+            if row == Some(&seen_row) && !seen.damaged.contains_key(&key) {
+                self.ledger.expect(state.name, Expected::of(&link));
+            }
+            seen.rows.insert(key, seen_row);
         }
         Ok(())
     }

@@ -9,3 +9,4 @@ pub use message::{Attributes, Message, Received};
 pub use socket::{Dump, Refusal, Reply, Rtnl, SocketError};
 
 pub(crate) use message::{headers, number};
+pub(crate) use socket::raise_buffers;

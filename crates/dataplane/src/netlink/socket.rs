@@ -285,7 +285,7 @@ fn refusal(message: &Received<'_>) -> Option<Refusal> {
 }
 
 /// Raises both buffers, past the system's limit where we may.
-fn raise_buffers(socket: &Socket) {
+pub(crate) fn raise_buffers(socket: &Socket) {
     for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         if set_int(socket.as_raw_fd(), force, BUFFER).is_err() {
             let _ = set_int(socket.as_raw_fd(), plain, BUFFER);

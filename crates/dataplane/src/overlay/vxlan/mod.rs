@@ -31,12 +31,17 @@ impl Overlay for VxlanLink {
             .u32(libc::IFLA_GROUP, LINK_GROUP)
             .u32(libc::IFLA_MTU, self.mtu)
             .attr(libc::IFLA_ADDRESS, &self.mac.0);
-        Request::new(with_data(self, message), "create", format!("link {name}"))
+        let message = with_data(message, |data| {
+            let port = self.port.get().to_be_bytes();
+            changeable(self, data).attr(a::PORT, &port)
+        });
+        Request::new(message, "create", format!("link {name}"))
     }
 
     fn change(&self, state: &LinkState) -> Request {
         let message = Message::new(libc::RTM_NEWLINK, 0, &headers::link(state.index, 0, 0));
-        Request::new(with_data(self, message), "change", format!("link {}", state.name))
+        let message = with_data(message, |data| changeable(self, data));
+        Request::new(message, "change", format!("link {}", state.name))
     }
 
     fn fitness(&self, state: &LinkState) -> Fitness {
@@ -55,19 +60,19 @@ impl Overlay for VxlanLink {
 }
 
 /// Adds the device's own attributes.
-fn with_data(vxlan: &VxlanLink, message: Message) -> Message {
+fn with_data(message: Message, data: impl FnOnce(Message) -> Message) -> Message {
+    message.nest(libc::IFLA_LINKINFO, |info| {
+        info.attr(libc::IFLA_INFO_KIND, b"vxlan").nest(libc::IFLA_INFO_DATA, data)
+    })
+}
+
+/// What a standing device takes: the port is not among it, not even the one that it has.
+fn changeable(vxlan: &VxlanLink, data: Message) -> Message {
     let local = match vxlan.local {
         IpAddr::V4(_) => a::LOCAL,
         IpAddr::V6(_) => a::LOCAL6,
     };
-    message.nest(libc::IFLA_LINKINFO, |info| {
-        info.attr(libc::IFLA_INFO_KIND, b"vxlan").nest(libc::IFLA_INFO_DATA, |data| {
-            data.u32(a::ID, vxlan.vni.get())
-                .address(local, vxlan.local)
-                .u8(a::LEARNING, 0)
-                .attr(a::PORT, &vxlan.port.get().to_be_bytes())
-        })
-    })
+    data.u32(a::ID, vxlan.vni.get()).address(local, vxlan.local).u8(a::LEARNING, 0)
 }
 
 /// A VXLAN device as a row; `None` for links of other kinds and for devices that we would not make.

@@ -1,0 +1,103 @@
+//! What we did ourselves, for the monitor: it must tell our changes from everybody else's.
+//!
+//! Where the kernel says whose request caused a notification, the netlink port is enough. Where it does not (links,
+//! forwarding entries), the ledger says what is expected.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weft_model::{IfName, Mac};
+use weft_plan::Link;
+use weft_plan::kernel::{HOST_END_MAC, LINK_GROUP, LinkKind};
+
+use crate::link::state::LinkState;
+use crate::overlay;
+
+/// A shared record of our own changes.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger(Arc<Mutex<Record>>);
+
+#[derive(Debug, Default)]
+struct Record {
+    ports: HashSet<u32>,
+    links: HashMap<IfName, Expected>,
+    leaving: HashSet<(IfName, Mac)>,
+}
+
+/// How a link of ours should look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// It is being made or changed.
+    Busy,
+    /// Like this, and up.
+    Like { mac: Mac, mtu: u32, alias: Box<str> },
+}
+
+impl Expected {
+    /// What a row asks for.
+    pub(crate) fn of(link: &Link) -> Self {
+        let (mac, mtu) = match (&link.kind, overlay::of(&link.kind)) {
+            (_, Some(overlay)) => (overlay.mac(), overlay.mtu()),
+            (LinkKind::Pod(pod), _) => (HOST_END_MAC, pod.mtu),
+            // Every kind that is no pod's is an overlay.
+            (LinkKind::Vxlan(vxlan), None) => (vxlan.mac, vxlan.mtu),
+        };
+        Expected::Like { mac, mtu, alias: link.alias.clone() }
+    }
+
+    /// True where the link is so, or nobody can say yet.
+    pub(crate) fn fits(&self, state: &LinkState) -> bool {
+        match self {
+            Expected::Busy => true,
+            Expected::Like { mac, mtu, alias } => {
+                state.group == LINK_GROUP
+                    && state.is_up()
+                    && state.mac == Some(*mac)
+                    && state.mtu == *mtu
+                    && *state.alias == **alias
+            }
+        }
+    }
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        // A panic elsewhere leaves the record whole: each change of it is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes by this netlink port are ours.
+    pub(crate) fn add_port(&self, port: u32) {
+        self.lock().ports.insert(port);
+    }
+
+    /// True for a port of ours.
+    pub(crate) fn is_ours(&self, port: u32) -> bool {
+        self.lock().ports.contains(&port)
+    }
+
+    /// A link should look so from now on.
+    pub(crate) fn expect(&self, name: IfName, expected: Expected) {
+        self.lock().links.insert(name, expected);
+    }
+
+    /// Nothing is expected of a link any more: it goes, or could not be made.
+    pub(crate) fn forget(&self, name: IfName) {
+        self.lock().links.remove(&name);
+    }
+
+    /// What is expected of a link.
+    pub(crate) fn expected(&self, name: IfName) -> Option<Expected> {
+        self.lock().links.get(&name).cloned()
+    }
+
+    /// A forwarding entry is about to be removed by us.
+    pub(crate) fn leaves(&self, link: IfName, mac: Mac) {
+        self.lock().leaving.insert((link, mac));
+    }
+
+    /// True, once, for a forwarding entry that we removed.
+    pub(crate) fn left(&self, link: IfName, mac: Mac) -> bool {
+        self.lock().leaving.remove(&(link, mac))
+    }
+}
