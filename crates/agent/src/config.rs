@@ -196,7 +196,6 @@ impl AgentConfig {
             zone: DnsName::new(&self.dns.cluster_domain),
             addresses: self.dns_addresses(),
             pod_names,
-            ..DnsSettings::default()
         };
         Ok(settings)
     }

@@ -9,8 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use std::os::fd::AsFd;
-use weft_dataplane::{Executor, Kernel, KernelError, LinuxKernel, Outcome};
-use weft_model::{AttachmentId, HostPort, IfName};
+use weft_dataplane::conntrack::{self, ConntrackError, Flow};
+use weft_dataplane::{Executor, Kernel, LinuxKernel, Outcome};
+use weft_model::{AttachmentId, IfName};
 use weft_plan::{KernelKey, Link, Plan};
 
 use crate::core::Work;
@@ -28,7 +29,7 @@ pub trait NodeKernel: Kernel + Send {
     ///
     /// # Errors
     /// When connection tracking can't be asked.
-    fn forget_flows(&mut self, ports: &[HostPort]) -> Result<usize, KernelError>;
+    fn forget_flows(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError>;
 }
 
 impl NodeKernel for LinuxKernel {
@@ -40,9 +41,8 @@ impl NodeKernel for LinuxKernel {
         self.check_pod(name, link, Some(netns.as_fd())).unwrap_or_else(|error| vec![error.to_string()])
     }
 
-    fn forget_flows(&mut self, ports: &[HostPort]) -> Result<usize, KernelError> {
-        let _ = ports;
-        Ok(0)
+    fn forget_flows(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError> {
+        conntrack::flush(flows)
     }
 }
 
@@ -58,7 +58,7 @@ pub struct KernelThread<K> {
 }
 
 /// What is to be done now.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Pending {
     sync: bool,
     step: bool,
@@ -107,8 +107,8 @@ impl<K: NodeKernel> KernelThread<K> {
             Work::Check(name, link, netns, answer) => {
                 let _ = answer.send(self.executor.kernel_mut().look_at_pod(name, &link, netns));
             }
-            Work::ForgetFlows(ports) => {
-                if let Err(error) = self.executor.kernel_mut().forget_flows(&ports) {
+            Work::ForgetFlows(flows) => {
+                if let Err(error) = self.executor.kernel_mut().forget_flows(&flows) {
                     tracing::warn!("cannot forget flows of removed port mappings: {error}");
                 }
             }

@@ -49,6 +49,9 @@ pub struct Record {
     pub conf_name: String,
 }
 
+/// A record, and how far its attachment is.
+pub type Found = (Stage, Record);
+
 /// Why a record can't be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -102,7 +105,7 @@ impl Records {
     ///
     /// # Errors
     /// Where the folder can't be listed.
-    pub fn list(&self) -> Result<(Vec<(Stage, Record)>, Vec<String>), RecordError> {
+    pub fn list(&self) -> Result<(Vec<Found>, Vec<String>), RecordError> {
         let (mut records, mut broken) = (Vec::new(), Vec::new());
         for path in self.files()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -111,7 +114,7 @@ impl Records {
             match read.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).map_err(|e| e.to_string())) {
                 Ok(record) => records.push((stage, record)),
                 Err(reason) => {
-                    broken.push(format!("{}: {reason}; remove it if its pod is gone", path.display()))
+                    broken.push(format!("{}: {reason}; remove it if its pod is gone", path.display()));
                 }
             }
         }

@@ -9,17 +9,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use weft_dataplane::LinuxKernel;
-use weft_dataplane::host::observe_host;
-use weft_dataplane::monitor::{Monitor, Notification};
+use weft_dataplane::{Ledger, LinuxKernel, Monitor, Notification, observe_host};
 use weft_dns::forward::UpstreamSource;
 use weft_model::NodeName;
-use weft_store::{DirectoryOptions, DirectoryStore, Store, StoreError};
+use weft_store::{DirectoryOptions, DirectoryStore, Store};
 
 use crate::api::{ApiServer, Limits, RunDir, RunDirError};
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
 use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
 use crate::kernel_thread::KernelThread;
+use crate::late_store::LateStore;
 use crate::message::Message;
 use crate::publisher;
 use crate::routes::Routes;
@@ -42,9 +41,6 @@ pub enum RunError {
     /// The socket.
     #[error(transparent)]
     Api(#[from] crate::api::StartError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The kernel.
     #[error(
         "cannot use the kernel's network: {0}; run as root, or with CAP_NET_ADMIN in this network namespace"
@@ -79,12 +75,13 @@ impl Agent {
     ///
     /// # Errors
     /// [`RunError`]; then nothing runs, and the kernel is as it was.
-    pub fn start(config: AgentConfig) -> Result<Self, RunError> {
+    pub fn start(config: &AgentConfig) -> Result<Self, RunError> {
         let node = config.node_name()?;
         make_folder(&config.state_dir)?;
         let run_dir = RunDir::claim(&config.run_dir)?;
-        let store = open_store(&config.store)?;
+        let store = store(config.store.clone());
         let kernel = LinuxKernel::open(&config.state_dir)?;
+        let ledger = kernel.ledger();
         let plans = SharedPlans::default();
         let (to_core, inbox) = channel();
         let (to_kernel, kernel_inbox) = channel();
@@ -92,12 +89,12 @@ impl Agent {
         let around = Around { kernel: to_kernel.clone(), publish: to_publisher };
         let core = Core::new(config.clone(), plans.clone(), around)?;
         let api = ApiServer::start(&run_dir, Limits::default(), Arc::new(Routes::new(to_core.clone())))?;
-        let dns = start_dns(&config, &plans, &to_core);
+        let dns = start_dns(config, &plans, &to_core);
         let _ = to_core.send(Message::Host(observe_host()?));
         let kernel_work = KernelThread::new(kernel, plans.kernel.clone(), kernel_inbox, to_core.clone());
         let kernel_thread = spawn("weft-kernel", move || kernel_work.run())?;
         let core_thread = spawn("weft-core", move || core.run(&inbox))?;
-        spawn_monitor(&to_core, to_kernel)?;
+        spawn_monitor(ledger, &to_core, to_kernel)?;
         spawn_store(&store, &to_core)?;
         spawn_publisher(&store, node, publisher_inbox, &to_core)?;
         spawn_clock(&to_core)?;
@@ -132,12 +129,12 @@ fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
 }
 
 /// One line a store.
-fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, RunError> {
-    Ok(match config {
+fn store(config: StoreConfig) -> Arc<dyn Store> {
+    Arc::new(LateStore::new(Box::new(move || match &config {
         StoreConfig::Directory(folder) => {
-            Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?)
+            Ok(Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?) as Arc<dyn Store>)
         }
-    })
+    })))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RunError> {
@@ -186,8 +183,8 @@ fn upstreams(config: &AgentConfig) -> Result<UpstreamSource, String> {
 }
 
 /// Tells the core of the machine's own links, and the kernel thread of what somebody else changed.
-fn spawn_monitor(core: &Sender<Message>, kernel: Sender<Work>) -> Result<(), RunError> {
-    let mut monitor = Monitor::open()?;
+fn spawn_monitor(ledger: Ledger, core: &Sender<Message>, kernel: Sender<Work>) -> Result<(), RunError> {
+    let mut monitor = Monitor::open(ledger)?;
     let core = core.clone();
     spawn("weft-monitor", move || {
         loop {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use weft_model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey, ObjectName, Pod, Port, Service, SliceSource,
@@ -32,12 +31,11 @@ pub fn affected_services(transition: &Transition, facts: &Facts) -> Vec<ObjectKe
         .flat_map(|fact| match fact {
             Fact::Service(service) => vec![service.key.clone()],
             Fact::EndpointSlice(slice) => slice.service_key().into_iter().collect(),
-            Fact::Pod(pod) => facts
-                .services_selecting(&pod.key.namespace, &pod.labels)
-                .into_iter()
-                .filter(|service| facts.slices_of(&service.key).next().is_none())
-                .map(|service| service.key.clone())
-                .collect(),
+            Fact::Pod(pod) => selecting(facts, pod),
+            // Its addresses are those of the pods in its own network.
+            Fact::Node(node) => {
+                facts.pods_on_host(&node.name).flat_map(|pod| selecting(facts, pod)).collect()
+            }
             _ => Vec::new(),
         })
         .collect();
@@ -46,14 +44,24 @@ pub fn affected_services(transition: &Transition, facts: &Facts) -> Vec<ObjectKe
     keys
 }
 
+/// Services whose derived endpoints a pod can be.
+fn selecting(facts: &Facts, pod: &Pod) -> Vec<ObjectKey> {
+    facts
+        .services_selecting(&pod.key.namespace, &pod.labels)
+        .into_iter()
+        .filter(|service| facts.slices_of(&service.key).next().is_none())
+        .map(|service| service.key.clone())
+        .collect()
+}
+
 /// One derived slice for each family and each set of target ports, named by the service, as the endpoint slice controller
 /// would write them.
 fn derived(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
     let pods = facts.selected_by(service);
     let mut slices: BTreeMap<(Family, Vec<EndpointPort>), Vec<Endpoint>> = BTreeMap::new();
     for pod in pods.into_iter().filter(|pod| !pod.finished) {
-        for ip in &pod.ips {
-            let family = Family::of(*ip);
+        for ip in facts.addresses_of(pod) {
+            let family = Family::of(ip);
             if !service.families.contains(&family) {
                 continue;
             }
@@ -61,7 +69,7 @@ fn derived(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
             if ports.is_empty() && !service.ports.is_empty() {
                 continue;
             }
-            slices.entry((family, ports)).or_default().push(endpoint(facts, service, pod, *ip));
+            slices.entry((family, ports)).or_default().push(endpoint(facts, service, pod, ip));
         }
     }
     slices
@@ -102,7 +110,6 @@ fn target_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
 fn endpoint(facts: &Facts, service: &Service, pod: &Pod, ip: IpAddr) -> Endpoint {
     let hostname =
         pod.hostname.clone().filter(|_| pod.subdomain.as_deref() == Some(service.key.name.as_str()));
-    let zone = pod.node.as_ref().and_then(|name| facts.node(name)?.zone().map(Arc::from));
     Endpoint {
         addresses: vec![ip],
         ready: service.publish_not_ready || (pod.ready && !pod.terminating),
@@ -110,7 +117,8 @@ fn endpoint(facts: &Facts, service: &Service, pod: &Pod, ip: IpAddr) -> Endpoint
         terminating: pod.terminating,
         hostname,
         node: pod.node.clone(),
-        zone,
+        // Its node's zone; looked up where it matters, so that a node's label isn't every pod's business.
+        zone: None,
         hint_zones: Vec::new(),
         hint_nodes: Vec::new(),
         pod: Some(pod.key.clone()),

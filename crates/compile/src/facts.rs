@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use weft_model::{
-    Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Host, Labels, NamespaceName, Network,
-    NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
+    Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Family, Host, Labels, NamespaceName,
+    Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
 };
 
 /// What a change did: the fact before and after it. Equal ones never reach a rule.
@@ -46,6 +46,8 @@ pub struct Facts {
     pods_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
     services_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
     slices_of: FxHashMap<ObjectKey, BTreeSet<ObjectName>>,
+    /// Pods in their node's network whose addresses nobody has written.
+    on_host: FxHashMap<NodeName, BTreeSet<ObjectKey>>,
 }
 
 impl Facts {
@@ -176,6 +178,22 @@ impl Facts {
         found
     }
 
+    /// A pod's addresses; for one in its node's network whose own nobody has written, the node's.
+    pub fn addresses_of(&self, pod: &Pod) -> Vec<IpAddr> {
+        match node_to_ask(pod) {
+            Some(name) => {
+                let node = self.nodes.get(name);
+                Family::ALL.into_iter().filter_map(|family| Some(node?.address(family)?.ip)).collect()
+            }
+            None => pod.ips.clone(),
+        }
+    }
+
+    /// Pods whose addresses are those of this node.
+    pub fn pods_on_host(&self, node: &NodeName) -> impl Iterator<Item = &Pod> {
+        self.on_host.get(node).into_iter().flatten().filter_map(|key| self.pods.get(key))
+    }
+
     /// True where any attachment of this node has `address`.
     pub fn is_local_pod(&self, address: IpAddr) -> bool {
         self.attachments.values().any(|a| a.addresses.contains(&address))
@@ -236,7 +254,12 @@ impl Facts {
 
     fn index(&mut self, fact: &Fact) {
         match fact {
-            Fact::Pod(pod) => link(&mut self.pods_by_label, &pod.key, &pod.labels),
+            Fact::Pod(pod) => {
+                link(&mut self.pods_by_label, &pod.key, &pod.labels);
+                if let Some(node) = node_to_ask(pod) {
+                    self.on_host.entry(node.clone()).or_default().insert(pod.key.clone());
+                }
+            }
             Fact::Service(service) => {
                 if let Some(selector) = &service.selector {
                     link(&mut self.services_by_label, &service.key, selector);
@@ -253,7 +276,17 @@ impl Facts {
 
     fn unindex(&mut self, fact: &Fact) {
         match fact {
-            Fact::Pod(pod) => unlink(&mut self.pods_by_label, &pod.key, &pod.labels),
+            Fact::Pod(pod) => {
+                unlink(&mut self.pods_by_label, &pod.key, &pod.labels);
+                if let Some(node) = node_to_ask(pod)
+                    && let Some(keys) = self.on_host.get_mut(node)
+                {
+                    keys.remove(&pod.key);
+                    if keys.is_empty() {
+                        self.on_host.remove(node);
+                    }
+                }
+            }
             Fact::Service(service) => {
                 if let Some(selector) = &service.selector {
                     unlink(&mut self.services_by_label, &service.key, selector);
@@ -272,6 +305,11 @@ impl Facts {
             _ => {}
         }
     }
+}
+
+/// The node that has a pod's addresses, where the pod itself doesn't say them.
+fn node_to_ask(pod: &Pod) -> Option<&NodeName> {
+    pod.node.as_ref().filter(|_| pod.host_network && pod.ips.is_empty())
 }
 
 fn link(index: &mut FxHashMap<LabelIn, FxHashSet<ObjectName>>, key: &ObjectKey, labels: &Labels) {

@@ -128,7 +128,10 @@ fn pod(n: u8, variant: u8) -> Change {
     }
     let mut pod = Pod::named(key);
     pod.labels = [("app", if bit(variant, 0) { "web" } else { "db" })].into_iter().collect();
-    pod.ips = vec![IpAddr::from([10, 244, 0, 10 + n])];
+    pod.host_network = bit(variant, 4);
+    if !pod.host_network {
+        pod.ips = vec![IpAddr::from([10, 244, 0, 10 + n])];
+    }
     pod.node = NodeName::new(&format!("n{n}")).ok();
     pod.ready = bit(variant, 1);
     pod.terminating = bit(variant, 2);

@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use weft_model::FactKey;
 
 /// A row's value and the fact that asked for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry<V> {
     /// What should be.
     pub value: V,
@@ -15,6 +15,13 @@ pub struct Entry<V> {
     pub origin: FactKey,
     /// Which piece of the writer's work this is; means nothing to readers.
     pub claim: u32,
+}
+
+/// Who wrote a row is no part of what it says.
+impl<V: PartialEq> PartialEq for Entry<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value && self.origin == other.origin
+    }
 }
 
 /// Rows by key. Writing an equal value is no change, so "set everything again" costs its executors nothing.

@@ -45,8 +45,15 @@ pub fn name_row(name: &DnsName, row: &NameRow) -> String {
     if row.records.is_empty() {
         line.push_str(" (exists)");
     }
-    if row.below == Below::DashedAddresses {
-        line.push_str(" (dashed addresses below)");
+    if let Some(zone) = &row.zone {
+        let _ = write!(line, " (zone of {}, mailbox {}, ttl {})", zone.primary, zone.mailbox, zone.ttl);
+    }
+    match row.below {
+        Below::Nothing => {}
+        Below::DashedAddresses => line.push_str(" (dashed addresses below)"),
+        Below::InnerNames(labels) => {
+            let _ = write!(line, " (names of fewer than {labels} labels exist below)");
+        }
     }
     line
 }

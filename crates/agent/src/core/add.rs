@@ -74,7 +74,9 @@ impl Core {
         };
         let record = Record { attachment, conf_name: attach.conf.name.clone() };
         if let Err(error) = self.records.begin(&record) {
-            self.release(&id);
+            if let Err(reason) = self.release(&id) {
+                tracing::warn!("{id}: {reason}");
+            }
             return Err(CniError::new(
                 Code::IO_FAILURE,
                 "the attachment can't be recorded",

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 use weft_cni::{AttachmentRef, CniError, Code, tombstone};
-use weft_model::{AttachmentId, Change, FactKey, IfName, Protocol};
+use weft_dataplane::conntrack::Flow;
+use weft_model::{Attachment, AttachmentId, Change, FactKey, IfName, Protocol};
 use weft_plan::KernelKey;
 use weft_store::Published;
 
@@ -98,10 +99,16 @@ impl Core {
 
     /// UDP flows that a port mapping translated would keep going to an address that is nobody's, or somebody else's.
     fn forget_flows(&self, record: &Record) {
-        let ports = &record.attachment.host_ports;
-        let udp: Vec<_> = ports.iter().filter(|port| port.protocol == Protocol::Udp).cloned().collect();
-        if !udp.is_empty() {
-            self.send(Work::ForgetFlows(udp));
+        let Attachment { host_ports, addresses, .. } = &record.attachment;
+        let udp = host_ports.iter().filter(|port| port.protocol == Protocol::Udp);
+        let flows: Vec<Flow> = udp
+            .flat_map(|port| {
+                let (protocol, port) = (port.protocol.number(), port.container_port.get());
+                addresses.iter().map(move |address| Flow::AnsweredBy { address: *address, protocol, port })
+            })
+            .collect();
+        if !flows.is_empty() {
+            self.send(Work::ForgetFlows(flows));
         }
     }
 

@@ -18,16 +18,18 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, RwLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use weft_cni::{CniError, Code};
 use weft_compile::{Compiler, Facts};
+use weft_dataplane::conntrack::Flow;
 use weft_ipam::{DirectoryLeases, Leases};
-use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, Warning};
+use weft_model::{AttachmentId, Change, Fact, FactKey, NetworkName, NodeName, Warning};
 use weft_plan::{KernelKey, Plan};
 use weft_store::{Notice, Published, Remark};
 
 use crate::config::AgentConfig;
+use crate::fact_log::FactLog;
 use crate::message::{CniCall, CniReply, CniVerb, Message, Report};
 use crate::records::{Record, Records};
 
@@ -46,8 +48,8 @@ pub enum Work {
     Check(weft_model::IfName, Box<weft_plan::Link>, OwnedFd, Sender<Vec<String>>),
     /// Say where the kernel is not as the plan has it: a line each, or why it can't be seen.
     Differences(Sender<Result<Vec<String>, String>>),
-    /// Forget flows to these ports, which are no longer mapped.
-    ForgetFlows(Vec<weft_model::HostPort>),
+    /// Forget flows that lead to these, which are no longer mapped.
+    ForgetFlows(Vec<Flow>),
     /// End.
     Stop,
 }
@@ -76,6 +78,9 @@ pub struct SharedPlans {
     /// Names. Apart, so that a query never waits for the kernel.
     pub names: Arc<RwLock<Plan>>,
 }
+
+/// How long a start waits for the store before it goes by the facts that it knew last.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How far the agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +119,11 @@ pub struct Core {
     around: Around,
     phase: Phase,
     stale: Option<(SystemTime, String)>,
+    log: Option<FactLog>,
+    /// Facts of the local log that the store has not confirmed yet.
+    unconfirmed: BTreeSet<FactKey>,
+    /// Facts of which the store has spoken before its first snapshot was complete.
+    heard: BTreeSet<FactKey>,
     notices: BTreeMap<String, Remark>,
     troubles: BTreeMap<&'static str, String>,
     failed: BTreeMap<KernelKey, String>,
@@ -167,7 +177,7 @@ impl Core {
             Message::Applied(report) => self.applied(report),
             Message::Cni(call) => self.cni(call),
             Message::Inspect(look) => look(self),
-            Message::Claimed(network, cidrs) => self.claimed(network, &cidrs),
+            Message::Claimed(network, cidrs) => self.claimed(&network, &cidrs),
             Message::Trouble(part, Some(text)) => {
                 tracing::warn!(part, "{text}");
                 self.troubles.insert(part, text);
@@ -187,10 +197,7 @@ impl Core {
             Event::Changes(changes) => {
                 let mut nodes = false;
                 for change in changes {
-                    nodes |= matches!(
-                        change.key(),
-                        weft_model::FactKey::Node(_) | weft_model::FactKey::Network(_)
-                    );
+                    nodes |= matches!(change.key(), FactKey::Node(_) | FactKey::Network(_));
                     self.compiler.apply(change);
                 }
                 if nodes && self.phase != Phase::Waiting {
@@ -199,12 +206,13 @@ impl Core {
             }
             Event::Synced => {
                 self.stale = None;
-                if self.phase == Phase::Waiting {
-                    self.phase = Phase::Applying;
-                    self.refresh_node();
-                    self.flush();
-                    self.send(Work::Sync);
+                for key in std::mem::take(&mut self.unconfirmed) {
+                    self.compiler.apply(Change::Remove(key));
                 }
+                if let Some(log) = &self.log {
+                    log.complete();
+                }
+                self.facts_are_complete();
             }
             Event::Stale { since, reason } => {
                 tracing::warn!("the store can't be reached: {reason}");
@@ -220,6 +228,17 @@ impl Core {
             Event::Notice(Notice { about, text: None }) => {
                 self.notices.remove(&about);
             }
+        }
+    }
+
+    /// From here on the plan may be applied.
+    fn facts_are_complete(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.phase = Phase::Applying;
+            self.heard.clear();
+            self.refresh_node();
+            self.flush();
+            self.send(Work::Sync);
         }
     }
 
@@ -297,8 +316,12 @@ impl Core {
     fn tick(&mut self, now: Instant) {
         self.expire_adding(now);
         self.expire_removing(now);
-        if self.phase == Phase::Running {
-            self.take_tombstones();
+        match self.phase {
+            Phase::Running => self.take_tombstones(),
+            Phase::Waiting if now.saturating_duration_since(self.started) > STORE_PATIENCE => {
+                self.use_last_facts();
+            }
+            _ => {}
         }
         self.refresh_node();
         self.announce_readiness();

@@ -33,7 +33,7 @@ impl Core {
         let links = || host.links.iter();
         if !self.config.addresses.is_empty() {
             let prefix = |ip| {
-                links().flat_map(|l| &l.addresses).find(|net| net.addr() == ip).map(|net| net.prefix_len())
+                links().flat_map(|l| &l.addresses).find(|net| net.addr() == ip).map(ipnet::IpNet::prefix_len)
             };
             return self
                 .config
@@ -74,15 +74,15 @@ impl Core {
     }
 
     /// Takes the blocks that the store gave, and makes them known.
-    pub(super) fn claimed(&mut self, network: NetworkName, cidrs: &[Cidr]) {
-        self.claiming.remove(&network);
+    pub(super) fn claimed(&mut self, network: &NetworkName, cidrs: &[Cidr]) {
+        self.claiming.remove(network);
         if cidrs.is_empty() {
             return;
         }
         let known =
             self.compiler.facts().node(&self.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
         let mut pod_cidrs: Vec<NodeCidr> =
-            known.into_iter().filter(|block| block.network != network).collect();
+            known.into_iter().filter(|block| block.network != *network).collect();
         pod_cidrs.extend(cidrs.iter().map(|cidr| NodeCidr { network: network.clone(), cidr: *cidr }));
         let node = PublishedNode {
             name: self.node.clone(),

@@ -9,6 +9,7 @@ use weft_model::{Change, Fact, NetworkName};
 
 use super::{Around, Core, Phase, SharedPlans};
 use crate::config::{AgentConfig, ConfigError};
+use crate::fact_log::{self, FactLog};
 use crate::message::Report;
 use crate::records::{Record, RecordError, Records, Stage};
 
@@ -27,6 +28,9 @@ pub enum StartError {
     /// Leases can't be read.
     #[error(transparent)]
     Ipam(#[from] weft_ipam::IpamError),
+    /// The log of facts can't be begun.
+    #[error("cannot start the thread that keeps the last facts: {0}")]
+    FactLog(#[source] std::io::Error),
 }
 
 impl Core {
@@ -51,6 +55,9 @@ impl Core {
             around,
             phase: Phase::Waiting,
             stale: None,
+            log: Some(FactLog::begin(&config.state_dir).map_err(StartError::FactLog)?),
+            unconfirmed: BTreeSet::new(),
+            heard: BTreeSet::new(),
             notices: BTreeMap::new(),
             troubles: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -110,6 +117,27 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Goes by the facts that the last agent knew, marked as stale, until the store speaks.
+    pub(super) fn use_last_facts(&mut self) {
+        let Some((changes, written)) = fact_log::read(&self.config.state_dir) else { return };
+        let why =
+            self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
+        tracing::warn!("going by the last known facts, since the store can't be reached: {why}");
+        self.stale = Some((written, why));
+        for change in changes {
+            // What the store has said by now is newer.
+            let key = change.key();
+            if !self.heard.contains(&key) {
+                match &change {
+                    Change::Set(_) => self.unconfirmed.insert(key),
+                    Change::Remove(_) => self.unconfirmed.remove(&key),
+                };
+                self.compiler.apply(change);
+            }
+        }
+        self.facts_are_complete();
     }
 
     /// What can be done only when the kernel has been compared with the plan once.
