@@ -171,7 +171,7 @@ pub fn mapped_ports(cluster: &mut Cluster) -> Result<String> {
         netns: None,
         addresses: client.addresses().collect(),
     });
-    let oracle = cluster.agents.values().next().context("no agent is running")?;
+    let oracle = matrix::oracle(cluster)?;
     let mut answers = 0;
     let mut problems = Vec::new();
     for name in [CLIENT, "n1", "n3", "tools/probe-1", "shop/web-1", "shop/db-1"] {

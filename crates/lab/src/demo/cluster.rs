@@ -243,7 +243,7 @@ impl Cluster {
                 problems.push(format!("the agent on {node} had to be killed"));
             }
             if let Err(error) = self.programs.uninstall(agent.node()) {
-                problems.push(error.to_string());
+                problems.push(error.to_string().replace('\n', ", "));
             }
             problems
                 .extend(foreign_to_a_fresh_node(agent.node())?.into_iter().map(|p| format!("{node}: {p}")));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use weft_lab::probe::{Outcome, Target, Transport};
-use weft_lab::weft::{Packet, Prediction};
+use weft_lab::weft::{Agent, Packet, Prediction};
 use weft_lab::{Machine, Net, Tool, serve};
 
 use super::cluster::Cluster;
@@ -110,35 +110,36 @@ pub fn compare(cluster: &mut Cluster) -> Result<String> {
     Ok(format!("{} cells, each as the oracle says ({working} reachable)", cells.len()))
 }
 
-/// Facts take a moment from node to node: waits until the last pod is known everywhere.
+/// How long facts may take from node to node.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Waits until every node reaches every place, and the oracle's node knows of them all; what isn't so in time, the
+/// matrix shows.
 fn settle(cluster: &Cluster, places: &[Place]) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let pods = cluster.pods.len();
-    for (node, agent) in &cluster.agents {
-        loop {
-            let known = agent.status()?["facts"]["pods"].as_u64().unwrap_or(0);
-            if known >= pods as u64 {
-                break;
-            }
-            if Instant::now() > deadline {
-                bail!("{node} knows {known} of {pods} pods after 10 s");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    // Knowing a pod from its manifest is not yet knowing its address: one probe of everybody until all answer.
+    let deadline = Instant::now() + SETTLED;
     let all: Vec<Target> = places.iter().flat_map(|p| p.addresses.iter().flat_map(|a| both(*a))).collect();
     let tool = cluster.lab()?.tool();
+    let oracle = oracle(cluster)?;
     for place in places.iter().filter(|p| p.netns.is_none()) {
-        while place.probe(tool, &all)?.iter().any(|o| o.greeting().is_none()) && Instant::now() < deadline {
+        loop {
+            let reached = place.probe(tool, &all)?.iter().all(|o| o.greeting().is_some());
+            let foreseen = oracle.predict(&packets(place, &all))?.iter().all(|p| p.works);
+            if reached && foreseen || Instant::now() > deadline {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
     Ok(())
 }
 
+/// The agent that is asked for predictions: the first by name, because any of them can say.
+pub fn oracle(cluster: &Cluster) -> Result<&Agent> {
+    cluster.agents.values().next().context("no agent is running")
+}
+
 fn fill(cluster: &Cluster, places: &[Place]) -> Result<Vec<Cell>> {
-    let oracle = cluster.agents.values().next().context("no agent is running")?;
+    let oracle = oracle(cluster)?;
     let tool = cluster.lab()?.tool();
     let mut cells = Vec::new();
     for (from, source) in places.iter().enumerate() {

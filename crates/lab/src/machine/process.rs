@@ -38,12 +38,14 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Its standard output, or an error made from the exit status and standard error.
+    /// Its standard output, or an error made from the exit status and all that it wrote.
     pub fn success_or<E>(self, error: impl FnOnce(String) -> E) -> Result<String, E> {
+        let stdout = String::from_utf8_lossy(&self.stdout);
         if self.status.success() {
-            return Ok(String::from_utf8_lossy(&self.stdout).into_owned());
+            return Ok(stdout.into_owned());
         }
-        Err(error(format!("{}; {}", self.status, String::from_utf8_lossy(&self.stderr).trim())))
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        Err(error(format!("{}; {} {}", self.status, stderr.trim(), stdout.trim())))
     }
 }
 
