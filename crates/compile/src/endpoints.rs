@@ -69,7 +69,7 @@ fn derived(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
             if ports.is_empty() && !service.ports.is_empty() {
                 continue;
             }
-            slices.entry((family, ports)).or_default().push(endpoint(facts, service, pod, ip));
+            slices.entry((family, ports)).or_default().push(endpoint(service, pod, ip));
         }
     }
     slices
@@ -107,7 +107,7 @@ fn target_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-fn endpoint(facts: &Facts, service: &Service, pod: &Pod, ip: IpAddr) -> Endpoint {
+fn endpoint(service: &Service, pod: &Pod, ip: IpAddr) -> Endpoint {
     let hostname =
         pod.hostname.clone().filter(|_| pod.subdomain.as_deref() == Some(service.key.name.as_str()));
     Endpoint {
