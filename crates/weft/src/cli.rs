@@ -1,0 +1,170 @@
+//! The command line: every subcommand and option with its help text.
+//!
+//! Help texts say what the exit statuses mean; tests hold them.
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::output::Format;
+
+/// Where a node's configuration is looked for when none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/weft/agent.yaml";
+/// Where the agent's socket is looked for when nothing says otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/weft";
+
+/// The whole network of a Kubernetes cluster in one small program.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, about, arg_required_else_help = true)]
+#[command(after_help = "Exit status 64 means that the command line was not understood.")]
+pub struct Cli {
+    /// Folder with the agent's socket [default: /run/weft]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// How to print what is asked for
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The folder with the agent's socket.
+    pub fn run_dir_or_usual(&self) -> &Path {
+        self.run_dir.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR))
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Agent(AgentArgs),
+    Status(StatusArgs),
+    Plan(PlanArgs),
+    Explain(ExplainArgs),
+    Preflight(PreflightArgs),
+    Uninstall(UninstallArgs),
+    Lab(LabArgs),
+}
+
+impl Command {
+    /// Exit status where the command could not do its work at all: apart from its answers.
+    pub fn trouble(&self) -> u8 {
+        match self {
+            Command::Plan(_) | Command::Explain(_) | Command::Preflight(_) | Command::Uninstall(_) => 2,
+            Command::Agent(_) | Command::Status(_) | Command::Lab(_) => 1,
+        }
+    }
+}
+
+/// The configuration file.
+#[derive(Debug, Args)]
+pub struct ConfigArg {
+    /// The node's configuration [default: /etc/weft/agent.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs the node's agent until SIGTERM or SIGINT
+///
+/// What it made in the kernel stays when it ends, and goes on working; `weft uninstall` takes it away. It logs to standard
+/// error; WEFT_LOG chooses how much (error, warn, info, debug, trace, or a filter such as weft_store=debug).
+///
+/// Exit status: 0 after a signal, 1 where it can't run.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// Shows this node: readiness, peers and the ways to them, pods, the plan, warnings
+///
+/// Exit status: 0 where a pod could be attached now, 2 where not, 1 where the agent can't be asked.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Also list the addresses that are given out, and to whom
+    #[arg(long)]
+    pub leases: bool,
+}
+
+/// Shows what this node's kernel and DNS server should hold
+///
+/// Exit status: 0; 1 with --diff where the kernel differs; 2 where the agent can't be asked.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("instead").args(["diff", "folder"])))]
+pub struct PlanArgs {
+    /// Add to each row the object that asked for it
+    #[arg(long, conflicts_with = "instead")]
+    pub origin: bool,
+    /// Show instead where the kernel differs: `-` is there and shouldn't be, `+` is missing, `!` is damaged
+    #[arg(long)]
+    pub diff: bool,
+    /// Show instead what would change if the store held the manifests of this folder
+    #[arg(short, long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// Follows a packet through the plans of the nodes that it meets, and its answer back
+///
+/// FROM is a pod (NAMESPACE/NAME, or NAME in the namespace default), a node, or an address. TO is the same, or a DNS name,
+/// then :PORT, :PORT/udp, or nothing for an echo request. An IPv6 address with a port stands in brackets.
+///
+/// Exit status: 0 where the packet arrives and its answer comes back, 1 where not, 2 where there is no answer. With
+/// --matrix: 0 where all questions were put, 2 where not.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Where the packet comes from
+    #[arg(required_unless_present = "matrix")]
+    pub from: Option<String>,
+    /// Where it goes to
+    #[arg(required_unless_present = "matrix")]
+    pub to: Option<String>,
+    /// Use IPv4
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Use IPv6
+    #[arg(short = '6')]
+    pub ipv6: bool,
+    /// Read a JSON list of {from, to, family} from FILE (- is standard input), print one of {query, verdict, works}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ipv4", "ipv6"])]
+    pub matrix: Option<PathBuf>,
+}
+
+/// Checks whether Weft can run on this machine, and says what to type where something is missing
+///
+/// Nothing is changed: what the kernel can do is tried in a network namespace of its own.
+///
+/// Exit status: 0 where nothing needed is missing, 1 where something is, 2 where it can't be checked.
+#[derive(Debug, Args)]
+pub struct PreflightArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// Removes all that Weft made on this machine, and puts back what it changed
+///
+/// Takes away links, routes, rules, the packet filter's table, openings in other firewalls, the runtimes' network
+/// configuration, records and leases; restores sysctls. Nothing of anybody else is touched. The agent must have been
+/// stopped. Doing it twice does no harm.
+///
+/// Exit status: 0; 1 where something is left; 2 where it could not be tried.
+#[derive(Debug, Args)]
+pub struct UninstallArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Only look: list what is left of Weft
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Looks into a running lab: `weft lab list`, `weft lab exec NAME -- COMMAND`
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct LabArgs {
+    /// See `weft lab --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub arguments: Vec<String>,
+}

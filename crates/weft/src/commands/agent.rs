@@ -1,0 +1,50 @@
+//! `weft agent`: runs the agent until a signal.
+
+use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use nix::sys::signal::{SigSet, Signal};
+use tracing_subscriber::EnvFilter;
+use weft_agent::{Agent, AgentConfig};
+
+use crate::cli::AgentArgs;
+
+/// Environment variable that says how much is logged.
+const LOG: &str = "WEFT_LOG";
+
+pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
+    let mut config = AgentConfig::read(args.config.path())?;
+    if let Some(run_dir) = run_dir {
+        config.run_dir = run_dir;
+    }
+    start_logging()?;
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Before any thread exists, so that all inherit the mask and only this one takes the signal.
+    signals.thread_block().map_err(|e| anyhow!("can't block signals: {e}"))?;
+    let node = config.node_name()?;
+    let agent = Agent::start(&config)?;
+    tracing::info!("agent {} of node {node} runs", env!("CARGO_PKG_VERSION"));
+    let signal = signals.wait().map_err(|e| anyhow!("can't wait for signals: {e}"))?;
+    tracing::info!("{signal}: ending; the network stays as it is");
+    // Whoever is in a hurry sends another.
+    signals.thread_unblock().map_err(|e| anyhow!("can't unblock signals: {e}"))?;
+    agent.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_logging() -> Result<()> {
+    let wanted = std::env::var(LOG).unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::try_new(&wanted).map_err(|e| {
+        anyhow!("{LOG}={wanted:?} is no log filter ({e}); write a level such as info or debug")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .try_init()
+        .map_err(|e| anyhow!("can't start logging: {e}"))
+}

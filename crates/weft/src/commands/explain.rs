@@ -1,0 +1,193 @@
+//! `weft explain`: a packet's way there and back, and many at once with `--matrix`.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use weft_agent::explain::Query;
+use weft_model::Family;
+
+use crate::cli::ExplainArgs;
+use crate::output::{Format, print, print_json};
+use crate::socket::AgentSocket;
+
+/// Questions of one request: the answer to each has both ways hop by hop, and an answer has a limit.
+const AT_ONCE: usize = 200;
+/// Differences of the kernel that are shown; `weft plan --diff` shows all.
+const SHOWN: usize = 10;
+
+/// The agent's answer, as far as it is shown.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    explanations: Vec<Explanation>,
+    kernel: Option<KernelState>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Explanation {
+    query: Query,
+    verdict: String,
+    works: bool,
+    text: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct KernelState {
+    agrees: bool,
+    differences: Vec<String>,
+}
+
+/// A cell of `--matrix`.
+#[derive(Debug, Serialize)]
+struct Cell {
+    query: Query,
+    verdict: String,
+    works: bool,
+}
+
+pub fn run(args: &ExplainArgs, socket: &AgentSocket, format: Format) -> Result<ExitCode> {
+    if let Some(file) = &args.matrix {
+        let cells = matrix(&read_queries(file)?, socket)?;
+        print_json(&cells)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let family = match (args.ipv4, args.ipv6) {
+        (true, _) => Some(Family::V4),
+        (_, true) => Some(Family::V6),
+        _ => None,
+    };
+    let query = Query {
+        from: args.from.clone().unwrap_or_default(),
+        to: args.to.clone().unwrap_or_default(),
+        family,
+    };
+    let answer = ask(&[query], Kernel::Checked, socket)?;
+    let shown = read(&answer)?;
+    let Some(explanation) = shown.explanations.first() else {
+        return Err(anyhow!("the agent gave no answer: is it of another version?"));
+    };
+    match format {
+        Format::Json => print_json(&answer)?,
+        Format::Text => print(&render(explanation, shown.kernel.as_ref()))?,
+    }
+    Ok(ExitCode::from(match (explanation.works, explanation.verdict.as_str()) {
+        (true, _) => 0,
+        (false, "unanswerable") => 2,
+        (false, _) => 1,
+    }))
+}
+
+/// Whether the kernel is to be compared with the plan as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    Checked,
+    Unchecked,
+}
+
+fn ask(queries: &[Query], kernel: Kernel, socket: &AgentSocket) -> Result<Value> {
+    socket.post("/v1/explain", &json!({ "queries": queries, "checkKernel": kernel == Kernel::Checked }))
+}
+
+fn read(answer: &Value) -> Result<Answer> {
+    Answer::deserialize(answer)
+        .map_err(|e| anyhow!("the agent answered something else ({e}): is it of another version?"))
+}
+
+fn matrix(queries: &[Query], socket: &AgentSocket) -> Result<Vec<Cell>> {
+    let mut cells = Vec::with_capacity(queries.len());
+    for part in queries.chunks(AT_ONCE) {
+        let answer = read(&ask(part, Kernel::Unchecked, socket)?)?;
+        if answer.explanations.len() != part.len() {
+            return Err(anyhow!(
+                "the agent answered {} of {} questions",
+                answer.explanations.len(),
+                part.len()
+            ));
+        }
+        let part = answer.explanations.into_iter();
+        cells.extend(part.map(|Explanation { query, verdict, works, .. }| Cell { query, verdict, works }));
+    }
+    Ok(cells)
+}
+
+fn read_queries(file: &Path) -> Result<Vec<Query>> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).map(|_| ())
+    } else {
+        std::fs::read_to_string(file).map(|all| text = all)
+    };
+    read.map_err(|e| anyhow!("can't read the questions from {}: {e}", file.display()))?;
+    parse_queries(&text).map_err(|e| anyhow!("{}: {e}", file.display()))
+}
+
+fn parse_queries(text: &str) -> Result<Vec<Query>> {
+    serde_json::from_str(text).map_err(|e| anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted"))
+}
+
+fn render(explanation: &Explanation, kernel: Option<&KernelState>) -> String {
+    let mut text = explanation.text.trim_end().to_owned();
+    if explanation.verdict == "unanswerable" {
+        return text + "\n";
+    }
+    text.push_str("\n\n");
+    text.push_str(match (explanation.works, explanation.verdict.as_str()) {
+        (true, _) => "works: the packet arrives and its answer comes back\n",
+        (false, "delivered") => "does not work: the packet arrives, but its answer does not come back\n",
+        (false, _) => "does not work: the packet does not arrive\n",
+    });
+    match kernel {
+        Some(state) if state.agrees => text.push_str("kernel: this node's is as the plan has it\n"),
+        Some(state) => {
+            text.push_str(
+                "kernel: this node's differs from the plan, so the above may not be what happens:\n",
+            );
+            for line in state.differences.iter().take(SHOWN) {
+                text.push_str(&format!("  {line}\n"));
+            }
+            if let Some(more @ 1..) = state.differences.len().checked_sub(SHOWN) {
+                text.push_str(&format!("  and {more} more lines: see `weft plan --diff`\n"));
+            }
+        }
+        None => {}
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explanation(verdict: &str, works: bool) -> Explanation {
+        let query = Query { from: "a".into(), to: "b:80".into(), family: None };
+        Explanation { query, verdict: verdict.into(), works, text: "the way\n".into() }
+    }
+
+    #[test]
+    fn the_last_lines_say_whether_it_works_and_whether_the_kernel_agrees() {
+        let agrees = KernelState { agrees: true, differences: vec![] };
+        insta::assert_snapshot!(render(&explanation("delivered", true), Some(&agrees)), @r"
+        the way
+
+        works: the packet arrives and its answer comes back
+        kernel: this node's is as the plan has it
+        ");
+        let differs = KernelState { agrees: false, differences: vec!["+ x".into(); SHOWN + 2] };
+        let text = render(&explanation("delivered", false), Some(&differs));
+        assert!(text.contains("its answer does not come back"), "{text}");
+        assert!(text.ends_with("  + x\n  and 2 more lines: see `weft plan --diff`\n"), "{text}");
+        assert!(render(&explanation("dropped", false), None).contains("does not arrive"));
+        assert_eq!(render(&explanation("unanswerable", false), Some(&agrees)), "the way\n");
+    }
+
+    #[test]
+    fn questions_are_read_with_place_of_the_mistake() {
+        let good = parse_queries(r#"[{"from": "a", "to": "b"}, {"from": "a", "to": "b", "family": "IPv6"}]"#);
+        assert_eq!(good.unwrap()[1].family, Some(Family::V6));
+        let error = parse_queries("[{\"from\": \"a\"}]").unwrap_err().to_string();
+        assert!(error.contains("`to`") && error.contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,219 @@
+//! `weft status`: the node at a glance.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use serde::Deserialize;
+use weft_agent::status::{PlanStatus, Status};
+
+use crate::cli::StatusArgs;
+use crate::output::{Format, Table, print, print_json};
+use crate::socket::AgentSocket;
+
+pub fn run(args: &StatusArgs, socket: &AgentSocket, format: Format) -> Result<ExitCode> {
+    let answer = socket.get("/v1/status")?;
+    let status = Status::deserialize(&answer)
+        .map_err(|e| anyhow!("the agent answered something else ({e}): is it of another version?"))?;
+    match format {
+        Format::Json => print_json(&answer)?,
+        Format::Text => print(&render(&status, args.leases))?,
+    }
+    Ok(ExitCode::from(if status.ready { 0 } else { 2 }))
+}
+
+fn render(status: &Status, leases: bool) -> String {
+    let mut text = head(status);
+    for part in [peers(status), pods(status), if leases { leases_table(status) } else { String::new() }] {
+        if !part.is_empty() {
+            text.push('\n');
+            text.push_str(&part);
+        }
+    }
+    for (title, lines) in [("warnings", &status.warnings), ("notices", &status.notices)] {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n{title}\n"));
+            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+        }
+    }
+    text
+}
+
+fn head(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "NOT ready" };
+    let mut text = format!(
+        "node {} is {ready} ({}, weft {}, up {})\n",
+        status.node,
+        status.phase,
+        status.version,
+        duration(status.uptime_seconds)
+    );
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<10} {value}\n"));
+    if let Some(reason) = &status.not_ready_because {
+        line("because", reason.clone());
+    }
+    if let Some(stale) = &status.stale {
+        let ago = std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs().saturating_sub(stale.since));
+        line("store", format!("not heard of for {}: {}", duration(ago), stale.reason));
+    }
+    line("addresses", or_none(&join(&status.addresses)));
+    line("pod CIDRs", or_none(&status.pod_cidrs.join(", ")));
+    line("plan", plan(&status.plan));
+    let facts = &status.facts;
+    line(
+        "facts",
+        format!(
+            "nodes {}, pods {}, services {}, namespaces {}",
+            facts.nodes, facts.pods, facts.services, facts.namespaces
+        ),
+    );
+    line("here", format!("pods {}, addresses given out {}", status.pods.len(), status.leases.len()));
+    text
+}
+
+fn plan(plan: &PlanStatus) -> String {
+    let force = match plan.in_force == plan.generation {
+        true => "in force".into(),
+        false => format!("{} still in force", plan.in_force),
+    };
+    let refused = match plan.failed {
+        0 => String::new(),
+        count => format!(", REFUSED by the kernel {count}"),
+    };
+    let (ms, tenths) = (plan.last_micros / 1000, plan.last_micros % 1000 / 100);
+    format!(
+        "{}, {force}; kernel rows {}, names {}{refused}; last change: rows {}, messages {}, {ms}.{tenths} ms",
+        plan.generation, plan.kernel_rows, plan.names, plan.last_applied, plan.last_messages
+    )
+}
+
+fn peers(status: &Status) -> String {
+    let mut table = Table::new(["PEER", "ADDRESSES", "WAYS"]);
+    for peer in &status.peers {
+        table.row([peer.name.clone(), lines(&peer.addresses), or_none(&peer.ways.join("\n"))]);
+    }
+    table.render()
+}
+
+fn pods(status: &Status) -> String {
+    let mut table = Table::new(["POD", "ADDRESSES", "LINK", "HOST PORTS"]);
+    for pod in &status.pods {
+        table.row([pod.name.clone(), lines(&pod.addresses), pod.link.clone(), pod.host_ports.join("\n")]);
+    }
+    table.render()
+}
+
+fn leases_table(status: &Status) -> String {
+    let mut table = Table::new(["LEASE", "NETWORK", "OWNER"]);
+    for lease in &status.leases {
+        table.row([lease.address.to_string(), lease.network.clone(), lease.owner.clone()]);
+    }
+    table.render()
+}
+
+fn join<T: ToString>(list: &[T]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn lines<T: ToString>(list: &[T]) -> String {
+    or_none(&list.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none".into() } else { text.into() }
+}
+
+/// The two largest units: `3d 4h`, `12s`.
+fn duration(seconds: u64) -> String {
+    let parts =
+        [(seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    let first = parts.iter().position(|(n, _)| *n > 0).unwrap_or(3);
+    let shown = parts[first..].iter().take(2).filter(|(n, _)| *n > 0 || first == 3);
+    shown.map(|(n, unit)| format!("{n}{unit}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status() -> Status {
+        let value = json!({
+            "node": "n1", "version": "0.1.0", "uptimeSeconds": 3700, "phase": "running", "ready": true,
+            "addresses": ["192.0.2.1", "2001:db8::1"], "podCidrs": ["default 10.244.1.0/24"],
+            "peers": [
+                {"name": "n2", "addresses": ["192.0.2.2", "2001:db8::2"],
+                 "ways": ["10.244.2.0/24 via 192.0.2.2 dev eth0"]},
+                {"name": "n3", "addresses": [], "ways": []},
+            ],
+            "pods": [{"name": "shop/web-0", "container": "c1", "link": "weftp0123456789",
+                      "addresses": ["10.244.1.2"], "hostPorts": ["8080/tcp → 80"]}],
+            "leases": [{"network": "default", "address": "10.244.1.2", "owner": "shop/web-0"}],
+            "facts": {"nodes": 3, "pods": 1, "services": 0, "namespaces": 1},
+            "plan": {"generation": 9, "inForce": 9, "kernelRows": 80, "names": 12, "failed": 0,
+                     "lastApplied": 3, "lastMessages": 5, "lastMicros": 1250},
+            "warnings": [], "notices": [],
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_node_in_good_health() {
+        insta::assert_snapshot!(render(&status(), true), @r"
+        node n1 is ready (running, weft 0.1.0, up 1h 1m)
+        addresses  192.0.2.1, 2001:db8::1
+        pod CIDRs  default 10.244.1.0/24
+        plan       9, in force; kernel rows 80, names 12; last change: rows 3, messages 5, 1.2 ms
+        facts      nodes 3, pods 1, services 0, namespaces 1
+        here       pods 1, addresses given out 1
+
+        PEER  ADDRESSES    WAYS
+        n2    192.0.2.2    10.244.2.0/24 via 192.0.2.2 dev eth0
+              2001:db8::2
+        n3    none         none
+
+        POD         ADDRESSES   LINK             HOST PORTS
+        shop/web-0  10.244.1.2  weftp0123456789  8080/tcp → 80
+
+        LEASE       NETWORK  OWNER
+        10.244.1.2  default  shop/web-0
+        ");
+    }
+
+    #[test]
+    fn a_node_with_troubles() {
+        let mut status = status();
+        status.ready = false;
+        status.not_ready_because = Some("the store has not been read; wait".into());
+        status.plan.in_force = 8;
+        status.plan.failed = 2;
+        status.peers.clear();
+        status.pods.clear();
+        status.warnings = vec!["node n1: it has no pod CIDR".into()];
+        status.notices = vec!["ingress.yaml: kind Ingress is passed over".into()];
+        insta::assert_snapshot!(render(&status, false), @r"
+        node n1 is NOT ready (running, weft 0.1.0, up 1h 1m)
+        because    the store has not been read; wait
+        addresses  192.0.2.1, 2001:db8::1
+        pod CIDRs  default 10.244.1.0/24
+        plan       9, 8 still in force; kernel rows 80, names 12, REFUSED by the kernel 2; last change: rows 3, messages 5, 1.2 ms
+        facts      nodes 3, pods 1, services 0, namespaces 1
+        here       pods 0, addresses given out 1
+
+        warnings
+          node n1: it has no pod CIDR
+
+        notices
+          ingress.yaml: kind Ingress is passed over
+        ");
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        let check = |seconds, expected: &str| assert_eq!(duration(seconds), expected);
+        check(0, "0s");
+        check(59, "59s");
+        check(61, "1m 1s");
+        check(3600, "1h");
+        check(200_000, "2d 7h");
+    }
+}

@@ -1,0 +1,156 @@
+//! Ports that others hold: 53 where the DNS server listens, and the tunnel's UDP port.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use weft_model::Network;
+
+use super::{Finding, Machine};
+
+/// A listening socket, from `/proc/net/{udp,tcp}{,6}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listener {
+    protocol: &'static str,
+    address: IpAddr,
+    port: u16,
+    inode: u64,
+}
+
+/// `TCP_LISTEN` (net/tcp_states.h).
+const LISTEN: &str = "0A";
+/// The DNS server's port.
+const DNS_PORT: u16 = 53;
+
+pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network]) -> Vec<Finding> {
+    let listeners = listeners(machine);
+    let mut findings = Vec::new();
+    for listener in &listeners {
+        let dns_taken = listener.port == DNS_PORT && dns.iter().any(|ip| overlaps(listener.address, *ip));
+        if dns_taken {
+            findings.push(taken(machine, listener, "answers at our DNS addresses"));
+        }
+        let tunnel = networks.iter().find(|network| network.vxlan_port.get() == listener.port);
+        // A socket without an inode is the kernel's own: another tunnel, which shares the port with ours.
+        if let Some(network) = tunnel
+            && listener.protocol == "udp"
+            && listener.inode != 0
+            && listener.address.is_unspecified()
+        {
+            let what = format!("holds the VXLAN port of network {}", network.name);
+            findings.push(taken(machine, listener, &what));
+        }
+    }
+    if findings.is_empty() {
+        let tunnels: Vec<String> = networks.iter().map(|n| format!("{}/udp", n.vxlan_port)).collect();
+        findings.push(Finding::ok(
+            "ports",
+            format!("53 on our DNS addresses and {} are free", tunnels.join(", ")),
+        ));
+    }
+    findings
+}
+
+fn taken(machine: &Machine, listener: &Listener, what: &str) -> Finding {
+    let Listener { protocol, address, port, inode } = listener;
+    let (who, mend) = match machine.owner_of_socket(*inode) {
+        // An agent that runs already is no trouble for its successor.
+        Some(process) if process.name == "weft" => {
+            return Finding::ok(
+                "ports",
+                format!("{port}/{protocol} is held by a weft agent (process {})", process.pid),
+            );
+        }
+        Some(process) => (
+            format!("{} (process {})", process.name, process.pid),
+            format!("stop {}, or have it listen on addresses of its own instead of all", process.name),
+        ),
+        None => {
+            ("a process that can't be seen from here".into(), format!("ss -lnp 'sport = :{port}' names it"))
+        }
+    };
+    let text = format!("{who} {what}: it listens on {address} port {port}/{protocol}");
+    Finding::warning("ports", text, mend)
+}
+
+/// Whether a socket on `taken` keeps others from `wanted`. An IPv6 wildcard takes IPv4 too.
+fn overlaps(taken: IpAddr, wanted: IpAddr) -> bool {
+    taken == wanted
+        || taken == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        || (taken == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && wanted.is_ipv4())
+}
+
+fn listeners(machine: &Machine) -> Vec<Listener> {
+    let mut found = Vec::new();
+    for (file, protocol) in [("udp", "udp"), ("udp6", "udp"), ("tcp", "tcp"), ("tcp6", "tcp")] {
+        let text = machine.text(format!("/proc/self/net/{file}")).unwrap_or_default();
+        found.extend(text.lines().skip(1).filter_map(|line| listener(line, protocol)));
+    }
+    found
+}
+
+/// `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …`
+fn listener(line: &str, protocol: &'static str) -> Option<Listener> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (address, port) = words.get(1)?.split_once(':')?;
+    if protocol == "tcp" && *words.get(3)? != LISTEN {
+        return None;
+    }
+    Some(Listener {
+        protocol,
+        address: parse_address(address)?,
+        port: u16::from_str_radix(port, 16).ok()?,
+        inode: words.get(9)?.parse().ok()?,
+    })
+}
+
+/// Words of four bytes, each printed as a number of the machine's own byte order.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    let words: Option<Vec<[u8; 4]>> = (0..hex.len() / 8)
+        .map(|at| Some(u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes()))
+        .collect();
+    let bytes = words?.concat();
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes.as_slice()) {
+        return Some(IpAddr::from(v4));
+    }
+    <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::super::machine::testing::FakeMachine;
+    use super::*;
+
+    #[cfg(target_endian = "little")]
+    #[track_caller]
+    fn check(file: &str, socket: &str, expected: Option<&str>) {
+        let text = format!("  sl  local_address\n   1: {socket}\n");
+        let fake = FakeMachine::new(&[(&format!("/proc/self/net/{file}"), &text)]);
+        let dns = ["169.254.53.53".parse().unwrap(), "fd77::53".parse().unwrap()];
+        let findings = super::check(&fake.machine(), &dns, &[Network::ordinary()]);
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        match expected {
+            None => assert_eq!(finding.verdict, Verdict::Ok, "{findings:?}"),
+            Some(text) => {
+                assert!(finding.verdict == Verdict::Warning && finding.text.contains(text), "{findings:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn who_is_in_the_way_is_named() {
+        let rest = "00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0";
+        let zero = "0".repeat(32);
+        let listening = "00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0";
+        // systemd-resolved at 127.0.0.53 is no trouble; a wildcard is, and our own address.
+        check("udp", &format!("3500007F:0035 {rest} 77 2 x"), None);
+        check("udp", &format!("00000000:0035 {rest} 77 2 x"), Some("0.0.0.0 port 53/udp"));
+        check("udp", &format!("3535FEA9:0035 {rest} 77 2 x"), Some("169.254.53.53 port 53/udp"));
+        check("udp6", &format!("{zero}:0035 {rest} 77 2 x"), Some(":: port 53/udp"));
+        check("tcp", &format!("00000000:0035 {listening} 77 1 x"), Some("53/tcp"));
+        // A connection from port 53 listens to nobody; a tunnel of the kernel's own shares the port.
+        check("tcp", &format!("00000000:0035 {rest} 77 1 x"), None);
+        check("udp", &format!("00000000:12B5 {rest} 77 2 x"), Some("VXLAN port of network default"));
+        check("udp", &format!("00000000:12B5 {rest} 0 2 x"), None);
+    }
+}

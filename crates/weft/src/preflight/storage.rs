@@ -1,0 +1,145 @@
+//! Folders: the store's, which is read and written, and our own.
+
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+use weft_agent::AgentConfig;
+use weft_agent::config::StoreConfig;
+use weft_model::{Change, Fact, Network};
+use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, Remark};
+
+use super::{Finding, Machine};
+
+/// Remarks of the store that are shown.
+const SHOWN: usize = 5;
+
+/// What was found, and the networks that the store describes (the ordinary one where it describes none).
+pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, Vec<Network>) {
+    let Some(config) = config else {
+        let finding = Finding::warning(
+            "store",
+            format!("no configuration ({}), so the store was not looked at", crate::cli::DEFAULT_CONFIG),
+            "write one (examples/agent.yaml has all fields), or name it with --config",
+        );
+        return (vec![finding], vec![Network::ordinary()]);
+    };
+    let StoreConfig::Directory(folder) = &config.store;
+    let (mut findings, mut networks) = read(&machine.path(folder));
+    if networks.is_empty() {
+        networks.push(Network::ordinary());
+    }
+    for (name, folder) in [
+        ("stateDir", &config.state_dir),
+        ("runDir", &config.run_dir),
+        ("cni.leaseDir", &config.cni.lease_dir),
+    ] {
+        findings.extend(writable(&machine.path(folder), name));
+    }
+    (findings, networks)
+}
+
+/// Reads the store as an agent would at its start.
+fn read(folder: &Path) -> (Vec<Finding>, Vec<Network>) {
+    let shown = folder.display();
+    let events =
+        DirectoryStore::open(folder, DirectoryOptions::default()).and_then(|store| store.read_once());
+    let events = match events {
+        Ok(events) => events,
+        Err(error) => {
+            let mend = format!(
+                "mkdir -p {shown}, or mount the folder that the nodes share; or mend store.directory"
+            );
+            return (vec![Finding::missing("store", error.to_string(), mend)], Vec::new());
+        }
+    };
+    let (mut networks, mut facts, mut broken) = (Vec::new(), 0, Vec::new());
+    for event in events {
+        match event {
+            Event::Changes(changes) => {
+                facts += changes.len();
+                networks.extend(changes.into_iter().filter_map(|change| match change {
+                    Change::Set(fact) => match *fact {
+                        Fact::Network(network) => Some(network),
+                        _ => None,
+                    },
+                    Change::Remove(_) => None,
+                }));
+            }
+            Event::Notice(Notice { about, text: Some(Remark::Warning(text)) }) => {
+                broken.push(format!("{about}: {text}"));
+            }
+            _ => {}
+        }
+    }
+    let mut findings = Vec::new();
+    for text in broken.iter().take(SHOWN) {
+        findings.push(Finding::warning("store", text, "mend the file; until then it counts as absent"));
+    }
+    if broken.len() > SHOWN {
+        let text = format!("and {} more broken files", broken.len() - SHOWN);
+        findings.push(Finding::warning("store", text, "weft status lists them all"));
+    }
+    findings.push(match access(folder, AccessFlags::W_OK) {
+        Ok(()) => Finding::ok("store", format!("{shown} can be read and written ({facts} objects)")),
+        Err(errno) => Finding::missing(
+            "store",
+            format!("{shown} can't be written ({}), so this node can't make itself known", errno.desc()),
+            format!("mount {shown} writable"),
+        ),
+    });
+    (findings, networks)
+}
+
+/// A folder that the agent makes and writes: the nearest parent that exists must be writable.
+fn writable(folder: &Path, name: &str) -> Option<Finding> {
+    let parent = folder.ancestors().find(|path| path.exists())?;
+    let errno = match access(parent, AccessFlags::W_OK) {
+        Err(errno) => errno,
+        Ok(()) if parent.is_dir() => return None,
+        Ok(()) => nix::errno::Errno::ENOTDIR,
+    };
+    let text =
+        format!("{name} {} can't be written: {} ({})", folder.display(), errno.desc(), parent.display());
+    Some(Finding::missing("folders", text, format!("make it writable, or choose another {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::super::machine::testing::FakeMachine;
+    use super::*;
+
+    fn config(folder: &str, state: &str) -> AgentConfig {
+        let text = serde_json::json!({"store": {"directory": folder}, "stateDir": state});
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn verdicts(fake: &FakeMachine, config: &AgentConfig) -> Vec<(Verdict, String)> {
+        check(&fake.machine(), Some(config)).0.into_iter().map(|f| (f.verdict, f.text)).collect()
+    }
+
+    #[test]
+    fn a_store_is_read_and_its_networks_are_known() {
+        let network =
+            "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {name: default}\nspec: {vxlanPort: 8472}\n";
+        let fake = FakeMachine::new(&[("/srv/cluster/network.yaml", network)]);
+        let (findings, networks) = check(&fake.machine(), Some(&config("/srv/cluster", "/var/lib/weft")));
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].verdict, Verdict::Ok, "{findings:?}");
+        assert_eq!(networks[0].vxlan_port.get(), 8472);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let fake = FakeMachine::new(&[
+            ("/srv/cluster/pod.yaml", "kind: Pod\napiVersion: v1\nmetadata: 7\n"),
+            ("/flat", ""),
+        ]);
+        let found = verdicts(&fake, &config("/srv/cluster", "/var/lib/weft"));
+        assert_eq!(found[0].0, Verdict::Warning, "{found:?}");
+        assert!(found[0].1.contains("pod.yaml"), "{found:?}");
+        let found = verdicts(&fake, &config("/srv/nowhere", "/flat/state"));
+        assert_eq!(found[0].0, Verdict::Missing, "{found:?}");
+        assert!(found[1].1.contains("stateDir") && found[1].1.contains("directory"), "{found:?}");
+    }
+}
