@@ -46,6 +46,8 @@ pub struct Facts {
     pods_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
     services_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
     slices_of: FxHashMap<ObjectKey, BTreeSet<ObjectName>>,
+    /// Services and pods in each namespace.
+    population: FxHashMap<NamespaceName, usize>,
     /// Pods in their node's network whose addresses nobody has written.
     on_host: FxHashMap<NodeName, BTreeSet<ObjectKey>>,
 }
@@ -89,6 +91,11 @@ impl Facts {
     /// True where the namespace has a fact of its own.
     pub fn has_namespace(&self, name: &NamespaceName) -> bool {
         self.namespaces.contains(name)
+    }
+
+    /// True for a namespace with a fact of its own, and for one that holds a service or a pod.
+    pub fn namespace_exists(&self, name: &NamespaceName) -> bool {
+        self.namespaces.contains(name) || self.population.contains_key(name)
     }
 
     /// A pod by key.
@@ -255,12 +262,14 @@ impl Facts {
     fn index(&mut self, fact: &Fact) {
         match fact {
             Fact::Pod(pod) => {
+                self.settle(&pod.key.namespace);
                 link(&mut self.pods_by_label, &pod.key, &pod.labels);
                 if let Some(node) = node_to_ask(pod) {
                     self.on_host.entry(node.clone()).or_default().insert(pod.key.clone());
                 }
             }
             Fact::Service(service) => {
+                self.settle(&service.key.namespace);
                 if let Some(selector) = &service.selector {
                     link(&mut self.services_by_label, &service.key, selector);
                 }
@@ -274,9 +283,23 @@ impl Facts {
         }
     }
 
+    fn settle(&mut self, namespace: &NamespaceName) {
+        *self.population.entry(namespace.clone()).or_default() += 1;
+    }
+
+    fn leave(&mut self, namespace: &NamespaceName) {
+        if let Some(count) = self.population.get_mut(namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.population.remove(namespace);
+            }
+        }
+    }
+
     fn unindex(&mut self, fact: &Fact) {
         match fact {
             Fact::Pod(pod) => {
+                self.leave(&pod.key.namespace);
                 unlink(&mut self.pods_by_label, &pod.key, &pod.labels);
                 if let Some(node) = node_to_ask(pod)
                     && let Some(keys) = self.on_host.get_mut(node)
@@ -288,6 +311,7 @@ impl Facts {
                 }
             }
             Fact::Service(service) => {
+                self.leave(&service.key.namespace);
                 if let Some(selector) = &service.selector {
                     unlink(&mut self.services_by_label, &service.key, selector);
                 }

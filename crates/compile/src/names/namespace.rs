@@ -31,7 +31,7 @@ impl Rule for NamespaceRule {
     fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
         let dns = &context.settings.dns;
         let RuleKey::Fact(origin @ FactKey::Namespace(name)) = key else { return };
-        if !is_served(dns) || !exists(name, context) {
+        if !is_served(dns) || !context.facts.namespace_exists(name) {
             return;
         }
         out.name(dns.zone.child(format_args!("{name}.svc")), NameRow::default(), origin);
@@ -43,12 +43,4 @@ impl Rule for NamespaceRule {
         let row = NameRow::default().with_below(below);
         out.name(dns.zone.child(format_args!("{name}.pod")), row, origin);
     }
-}
-
-/// True for a namespace with a fact of its own, and for one that holds anything.
-fn exists(name: &NamespaceName, context: &Context<'_>) -> bool {
-    let facts = context.facts;
-    facts.has_namespace(name)
-        || facts.services().any(|service| service.key.namespace == *name)
-        || facts.pods().any(|pod| pod.key.namespace == *name)
 }
