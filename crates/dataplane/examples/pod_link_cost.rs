@@ -19,9 +19,7 @@ use weft_plan::{KernelKey, KernelRow, Link, Plan, PodLink, Route, RouteKey, Rout
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pods: u8 = std::env::args().nth(1).map_or(Ok(50), |text| text.parse())?;
     let ip = |arguments: &[&str]| Command::new("ip").args(arguments).status();
-    Command::new("mount")
-        .args(["-t", "tmpfs", "none", "/run"])
-        .status()?;
+    Command::new("mount").args(["-t", "tmpfs", "none", "/run"]).status()?;
     for n in 1..=pods {
         ip(&["netns", "add", &format!("pod{n}")])?;
     }
@@ -48,10 +46,7 @@ fn percentiles(samples: &[(Duration, Duration)], at: usize) -> (Duration, Durati
 }
 
 fn addresses(n: u8) -> [IpAddr; 2] {
-    [
-        IpAddr::from([10, 244, 0, n]),
-        IpAddr::from([0xfd00, 0x244, 0, 0, 0, 0, 0, u16::from(n)]),
-    ]
+    [IpAddr::from([10, 244, 0, n]), IpAddr::from([0xfd00, 0x244, 0, 0, 0, 0, 0, u16::from(n)])]
 }
 
 /// Makes and removes one pod after the other through the executor: link and host routes.
@@ -62,10 +57,7 @@ fn measure(pods: u8) -> Result<Vec<(Duration, Duration)>, Box<dyn std::error::Er
     executor.sync(&plan)?;
     let mut times = Vec::new();
     for n in 1..=pods {
-        let id = AttachmentId {
-            container: format!("container{n}").into(),
-            ifname: IfName::new("eth0")?,
-        };
+        let id = AttachmentId { container: format!("container{n}").into(), ifname: IfName::new("eth0")? };
         let namespace = File::open(format!("/run/netns/pod{n}"))?;
         let rows = rows(&id, n);
         let start = Instant::now();
@@ -102,18 +94,9 @@ fn rows(id: &AttachmentId, n: u8) -> Vec<(KernelKey, KernelRow)> {
     };
     let mut rows = vec![(KernelKey::Link(name), KernelRow::Link(Box::new(link)))];
     for address in addresses(n) {
-        let key = RouteKey {
-            table: MAIN_TABLE,
-            destination: Cidr::host(address),
-            metric: 0,
-        };
-        let route = Route {
-            kind: RouteKind::Unicast,
-            link: Some(name),
-            via: None,
-            onlink: false,
-            source: None,
-        };
+        let key = RouteKey { table: MAIN_TABLE, destination: Cidr::host(address), metric: 0 };
+        let route =
+            Route { kind: RouteKind::Unicast, link: Some(name), via: None, onlink: false, source: None };
         rows.push((KernelKey::Route(key), KernelRow::Route(route)));
     }
     rows
@@ -131,11 +114,7 @@ fn link_header(index: u32, flags: u32) -> [u8; 16] {
 }
 
 fn family(address: IpAddr) -> (u8, u8) {
-    if address.is_ipv4() {
-        (libc::AF_INET as u8, 32)
-    } else {
-        (libc::AF_INET6 as u8, 128)
-    }
+    if address.is_ipv4() { (libc::AF_INET as u8, 32) } else { (libc::AF_INET6 as u8, 128) }
 }
 
 fn up(index: u32) -> Message {
@@ -162,22 +141,19 @@ fn floor(n: u8) -> Result<(Duration, Duration), Box<dyn std::error::Error>> {
     let create = Message::new(libc::RTM_NEWLINK, CREATE, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, &name)
         .nest(libc::IFLA_LINKINFO, |info| {
-            info.attr(libc::IFLA_INFO_KIND, b"veth")
-                .nest(libc::IFLA_INFO_DATA, |data| {
-                    data.nest(1, |peer| {
-                        peer.raw(&link_header(0, 0))
-                            .text(libc::IFLA_IFNAME, "eth0")
-                            .attr(libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())
-                    })
+            info.attr(libc::IFLA_INFO_KIND, b"veth").nest(libc::IFLA_INFO_DATA, |data| {
+                data.nest(1, |peer| {
+                    peer.raw(&link_header(0, 0))
+                        .text(libc::IFLA_IFNAME, "eth0")
+                        .attr(libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())
                 })
+            })
         });
     let look = Message::new(libc::RTM_GETLINK, 0, &link_header(0, 0)).text(libc::IFLA_IFNAME, &name);
     let replies = host.exchange(&[create, look])?;
     let (_, body) = replies[1].object.clone().ok_or("no link")?;
     let index = u32::from_ne_bytes(body[4..8].try_into()?);
-    let peer = weft_dataplane::netlink::Attributes::new(&body[16..])
-        .u32(libc::IFLA_LINK)
-        .ok_or("no peer")?;
+    let peer = weft_dataplane::netlink::Attributes::new(&body[16..]).u32(libc::IFLA_LINK).ok_or("no peer")?;
     // The host end up, then all of the pod's end, then the host's routes.
     host.exchange(&[up(index)])?;
     let mut inside = std::thread::scope(|scope| {
@@ -200,11 +176,7 @@ fn floor(n: u8) -> Result<(Duration, Duration), Box<dyn std::error::Error>> {
     requests.push(up(peer));
     requests.push(route(Some(gateways[0]), gateways[1], libc::RT_SCOPE_LINK).u32(libc::RTA_OIF, peer));
     for gateway in gateways {
-        requests.push(
-            route(None, gateway, 0)
-                .u32(libc::RTA_OIF, peer)
-                .address(libc::RTA_GATEWAY, gateway),
-        );
+        requests.push(route(None, gateway, 0).u32(libc::RTA_OIF, peer).address(libc::RTA_GATEWAY, gateway));
     }
     let mut replies = inside.exchange(&requests)?;
     let routes: Vec<Message> = addresses(n)

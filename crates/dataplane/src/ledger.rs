@@ -4,11 +4,12 @@
 //! forwarding entries), the ledger says what is expected.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weft_model::{IfName, Mac};
-use weft_plan::Link;
 use weft_plan::kernel::{HOST_END_MAC, LINK_GROUP, LinkKind};
+use weft_plan::{Link, Route};
 
 use crate::link::state::LinkState;
 use crate::overlay;
@@ -22,6 +23,9 @@ struct Record {
     ports: HashSet<u32>,
     links: HashMap<IfName, Expected>,
     leaving: HashSet<(IfName, Mac)>,
+    /// Links and source addresses that routes of ours name, or named once: with them the kernel forgets routes.
+    used_links: HashSet<IfName>,
+    used_sources: HashSet<IpAddr>,
 }
 
 /// How a link of ours should look.
@@ -89,6 +93,23 @@ impl Ledger {
     /// What is expected of a link.
     pub(crate) fn expected(&self, name: IfName) -> Option<Expected> {
         self.lock().links.get(&name).cloned()
+    }
+
+    /// A route of ours stands.
+    pub(crate) fn uses(&self, route: &Route) {
+        let mut record = self.lock();
+        record.used_links.extend(route.link);
+        record.used_sources.extend(route.source);
+    }
+
+    /// True where routes of ours may go by the link.
+    pub(crate) fn uses_link(&self, name: IfName) -> bool {
+        self.lock().used_links.contains(&name)
+    }
+
+    /// True where routes of ours may have the address as source.
+    pub(crate) fn uses_source(&self, address: IpAddr) -> bool {
+        self.lock().used_sources.contains(&address)
     }
 
     /// A forwarding entry is about to be removed by us.

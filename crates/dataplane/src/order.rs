@@ -117,7 +117,7 @@ mod tests {
             &[(element("pods", 1), None), (pod(1, 1450), None), (route(1), None), (sysctl("1"), None)],
             &[pod(2, 1450), route(2), element("pods", 2)],
             "+sysctl net.ipv4.ip_forward; +link weftp000000001; +route 10.244.0.1/32; \
-             -element pods; +element pods; -route 10.244.0.2/32; -link weftp000000002",
+             +element pods; -element pods; -route 10.244.0.2/32; -link weftp000000002",
         );
     }
 

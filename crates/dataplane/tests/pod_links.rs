@@ -11,7 +11,7 @@ use support::{attempt, inside, run};
 use traffic::{At, echo};
 use weft_dataplane::{Executor, LinuxKernel};
 use weft_model::{AttachmentId, Cidr, FactKey, IfName, Mac};
-use weft_plan::kernel::{LinkKind, MAIN_TABLE};
+use weft_plan::kernel::{GATEWAY_V4, LOCAL_TABLE, LinkKind, MAIN_TABLE};
 use weft_plan::{KernelKey, KernelRow, Link, Plan, PodLink, Route, RouteKey, RouteKind};
 
 /// A node with pods in namespaces of their own.
@@ -210,6 +210,35 @@ fn a_pod_may_cycle_its_link_and_change_its_mac() {
     assert_eq!(node.sync(), 0, "what the pod does with its own end is its own affair");
     let faults = node.executor.kernel_mut().check_pod(name(1), &link(1, 1450), None).unwrap();
     assert_eq!(faults, ["the MAC of eth0 is 02:00:00:00:99:99, not 02:00:00:00:01:01"]);
+}
+
+#[test]
+fn a_node_without_default_route_answers_for_the_gateway_where_it_is_local() {
+    if !inside("a_node_without_default_route_answers_for_the_gateway_where_it_is_local") {
+        return;
+    }
+    let mut node = Node::new();
+    run("ip route del default");
+    run("ip netns add pod1");
+    node.add(1, 1450);
+    let gateway = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(GATEWAY_V4.into()), metric: 0 };
+    let local = Route {
+        kind: RouteKind::Local,
+        link: Some(IfName::loopback()),
+        via: None,
+        onlink: false,
+        source: None,
+    };
+    node.set(KernelKey::Route(gateway), KernelRow::Route(local));
+    node.step();
+    // What a pod that cycles its link is left with.
+    run("ip -n pod1 neigh del 169.254.1.1 dev eth0");
+    assert!(ping(1, "192.0.2.1"));
+    // Without that route proxy ARP has nothing to answer for.
+    node.plan.kernel.remove(&KernelKey::Route(gateway));
+    node.step();
+    run("ip -n pod1 neigh del 169.254.1.1 dev eth0");
+    assert!(!ping(1, "192.0.2.1"));
 }
 
 #[test]

@@ -232,7 +232,8 @@ impl LinuxKernel {
 
     fn remember_route(&mut self, op: &Op<'_>) {
         match op {
-            Op::Set { key: KernelKey::Route(key), .. } => {
+            Op::Set { key: KernelKey::Route(key), row: KernelRow::Route(route), .. } => {
+                self.ledger.uses(route);
                 self.routes.insert(*key);
             }
             Op::Remove { key: KernelKey::Route(key) } => {

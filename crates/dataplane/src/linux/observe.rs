@@ -123,10 +123,12 @@ impl LinuxKernel {
             let mut routes = BTreeMap::new();
             let request = route::list_routes(family);
             self.collect("routes", &request, &mut routes, |m| route::route(m, names))?;
-            self.routes.extend(routes.keys().filter_map(|key| match key {
-                KernelKey::Route(key) => Some(*key),
-                _ => None,
-            }));
+            for (key, row) in &routes {
+                if let (KernelKey::Route(key), KernelRow::Route(route)) = (key, row) {
+                    self.routes.insert(*key);
+                    self.ledger.uses(route);
+                }
+            }
             rows.append(&mut routes);
             self.collect("rules", &route::list_rules(family), rows, route::rule)?;
         }

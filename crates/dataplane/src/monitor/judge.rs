@@ -155,6 +155,9 @@ impl Judge {
         }
         self.host = Certainty::Changed;
         // With a link that goes down or away the kernel forgets routes by it, without a word.
+        if !self.own.uses_link(state.name) {
+            return;
+        }
         let was_up = before.is_some_and(|before| before.flags & libc::IFF_UP as u32 != 0);
         if was_up && (gone || !state.is_up()) {
             self.reasons.insert(format!("routes by {}, which went down", state.name));
@@ -170,8 +173,12 @@ impl Judge {
         match self.names.get(&index) {
             None => {
                 self.host = Certainty::Changed;
+                let attributes = message.attributes(ADDRESS_FIXED);
+                let address =
+                    attributes.address(libc::IFA_LOCAL).or_else(|| attributes.address(libc::IFA_ADDRESS));
+                let used = address.is_some_and(|address| self.own.uses_source(address));
                 // Routes that used it as source are gone with it.
-                if message.kind == libc::RTM_DELADDR {
+                if message.kind == libc::RTM_DELADDR && used {
                     self.reasons.insert("routes with an address that was removed".into());
                 }
             }
