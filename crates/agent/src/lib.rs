@@ -10,6 +10,7 @@
 pub mod api;
 pub mod config;
 pub mod core;
+pub mod crash;
 pub mod explain;
 pub mod fact_log;
 pub mod kernel_thread;

@@ -16,11 +16,13 @@ use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6, HOST_END_MAC};
 use weft_store::{Published, PublishedPod};
 
 use super::{Adding, Core, PublishWork, Work};
+use crate::crash;
 use crate::message::CniReply;
 use crate::records::{Record, Stage};
 
 impl Core {
     pub(super) fn add(&mut self, attach: Box<Attach>, netns: OwnedFd, deadline: Instant, reply: CniReply) {
+        crash::point("add:asked");
         match self.begin(&attach) {
             Ok(id) => {
                 self.send(Work::Netns(id.clone(), netns));
@@ -62,6 +64,7 @@ impl Core {
             None => Mac::derived(&format!("weft pod {}\n{}", id.container, id.ifname)),
         };
         let addresses = self.allocate(&id, &network, &attach.wishes.ips)?;
+        crash::point("add:leased");
         let attachment = Attachment {
             id: id.clone(),
             network,
@@ -83,7 +86,9 @@ impl Core {
                 error.to_string(),
             ));
         }
+        crash::point("add:recorded");
         self.compiler.apply(Change::set(Fact::Attachment(record.attachment.clone())));
+        crash::point("add:fact");
         self.attached.insert(id.clone(), record);
         Ok(id)
     }
@@ -166,6 +171,7 @@ impl Core {
     }
 
     fn answer(&mut self, id: &AttachmentId, adding: Adding) {
+        crash::point("add:in-force");
         if let Err(error) = self.records.advance(id, Stage::Adding, Stage::Attached) {
             let error =
                 CniError::new(Code::IO_FAILURE, "the attachment can't be recorded", error.to_string());
@@ -180,6 +186,7 @@ impl Core {
         if let Some(pod) = self.published(&record.attachment) {
             self.publish(PublishWork::Publish(Published::Pod(pod)));
         }
+        crash::point("add:attached");
         let _ = adding.reply.send(Ok(result.render(adding.attach.conf.version)));
     }
 

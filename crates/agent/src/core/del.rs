@@ -12,6 +12,7 @@ use weft_plan::KernelKey;
 use weft_store::Published;
 
 use super::{Core, PublishWork, Removing, Work};
+use crate::crash;
 use crate::message::CniReply;
 use crate::records::{Record, Stage};
 
@@ -21,6 +22,7 @@ impl Core {
             let error = CniError::new(Code::TRY_AGAIN_LATER, "a DEL came while the ADD was under way", "");
             let _ = adding.reply.send(Err(error));
         }
+        crash::point("del:asked");
         self.forget_tombstone(id);
         self.remove(id, Some((reply, deadline, Ok(Value::Null))));
     }
@@ -56,6 +58,7 @@ impl Core {
                 self.publish(PublishWork::Publish(Published::PodGone { node: pod.node, key: pod.key }));
             }
         }
+        crash::point("del:marked");
         self.compiler.apply(Change::Remove(FactKey::Attachment(id.clone())));
         let generation = if record.is_some() { self.flushed_generation() } else { self.generation_in_force };
         let waiting = waiting.into_iter().collect();
@@ -82,10 +85,14 @@ impl Core {
     }
 
     fn finish_removal(&mut self, id: &AttachmentId, removing: Removing) {
+        crash::point("del:gone");
         if let Some(record) = &removing.record {
             self.forget_flows(record);
         }
-        let outcome = self.release(id).and_then(|()| self.records.remove(id).map_err(|e| e.to_string()));
+        let outcome = self.release(id).and_then(|()| {
+            crash::point("del:released");
+            self.records.remove(id).map_err(|e| e.to_string())
+        });
         for (reply, _, answer) in removing.waiting {
             let answer = match &outcome {
                 Ok(()) => answer,

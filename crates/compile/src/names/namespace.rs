@@ -1,6 +1,6 @@
 //! Namespaces exist as names, and hold the names of pods that nobody checks.
 
-use weft_model::{FactKey, NamespaceName};
+use weft_model::FactKey;
 use weft_plan::NameRow;
 use weft_plan::names::Below;
 

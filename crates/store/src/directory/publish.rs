@@ -16,9 +16,13 @@ use crate::store::{Published, PublishedNode, PublishedPod, StoreError};
 /// word holds.
 pub(super) const PUBLISHED_AT: &str = "weft.dev/published-at";
 
+/// Names of files that are being written end so.
+const STAGED: &str = ".tmp";
+
 pub(super) fn publish(root: &Path, fact: &Published) -> Result<(), StoreError> {
     match fact {
         Published::Node(node) => {
+            sweep(&layout::pods_dir(root, &node.name));
             write(layout::node_file(root, &node.name), render_node(node), &format!("node {}", node.name))
         }
         Published::Pod(pod) => {
@@ -100,14 +104,25 @@ fn is_same(path: &Path, object: &Value) -> bool {
     there == *object
 }
 
+/// Removes what a kill in the middle of publishing has left of a node's pods. An agent publishes its node first.
+fn sweep(pods: &Path) {
+    for entry in std::fs::read_dir(pods).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(STAGED)) {
+            // What can't be removed is hidden, and does no harm.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Puts `bytes` in place of a file in one step. The temporary file is hidden, and its name is always the same: only
-/// one node writes it, and what a kill leaves is overwritten next time.
+/// one node writes it, and what a kill leaves is overwritten next time, or swept.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
         return Err(ErrorKind::InvalidInput.into());
     };
     std::fs::create_dir_all(dir)?;
-    let staged = dir.join(format!(".{name}.tmp"));
+    let staged = dir.join(format!(".{name}{STAGED}"));
     let written = File::create(&staged).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()

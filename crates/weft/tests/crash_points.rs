@@ -1,0 +1,247 @@
+//! The agent dies by `kill -9` between any two steps of an ADD or DEL, and the plugin between request and answer. Afterwards
+//! a new agent, a GC and the next pod find nothing leaked and nothing double.
+//!
+//! Needs root: it works in a network and mount namespace of its own.
+
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+use weft_agent::crash::{PLACES, VARIABLE};
+use weft_cni::client::Exchange;
+use weft_cni::{Call, Verb};
+
+/// A node in this thread's own namespaces.
+struct Node {
+    folder: tempfile::TempDir,
+    agent: Option<Child>,
+}
+
+fn sh(line: &str) {
+    let status = Command::new("sh").args(["-ec", line]).status().unwrap();
+    assert!(status.success(), "{line}");
+}
+
+impl Node {
+    /// `None`, said aloud, where namespaces can't be had.
+    fn new() -> Option<Self> {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET) {
+            println!("SKIPPED: needs root for a network namespace of its own: {error}");
+            return None;
+        }
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();
+        sh(
+            "ip link set lo up; ip link add eth0 type veth peer name wire; ip addr add 192.0.2.1/24 dev eth0; \
+            ip link set eth0 up; ip link set wire up; ip route add default via 192.0.2.254",
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("cluster")).unwrap();
+        let network = "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {name: default}\n\
+                       spec: {podCIDRs: [10.244.0.0/16, \"fd00:244::/48\"]}\n";
+        std::fs::write(at("cluster/network.yaml"), network).unwrap();
+        let config = json!({
+            "node": "n1",
+            "store": {"directory": at("cluster")},
+            "stateDir": at("state"),
+            "runDir": "/run/weft",
+            "cni": {"confDir": at("cni"), "leaseDir": at("leases")},
+            "dns": {"enabled": false},
+        });
+        std::fs::write(at("agent.yaml"), config.to_string()).unwrap();
+        Some(Self { folder, agent: None })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&mut self, crash_at: Option<&str>) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+        command.args(["agent", "--config"]).arg(self.path("agent.yaml")).env("WEFT_LOG", "warn");
+        if let Some(place) = crash_at {
+            command.env(VARIABLE, place);
+        }
+        self.agent = Some(command.spawn().unwrap());
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.status().is_none_or(|status| status["ready"] != true) {
+            assert!(Instant::now() < end, "the agent is not ready: {:?}", self.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the agent to die by the crash point.
+    fn died(&mut self) {
+        let status = self.agent.take().unwrap().wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "the agent did not pass the crash point");
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+    }
+
+    fn status(&self) -> Option<Value> {
+        let response = weft_agent::api::client::get(Path::new("/run/weft/weft.sock"), "/v1/status").ok()?;
+        serde_json::from_slice(&response.body).ok()
+    }
+
+    fn call(&self, verb: Verb, container: &str, more: &Value, patience: Duration) -> Result<Value, String> {
+        let netns = format!("/run/netns/{container}");
+        let file = std::fs::File::open(&netns).ok();
+        let mut config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "socket": "/run/weft/weft.sock",
+            "stateDir": self.path("state")});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let env = |key: &str| {
+            Some(match key {
+                "CNI_CONTAINERID" => container.to_owned(),
+                "CNI_IFNAME" => "eth0".to_owned(),
+                "CNI_NETNS" => netns.clone(),
+                "CNI_ARGS" => format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}"),
+                _ => return None,
+            })
+        };
+        let body = Call::new(env, config).encode();
+        let exchange = Exchange {
+            socket: Path::new("/run/weft/weft.sock"),
+            method: "POST",
+            path: verb.path(),
+            body: &body,
+            descriptor: file.as_ref().map(AsFd::as_fd),
+            connect_within: Duration::from_secs(1),
+            answer_within: patience,
+        };
+        let response = exchange.run().map_err(|error| error.to_string())?;
+        match response.outcome() {
+            Some(Ok(body)) => Ok(serde_json::from_slice(body).unwrap()),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err(format!("{response:?}")),
+        }
+    }
+
+    fn add(&self, container: &str) -> Result<Value, String> {
+        if !Path::new("/run/netns").join(container).exists() {
+            sh(&format!("ip netns add {container}"));
+        }
+        self.call(Verb::Add, container, &json!({}), Duration::from_secs(20))
+    }
+
+    fn del(&self, container: &str) -> Result<Value, String> {
+        self.call(Verb::Del, container, &json!({}), Duration::from_secs(20))
+    }
+
+    fn gc(&self, valid: &[&str]) {
+        let valid: Vec<Value> = valid.iter().map(|c| json!({"containerID": c, "ifname": "eth0"})).collect();
+        let more = json!({"cni.dev/valid-attachments": valid});
+        self.call(Verb::Gc, "gc", &more, Duration::from_secs(20)).unwrap();
+    }
+
+    /// Says what is there: leases, records, links, entries of the packet filter, published pods.
+    fn holds(&self) -> [usize; 5] {
+        let count = |line: &str| -> usize {
+            let out = Command::new("sh").args(["-c", line]).output().unwrap();
+            String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+        };
+        let leases = self.path("leases/default");
+        let records = self.path("state/attachments");
+        let published = self.path("cluster/.weft");
+        [
+            count(&format!("ls {} | grep -c '^[0-9a-f.:]*$'", leases.display())),
+            count(&format!("ls {} | grep -c json", records.display())),
+            count("ip -o link | grep -c weftp"),
+            count("nft list ruleset | grep -c '\"weftp[0-9a-z]\\{10\\}\" \\. '"),
+            count(&format!("grep -rl '\"kind\": *\"Pod\"' {} 2>/dev/null | wc -l", published.display())),
+        ]
+    }
+
+    /// What is there with so many pods, once all threads have come to rest.
+    fn settles_with(&self, pods: usize, when: &str) {
+        // One lease a family; the packet filter has a line a set, with all its elements or none.
+        let expected = [2 * pods, pods, pods, if pods == 0 { 0 } else { 2 }, pods];
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut seen = self.holds();
+        while seen != expected && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+            seen = self.holds();
+        }
+        if seen != expected {
+            sh(&format!(
+                "find {} -type f; ip -o link; nft list ruleset | grep weftp",
+                self.folder.path().display()
+            ));
+        }
+        assert_eq!(seen, expected, "{when}: leases, records, links, filter lines, published pods");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn addresses(result: &Value) -> Vec<String> {
+    let ips = result["ips"].as_array().unwrap();
+    ips.iter().map(|ip| ip["address"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_death_between_any_two_steps_leaks_nothing_and_doubles_nothing() {
+    let Some(mut node) = Node::new() else { return };
+    for place in PLACES {
+        node.start(Some(place));
+        if place.starts_with("del:") {
+            node.add("first").unwrap();
+            node.del("first").unwrap_err();
+        } else {
+            node.add("first").unwrap_err();
+        }
+        node.died();
+        node.start(None);
+        // The next pod gets addresses that nobody else has, whatever is left of the first.
+        let second = node.add("second").unwrap();
+        let status = node.status().unwrap();
+        let pods = status["pods"].as_array().unwrap();
+        let all: Vec<&Value> = pods.iter().flat_map(|pod| pod["addresses"].as_array().unwrap()).collect();
+        let distinct: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(all.len(), distinct.len(), "{place}: {status}");
+        assert_eq!(addresses(&second).len(), 2);
+        node.gc(&["second"]);
+        node.settles_with(1, place);
+        // And the runtime's own DEL of the first, late, twice.
+        node.del("first").unwrap();
+        node.del("first").unwrap();
+        node.settles_with(1, place);
+        node.del("second").unwrap();
+        node.settles_with(0, place);
+        node.stop();
+        sh("ip netns del first; ip netns del second");
+    }
+}
+
+#[test]
+fn a_plugin_that_dies_before_the_answer_leaks_nothing() {
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    sh("ip netns add gone");
+    // It hangs up right after the request.
+    node.call(Verb::Add, "gone", &json!({}), Duration::from_micros(1)).unwrap_err();
+    // The runtime sees a failed ADD, and sends DEL.
+    node.del("gone").unwrap();
+    node.settles_with(0, "DEL after a broken ADD");
+    node.call(Verb::Add, "gone", &json!({}), Duration::from_micros(1)).unwrap_err();
+    // The runtime died too; its next GC doesn't know the container.
+    std::thread::sleep(Duration::from_millis(300));
+    node.gc(&[]);
+    node.settles_with(0, "GC after a broken ADD");
+}
