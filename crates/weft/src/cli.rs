@@ -19,11 +19,11 @@ pub const DEFAULT_RUN_DIR: &str = "/run/weft";
 #[command(after_help = "Exit status 64 means that the command line was not understood.")]
 pub struct Cli {
     /// Folder with the agent's socket [default: /run/weft]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", display_order = 100)]
     pub run_dir: Option<PathBuf>,
 
     /// How to print what is asked for
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, global = true, value_enum, default_value_t, display_order = 101)]
     pub output: Format,
 
     /// What to do.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
-use weft_agent::{Agent, AgentConfig};
+use weft_agent::Agent;
 
 use crate::cli::AgentArgs;
 
@@ -15,7 +15,7 @@ use crate::cli::AgentArgs;
 const LOG: &str = "WEFT_LOG";
 
 pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
-    let mut config = AgentConfig::read(args.config.path())?;
+    let mut config = args.config.read()?;
     if let Some(run_dir) = run_dir {
         config.run_dir = run_dir;
     }

@@ -8,11 +8,12 @@ mod preflight;
 mod status;
 mod uninstall;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use weft_agent::AgentConfig;
+use anyhow::{Result, anyhow};
+use weft_agent::{AgentConfig, ConfigError};
 
 use crate::cli::{Cli, Command, ConfigArg, DEFAULT_CONFIG};
 use crate::socket::AgentSocket;
@@ -43,6 +44,44 @@ impl ConfigArg {
         if self.config.is_none() && !self.path().exists() {
             return Ok(None);
         }
-        Ok(Some(AgentConfig::read(self.path())?))
+        self.read().map(Some)
+    }
+
+    /// The configuration; an error is one line that names file, line and field.
+    fn read(&self) -> Result<AgentConfig> {
+        AgentConfig::read(self.path()).map_err(|error| match &error {
+            ConfigError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+                anyhow!("{error}; write one (examples/agent.yaml has every field), or name it with --config")
+            }
+            ConfigError::Parse { path, reason } => {
+                // More lines show the place in the file, which its number says as well.
+                let first = reason.lines().next().unwrap_or_default();
+                anyhow!("{}: {}", path.display(), first.strip_prefix("error: ").unwrap_or(first))
+            }
+            _ => anyhow!("{error}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example shows the defaults: it says the same as a file with nothing but the store.
+    #[test]
+    fn the_example_configuration_is_complete_and_shows_the_defaults() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/agent.yaml");
+        let shown = serde_json::to_value(AgentConfig::read(&path).unwrap()).unwrap();
+        let shortest = serde_json::json!({"store": {"directory": "/srv/cluster"}});
+        let usual: AgentConfig = serde_json::from_value(shortest).unwrap();
+        assert_eq!(shown, serde_json::to_value(&usual).unwrap());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut open = vec![shown];
+        while let Some(value) = open.pop() {
+            for (key, value) in value.as_object().into_iter().flatten() {
+                assert!(text.contains(&format!("{key}:")), "{key} is not in the example");
+                open.push(value.clone());
+            }
+        }
     }
 }

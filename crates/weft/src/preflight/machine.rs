@@ -115,6 +115,14 @@ pub mod testing {
             Self { folder }
         }
 
+        /// Adds a process that has a file open.
+        pub fn process(&self, pid: u32, name: &str, open: &str) {
+            let folder = self.folder.path().join(format!("proc/{pid}"));
+            fs::create_dir_all(folder.join("fd")).unwrap();
+            fs::write(folder.join("comm"), name).unwrap();
+            std::os::unix::fs::symlink(open, folder.join("fd/3")).unwrap();
+        }
+
         /// It as checks see it.
         pub fn machine(&self) -> Machine {
             Machine::below(self.folder.path())

@@ -6,6 +6,7 @@
 //!
 //! What it does not do: look into the cluster, or at other nodes.
 
+mod addresses;
 mod finding;
 mod firewalls;
 mod machine;
@@ -36,6 +37,7 @@ pub fn examine(machine: &Machine, config: Option<&AgentConfig>) -> Vec<Finding> 
         findings.extend(trial::check());
         findings.extend(firewalls::check());
     }
+    findings.extend(addresses::check(config));
     findings.extend(sysctls::check(machine));
     findings.extend(ports::check(machine, &addresses, &networks));
     findings.extend(runtimes::check(machine, cni));

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_model::Network;
 
+use super::machine::Process;
 use super::{Finding, Machine};
 
 /// A listening socket, from `/proc/net/{udp,tcp}{,6}`.
@@ -17,58 +18,52 @@ struct Listener {
 
 /// `TCP_LISTEN` (net/tcp_states.h).
 const LISTEN: &str = "0A";
+/// `TCP_CLOSE`, which a datagram socket is in that takes packets from anybody.
+const UNCONNECTED: &str = "07";
 /// The DNS server's port.
 const DNS_PORT: u16 = 53;
 
 pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network]) -> Vec<Finding> {
-    let listeners = listeners(machine);
     let mut findings = Vec::new();
-    for listener in &listeners {
-        let dns_taken = listener.port == DNS_PORT && dns.iter().any(|ip| overlaps(listener.address, *ip));
-        if dns_taken {
-            findings.push(taken(machine, listener, "answers at our DNS addresses"));
+    for listener in listeners(machine) {
+        if listener.port == DNS_PORT && dns.iter().any(|ip| overlaps(listener.address, *ip)) {
+            let text = "keeps our DNS server from its addresses";
+            findings.extend(taken(&listener, machine.owner_of_socket(listener.inode).as_ref(), text));
         }
         let tunnel = networks.iter().find(|network| network.vxlan_port.get() == listener.port);
-        // A socket without an inode is the kernel's own: another tunnel, which shares the port with ours.
         if let Some(network) = tunnel
             && listener.protocol == "udp"
-            && listener.inode != 0
             && listener.address.is_unspecified()
+            // The kernel's own sockets belong to no process: other tunnels, which share the port with ours.
+            && let Some(process) = machine.owner_of_socket(listener.inode)
         {
-            let what = format!("holds the VXLAN port of network {}", network.name);
-            findings.push(taken(machine, listener, &what));
+            let text = format!("keeps network {} from its VXLAN port", network.name);
+            findings.extend(taken(&listener, Some(&process), &text));
         }
     }
     if findings.is_empty() {
         let tunnels: Vec<String> = networks.iter().map(|n| format!("{}/udp", n.vxlan_port)).collect();
-        findings.push(Finding::ok(
-            "ports",
-            format!("53 on our DNS addresses and {} are free", tunnels.join(", ")),
-        ));
+        let text = format!("53 on our DNS addresses and {} can be had", tunnels.join(", "));
+        findings.push(Finding::ok("ports", text));
     }
     findings
 }
 
-fn taken(machine: &Machine, listener: &Listener, what: &str) -> Finding {
-    let Listener { protocol, address, port, inode } = listener;
-    let (who, mend) = match machine.owner_of_socket(*inode) {
-        // An agent that runs already is no trouble for its successor.
-        Some(process) if process.name == "weft" => {
-            return Finding::ok(
-                "ports",
-                format!("{port}/{protocol} is held by a weft agent (process {})", process.pid),
-            );
-        }
-        Some(process) => (
-            format!("{} (process {})", process.name, process.pid),
-            format!("stop {}, or have it listen on addresses of its own instead of all", process.name),
+/// Nothing where it is an agent that runs already: it is no trouble for its successor.
+fn taken(listener: &Listener, owner: Option<&Process>, what: &str) -> Option<Finding> {
+    let Listener { protocol, address, port, .. } = listener;
+    let (who, mend) = match owner {
+        Some(process) if process.name == "weft" => return None,
+        Some(Process { name, pid }) => (
+            format!("{name} (process {pid})"),
+            format!("stop {name}, or have it listen on addresses of its own instead of all"),
         ),
         None => {
             ("a process that can't be seen from here".into(), format!("ss -lnp 'sport = :{port}' names it"))
         }
     };
     let text = format!("{who} {what}: it listens on {address} port {port}/{protocol}");
-    Finding::warning("ports", text, mend)
+    Some(Finding::warning("ports", text, mend))
 }
 
 /// Whether a socket on `taken` keeps others from `wanted`. An IPv6 wildcard takes IPv4 too.
@@ -91,7 +86,8 @@ fn listeners(machine: &Machine) -> Vec<Listener> {
 fn listener(line: &str, protocol: &'static str) -> Option<Listener> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (address, port) = words.get(1)?.split_once(':')?;
-    if protocol == "tcp" && *words.get(3)? != LISTEN {
+    let wanted = if protocol == "tcp" { LISTEN } else { UNCONNECTED };
+    if *words.get(3)? != wanted {
         return None;
     }
     Some(Listener {
@@ -120,11 +116,15 @@ mod tests {
     use super::super::machine::testing::FakeMachine;
     use super::*;
 
+    /// A machine with one socket of inode 2; process 9 of this name has it, or nobody.
     #[cfg(target_endian = "little")]
     #[track_caller]
-    fn check(file: &str, socket: &str, expected: Option<&str>) {
+    fn check(file: &str, socket: &str, owner: Option<&str>, expected: Option<&str>) {
         let text = format!("  sl  local_address\n   1: {socket}\n");
         let fake = FakeMachine::new(&[(&format!("/proc/self/net/{file}"), &text)]);
+        if let Some(name) = owner {
+            fake.process(9, name, "socket:[2]");
+        }
         let dns = ["169.254.53.53".parse().unwrap(), "fd77::53".parse().unwrap()];
         let findings = super::check(&fake.machine(), &dns, &[Network::ordinary()]);
         let [finding] = &findings[..] else { panic!("{findings:?}") };
@@ -139,18 +139,20 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn who_is_in_the_way_is_named() {
-        let rest = "00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0";
+        let open = "00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 2 x";
+        let listening = "00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 2 x";
         let zero = "0".repeat(32);
-        let listening = "00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0";
+        let named = Some("named");
         // systemd-resolved at 127.0.0.53 is no trouble; a wildcard is, and our own address.
-        check("udp", &format!("3500007F:0035 {rest} 77 2 x"), None);
-        check("udp", &format!("00000000:0035 {rest} 77 2 x"), Some("0.0.0.0 port 53/udp"));
-        check("udp", &format!("3535FEA9:0035 {rest} 77 2 x"), Some("169.254.53.53 port 53/udp"));
-        check("udp6", &format!("{zero}:0035 {rest} 77 2 x"), Some(":: port 53/udp"));
-        check("tcp", &format!("00000000:0035 {listening} 77 1 x"), Some("53/tcp"));
+        check("udp", &format!("3500007F:0035 {open}"), named, None);
+        check("udp", &format!("00000000:0035 {open}"), named, Some("named (process 9) keeps our DNS server"));
+        check("udp", &format!("3535FEA9:0035 {open}"), named, Some("169.254.53.53 port 53/udp"));
+        check("udp6", &format!("{zero}:0035 {open}"), None, Some(":: port 53/udp"));
+        check("tcp", &format!("00000000:0035 {listening}"), named, Some("53/tcp"));
+        check("udp", &format!("3535FEA9:0035 {open}"), Some("weft"), None);
         // A connection from port 53 listens to nobody; a tunnel of the kernel's own shares the port.
-        check("tcp", &format!("00000000:0035 {rest} 77 1 x"), None);
-        check("udp", &format!("00000000:12B5 {rest} 77 2 x"), Some("VXLAN port of network default"));
-        check("udp", &format!("00000000:12B5 {rest} 0 2 x"), None);
+        check("tcp", &format!("00000000:0035 {open}"), named, None);
+        check("udp", &format!("00000000:12B5 {open}"), named, Some("network default from its VXLAN port"));
+        check("udp", &format!("00000000:12B5 {open}"), None, None);
     }
 }

@@ -20,7 +20,10 @@ pub fn uninstall(state_dir: &Path) -> Result<Outcome> {
     let failed = open(state_dir)?.uninstall().map_err(|error| unasked(&error))?.failed;
     let mut left = leftovers(state_dir)?;
     let removed = before.into_iter().filter(|line| !left.contains(line)).collect();
-    left.extend(failed.iter().map(|(_, error)| format!("because: {error}")));
+    // What failed and is gone all the same (a sysctl of a link that went) needs no mending.
+    if !left.is_empty() {
+        left.extend(failed.iter().map(|(_, error)| format!("because: {error}")));
+    }
     Ok(Outcome { removed, left })
 }
 
