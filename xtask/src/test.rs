@@ -72,6 +72,18 @@ enum Shown {
     No,
 }
 
+/// The part of a test program's output that is being read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// `test NAME ... ok`.
+    #[default]
+    Verdicts,
+    /// What passed tests have printed.
+    Successes,
+    /// What failed tests have printed.
+    Failures,
+}
+
 /// Reads what test programs say. A test that couldn't run here prints `SKIPPED: reason`; the harness counts it as
 /// passed, we don't.
 #[derive(Debug, Default)]
@@ -79,6 +91,7 @@ struct Counter {
     tally: Tally,
     /// The test whose output is being read.
     section: Option<String>,
+    part: Part,
     /// Tests of this program that have said that they skip.
     skipping: std::collections::BTreeSet<String>,
 }
@@ -87,7 +100,7 @@ impl Counter {
     fn read(&mut self, line: &str) -> Shown {
         if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
             self.section = Some(name.to_owned());
-            return Shown::No;
+            return if self.part == Part::Failures { Shown::Yes } else { Shown::No };
         }
         if let Some(summary) = line.strip_prefix("test result: ") {
             self.summary(summary);
@@ -98,11 +111,19 @@ impl Counter {
             println!("{name}: {}", &line[at..]);
             return Shown::No;
         }
-        let harness = line.starts_with("test ") || line.starts_with("running ") || line == "successes:";
-        if harness && !line.ends_with("FAILED") || self.section.is_none() && line.starts_with("    ") {
-            return Shown::No;
+        match line {
+            "successes:" => self.part = Part::Successes,
+            "failures:" => self.part = Part::Failures,
+            _ => {}
         }
-        if line.is_empty() { Shown::No } else { Shown::Yes }
+        let chatter = line.is_empty() || line.starts_with("running ") || line.starts_with("test ");
+        match self.part {
+            // What tests say that went well is for nobody's eyes.
+            Part::Successes => Shown::No,
+            Part::Failures if !line.is_empty() => Shown::Yes,
+            Part::Failures | Part::Verdicts if chatter && !line.ends_with("FAILED") => Shown::No,
+            Part::Failures | Part::Verdicts => Shown::Yes,
+        }
     }
 
     /// `ok. 3 passed; 0 failed; 0 ignored; …`: the end of one test program.
@@ -117,6 +138,7 @@ impl Counter {
         self.tally.skipped += skipped + number("ignored");
         self.skipping.clear();
         self.section = None;
+        self.part = Part::Verdicts;
     }
 
     fn finish(self) -> Tally {
@@ -147,6 +169,17 @@ mod tests {
             0,
             0,
         );
+    }
+
+    #[test]
+    fn only_what_failed_is_shown() {
+        let check = |lines: &str, expected: &[&str]| {
+            let mut counter = Counter::default();
+            let shown: Vec<&str> = lines.lines().filter(|l| counter.read(l) == Shown::Yes).collect();
+            assert_eq!(shown, expected);
+        };
+        check("running 2 tests\ntest a ... ok\ntest b ... FAILED\n", &["test b ... FAILED"]);
+        check("successes:\n---- a stdout ----\nhello\n\n    a\nfailures:\nwhy\n", &["failures:", "why"]);
     }
 
     #[test]
