@@ -1,5 +1,6 @@
 //! What the socket answers: CNI calls for the plugin, and looks inside for people.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::json;
 use weft_cni::{Call, CniError, Code, Request, Verb};
-use weft_compile::Compiler;
+use weft_compile::{Compiler, Facts};
 use weft_model::{Change, Fact};
 use weft_plan::Plan;
 use weft_plan::diff::Difference;
@@ -199,6 +200,39 @@ fn plan(core: &Core) -> ApiResponse {
     ApiResponse::json(&json!({ "generation": plan.generation, "rows": rows, "warnings": warnings }))
 }
 
+/// Manifests that are not applied yet lack what nodes make known themselves. Nodes that they don't describe stay, and what
+/// they leave open of nodes and pods is as it is now.
+fn with_what_nodes_say(mut changes: Vec<Change>, now: &Facts) -> Vec<Change> {
+    let mut described = BTreeSet::new();
+    for change in &mut changes {
+        let Change::Set(fact) = change else { continue };
+        match fact.as_mut() {
+            Fact::Node(node) => {
+                described.insert(node.name.clone());
+                let Some(known) = now.node(&node.name) else { continue };
+                if node.addresses.is_empty() {
+                    node.addresses.clone_from(&known.addresses);
+                }
+                if node.pod_cidrs.is_empty() {
+                    node.pod_cidrs.clone_from(&known.pod_cidrs);
+                }
+                node.published_vtep_mac = node.published_vtep_mac.or(known.published_vtep_mac);
+            }
+            Fact::Pod(pod) if pod.ips.is_empty() => {
+                let Some(known) = now.pod(&pod.key) else { continue };
+                pod.ips.clone_from(&known.ips);
+                if pod.node.is_none() {
+                    pod.node.clone_from(&known.node);
+                }
+            }
+            _ => {}
+        }
+    }
+    let others = now.nodes().filter(|node| !described.contains(&node.name));
+    changes.extend(others.map(|node| Change::set(Fact::Node(node.clone()))));
+    changes
+}
+
 /// What would change if the store held these facts: this node's own facts stay as they are.
 fn preview(core: &Core, changes: Vec<Change>) -> Vec<String> {
     let mut compiler = Compiler::new(core.compiler().settings().clone());
@@ -207,7 +241,7 @@ fn preview(core: &Core, changes: Vec<Change>) -> Vec<String> {
     for attachment in own.attachments() {
         compiler.apply(Change::set(Fact::Attachment(attachment.clone())));
     }
-    for change in changes {
+    for change in with_what_nodes_say(changes, own) {
         compiler.apply(change);
     }
     let mut to = Plan::default();
@@ -218,4 +252,42 @@ fn preview(core: &Core, changes: Vec<Change>) -> Vec<String> {
         ..Plan::default()
     };
     Difference::between(&from, &to).to_string().lines().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_compile::Settings;
+    use weft_model::{Node, NodeAddress, NodeName};
+
+    use super::*;
+
+    fn node(name: &str, address: Option<&str>) -> Node {
+        let mut node = Node::named(NodeName::new(name).unwrap());
+        node.addresses =
+            address.map(|ip| NodeAddress { ip: ip.parse().unwrap(), prefix: Some(24) }).into_iter().collect();
+        node
+    }
+
+    #[test]
+    fn a_preview_keeps_what_nodes_have_made_known() {
+        let mut now = Compiler::new(Settings::new(NodeName::new("n1").unwrap()));
+        for known in [node("n1", Some("192.0.2.1")), node("n2", Some("192.0.2.2"))] {
+            now.apply(Change::set(Fact::Node(known)));
+        }
+        let check = |folder: Vec<Node>, expected: &[(&str, Option<&str>)]| {
+            let changes = folder.into_iter().map(|node| Change::set(Fact::Node(node))).collect();
+            let mut complete = with_what_nodes_say(changes, now.facts());
+            complete.sort_by_key(Change::key);
+            let expected: Vec<Change> =
+                expected.iter().map(|(name, ip)| Change::set(Fact::Node(node(name, *ip)))).collect();
+            assert_eq!(complete, expected);
+        };
+        let (one, two) = (("n1", Some("192.0.2.1")), ("n2", Some("192.0.2.2")));
+        check(vec![], &[one, two]);
+        check(vec![node("n2", None)], &[one, two]);
+        check(
+            vec![node("n2", Some("192.0.2.9")), node("n3", None)],
+            &[one, ("n2", Some("192.0.2.9")), ("n3", None)],
+        );
+    }
 }
