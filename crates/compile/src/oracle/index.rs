@@ -273,6 +273,8 @@ impl<'a> Index<'a> {
         }
     }
 
+    /// By priority. Among equals the kernel asks the chain first that was registered last; a plan that leaves this open is read
+    /// by name.
     fn order_chains(&mut self, mut chains: Vec<BaseChain<'a>>) {
         chains.sort_by_key(|base| base.name);
         let mut events: FxHashMap<HookKind, Vec<(i32, u8, Event<'a>)>> = FxHashMap::default();

@@ -265,9 +265,8 @@ impl<'w, 'a> Walk<'w, 'a> {
                 if !pod.addresses.contains(&destination) {
                     return Err(self.dropped(at, format!("the pod doesn't have {destination}"), origin));
                 }
-                if source.is_ipv4() && pod.addresses.contains(&source) {
-                    let why =
-                        format!("the pod refuses {source} from outside: its own address (martian source)");
+                if source.is_loopback() || (source.is_ipv4() && pod.addresses.contains(&source)) {
+                    let why = format!("the pod's kernel takes {source} for its own address (martian source)");
                     return Err(self.dropped(at, why, origin));
                 }
                 Ok(Step::End(self.delivered_to_pod(at, way.link, packet.headers)))

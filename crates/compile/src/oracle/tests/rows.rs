@@ -78,6 +78,12 @@ impl Made {
         self
     }
 
+    /// Any row.
+    pub fn with(self, key: KernelKey, row: KernelRow) -> Self {
+        let origin = self.made_by();
+        self.row(key, row, origin)
+    }
+
     fn made_by(&self) -> FactKey {
         FactKey::Node(self.name.clone())
     }
