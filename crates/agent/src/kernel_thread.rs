@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use std::os::fd::AsFd;
@@ -49,6 +49,9 @@ impl NodeKernel for LinuxKernel {
 /// How long to wait for work when nothing has to be tried again.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long to rest when the kernel could not be asked at all.
+const REST: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub struct KernelThread<K> {
     executor: Executor<K>,
@@ -58,11 +61,13 @@ pub struct KernelThread<K> {
 }
 
 /// What is to be done now.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Pending {
     sync: bool,
     step: bool,
     stop: bool,
+    /// Who wants to know where the kernel differs.
+    differences: Vec<Sender<Result<Vec<String>, String>>>,
 }
 
 impl<K: NodeKernel> KernelThread<K> {
@@ -76,7 +81,7 @@ impl<K: NodeKernel> KernelThread<K> {
         let mut pending = Pending::default();
         while !pending.stop {
             // What came in the middle of the last turn has its own now.
-            if !(pending.sync || pending.step) {
+            if !(pending.sync || pending.step || !pending.differences.is_empty()) {
                 let due = self.executor.next_retry();
                 let pause = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
                 match self.inbox.recv_timeout(pause) {
@@ -112,11 +117,7 @@ impl<K: NodeKernel> KernelThread<K> {
                     tracing::warn!("cannot forget flows of removed port mappings: {error}");
                 }
             }
-            Work::Differences(answer) => {
-                let plan = self.plan.clone();
-                let plan = plan.read().unwrap_or_else(PoisonError::into_inner);
-                let _ = answer.send(self.differences(&plan));
-            }
+            Work::Differences(answer) => pending.differences.push(answer),
         }
     }
 
@@ -124,44 +125,56 @@ impl<K: NodeKernel> KernelThread<K> {
     fn act(&mut self, pending: Pending) -> Pending {
         let began = Instant::now();
         let shared = self.plan.clone();
-        let changed = (pending.sync || pending.step)
-            .then(|| shared.write().unwrap_or_else(PoisonError::into_inner).kernel.take_changed());
+        let mut plan = shared.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = (pending.sync || pending.step).then(|| plan.kernel.take_changed());
+        // Without letting go: what is applied, and reported as this generation, is exactly what was taken.
+        let plan = RwLockWriteGuard::downgrade(plan);
         // A namespace is sent before the row that needs it: with the row in the plan, it is here.
         let mut later = Pending::default();
         self.drain(&mut later);
-        let plan = shared.read().unwrap_or_else(PoisonError::into_inner);
         let outcome = match changed {
             Some(_) if pending.sync => self.executor.sync(&plan),
             Some(changed) => self.executor.step(&plan, &changed),
             None => self.executor.retry(&plan, Instant::now()),
         };
+        for answer in pending.differences {
+            let _ = answer.send(self.differences(&plan));
+        }
         drop(plan);
-        self.report(outcome, pending.sync, began);
+        if !self.report(outcome, pending.sync, began) {
+            // What changed is no longer known as changed: only a full comparison finds it.
+            std::thread::sleep(REST);
+            later.sync = true;
+        }
         later
     }
 
-    fn report(&self, outcome: Result<Outcome, weft_dataplane::ExecutorError>, full: bool, began: Instant) {
-        let report = match outcome {
+    /// Tells the core what came of it; false where nothing could be applied at all.
+    fn report(
+        &self,
+        outcome: Result<Outcome, weft_dataplane::ExecutorError>,
+        full: bool,
+        began: Instant,
+    ) -> bool {
+        let (message, done) = match outcome {
             Ok(outcome) => {
                 // Rows that failed for good stay failed until they are mended: the core is told of all of them.
                 let failed: BTreeMap<KernelKey, String> =
                     self.executor.failures().map(|(key, error)| (key.clone(), error.to_string())).collect();
-                Report {
+                let report = Report {
                     generation: outcome.generation,
                     failed: failed.into_iter().collect(),
                     full,
                     applied: outcome.applied,
                     messages: outcome.messages,
                     took: began.elapsed(),
-                }
+                };
+                (Message::Applied(report), true)
             }
-            Err(error) => {
-                let _ =
-                    self.core.send(Message::Trouble("kernel", Some(format!("nothing was applied: {error}"))));
-                return;
-            }
+            Err(error) => (Message::Trouble("kernel", Some(format!("nothing was applied: {error}"))), false),
         };
-        let _ = self.core.send(Message::Applied(report));
+        let _ = self.core.send(message);
+        done
     }
 
     /// Where the kernel is not as the plan says: a line each.

@@ -82,6 +82,9 @@ pub struct SharedPlans {
 /// How long a start waits for the store before it goes by the facts that it knew last.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often to look whether what this node published is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// How far the agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -138,6 +141,8 @@ pub struct Core {
     published_node: Option<weft_store::PublishedNode>,
     claiming: BTreeSet<NetworkName>,
     conflist_written: bool,
+    /// When to look next whether what this node published is still there.
+    next_look: Instant,
 }
 
 impl Core {
@@ -281,6 +286,7 @@ impl Core {
 
     fn applied(&mut self, report: Report) {
         self.generation_in_force = report.generation;
+        self.troubles.remove("kernel");
         let failed: BTreeMap<KernelKey, String> = report.failed.iter().cloned().collect();
         for (key, reason) in &failed {
             if self.failed.get(key) != Some(reason) {
@@ -324,6 +330,10 @@ impl Core {
             _ => {}
         }
         self.refresh_node();
+        if self.phase == Phase::Running && now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            self.publish_missing();
+        }
         self.announce_readiness();
     }
 
@@ -429,6 +439,12 @@ impl Core {
             }
             Phase::Applying => return unavailable("the agent applies its first plan", String::new()),
             Phase::Running => {}
+        }
+        // Without its chains a pod could send with any address: it fails closed.
+        let base = |key: &&KernelKey| matches!(key, KernelKey::Chain(_) | KernelKey::Set(_));
+        if let Some(key) = self.failed.keys().find(base) {
+            let reason = self.failed.get(key).cloned().unwrap_or_default();
+            return unavailable("the packet filter is not in force", format!("{}: {reason}", describe(key)));
         }
         let network = NetworkName::new(network)
             .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;

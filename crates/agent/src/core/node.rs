@@ -94,6 +94,22 @@ impl Core {
         self.published_node = Some(node);
     }
 
+    /// Publishes what somebody else has removed from the store since.
+    pub(super) fn publish_missing(&mut self) {
+        let facts = self.compiler.facts();
+        if facts.node(&self.node).is_none() {
+            self.published_node = None;
+        }
+        for record in self.attached.values().filter(|record| !self.adding.contains_key(&record.attachment.id))
+        {
+            let Some(pod) = self.published(&record.attachment) else { continue };
+            let known = facts.pod(&pod.key);
+            if known.is_none_or(|fact| fact.ips.is_empty() && !fact.finished) {
+                self.publish(PublishWork::Publish(Published::Pod(pod)));
+            }
+        }
+    }
+
     /// Publishes every pod again after a start, since some may have gone unpublished.
     pub(super) fn publish_pods(&self) {
         for record in self.attached.values() {

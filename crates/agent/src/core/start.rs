@@ -72,6 +72,7 @@ impl Core {
             published_node: None,
             claiming: BTreeSet::new(),
             conflist_written: false,
+            next_look: Instant::now(),
             config,
         };
         core.open_leases(&found)?;
