@@ -44,6 +44,13 @@ pub struct Nft {
     sets: Option<Sets>,
 }
 
+/// Whether a transaction is refused when the packet filter changed since we looked.
+#[derive(Clone, Copy)]
+enum Insist {
+    OnWhatWasSeen,
+    OnNothing,
+}
+
 enum Stop {
     /// Another program was faster: look again.
     Again,
@@ -85,8 +92,11 @@ impl Nft {
     /// # Errors
     /// When the kernel can't be reached, or refuses a set, a chain or a rule: what was in force stays so.
     pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<FilterOutcome, FilterError> {
-        for _ in 0..ATTEMPTS {
-            match self.attempt(changes) {
+        for attempt in 0..ATTEMPTS {
+            // Where another program is faster time and again, what we saw of our own table is still the best guess; the
+            // kernel refuses what has become impossible.
+            let insist = if attempt < ATTEMPTS / 2 { Insist::OnWhatWasSeen } else { Insist::OnNothing };
+            match self.attempt(changes, insist) {
                 Ok(outcome) => return Ok(outcome),
                 Err(stop) => {
                     self.sets = None;
@@ -160,9 +170,12 @@ impl Nft {
         }
     }
 
-    fn attempt(&mut self, changes: &[Change<'_>]) -> Result<FilterOutcome, Stop> {
+    fn attempt(&mut self, changes: &[Change<'_>], insist: Insist) -> Result<FilterOutcome, Stop> {
         let declares = prepare::declares(changes);
-        let generation = if declares { Some(self.generation()?) } else { None };
+        let generation = match insist {
+            Insist::OnWhatWasSeen if declares => Some(self.generation()?),
+            _ => None,
+        };
         let before = self.look(changes, declares)?;
         let (steps, mut quarantined) = prepare::steps(changes, &before)?;
         if !steps.is_empty() {

@@ -76,6 +76,10 @@ pub(super) fn steps<'a>(
         }
     }
     keep(before, changes, &specs, &anew, &mut steps);
+    // Changes come in no order; a listing should always look the same.
+    steps.add_chains.sort_by_key(|(name, _)| *name);
+    steps.add_sets.sort_by_key(|(name, _)| *name);
+    steps.rules.sort_by_key(|(name, _)| *name);
     steps.elements.sort_by(|a, b| a.set.cmp(b.set));
     Ok((steps, quarantined))
 }

@@ -3,6 +3,7 @@
 mod faults;
 mod listing;
 pub(crate) mod namespace;
+mod order;
 mod rules;
 mod scale;
 
