@@ -29,8 +29,8 @@ pub mod sysctl;
 
 pub use error::KernelError;
 pub use executor::{Executor, ExecutorError, Outcome};
-pub use kernel::{Effect, Kernel, Observation, Op};
 pub use host::observe_host;
+pub use kernel::{Effect, Kernel, Observation, Op};
 pub use ledger::Ledger;
 pub use linux::{LinuxKernel, Removed};
 pub use monitor::{Monitor, Notification};
