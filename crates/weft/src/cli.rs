@@ -168,3 +168,37 @@ pub struct LabArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
     pub arguments: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Users and their scripts rely on these texts, the exit statuses among them: a change shows up in review.
+    #[test]
+    fn help() {
+        let mut weft = Cli::command().term_width(100);
+        weft.build();
+        let mut text = weft.render_long_help().to_string();
+        for command in weft.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let name = command.get_name().to_owned();
+            text.push_str(&format!("\n# weft {name}\n\n{}", command.render_long_help()));
+        }
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn arguments_of_the_lab_are_passed_on_as_they_are() {
+        let check = |line: &[&str]| {
+            let words = ["weft", "lab"].iter().chain(line);
+            let Command::Lab(args) = Cli::try_parse_from(words).unwrap().command else { panic!("{line:?}") };
+            assert_eq!(args.arguments, line);
+        };
+        check(&[]);
+        check(&["list"]);
+        check(&["--help"]);
+        check(&["exec", "--lab", "a", "web-0", "--", "sh", "-c", "ip -o link"]);
+    }
+}

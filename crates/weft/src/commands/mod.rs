@@ -8,6 +8,7 @@ mod preflight;
 mod status;
 mod uninstall;
 
+use std::fs::read_to_string;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
@@ -54,12 +55,21 @@ impl ConfigArg {
                 anyhow!("{error}; write one (examples/agent.yaml has every field), or name it with --config")
             }
             ConfigError::Parse { path, reason } => {
-                // More lines show the place in the file, which its number says as well.
-                let first = reason.lines().next().unwrap_or_default();
-                anyhow!("{}: {}", path.display(), first.strip_prefix("error: ").unwrap_or(first))
+                anyhow!("{}: {}", path.display(), one_line(reason, &read_to_string(path).unwrap_or_default()))
             }
             _ => anyhow!("{error}"),
         })
+    }
+}
+
+/// A parser's complaint of several lines as one, with the text that it is about: that names the field.
+fn one_line(reason: &str, text: &str) -> String {
+    let first = reason.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let number = first.strip_prefix("line ").and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+    match number.and_then(|number| text.lines().nth(number.checked_sub(1)?)) {
+        Some(line) => format!("{first}, at `{}`", line.trim()),
+        None => first.to_owned(),
     }
 }
 
@@ -75,7 +85,7 @@ mod tests {
         let shortest = serde_json::json!({"store": {"directory": "/srv/cluster"}});
         let usual: AgentConfig = serde_json::from_value(shortest).unwrap();
         assert_eq!(shown, serde_json::to_value(&usual).unwrap());
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = read_to_string(&path).unwrap();
         let mut open = vec![shown];
         while let Some(value) = open.pop() {
             for (key, value) in value.as_object().into_iter().flatten() {
