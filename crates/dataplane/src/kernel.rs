@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use weft_model::IfName;
+use weft_plan::kernel::{POD_LINK_PREFIX, TUNNEL_LINK_PREFIX};
 use weft_plan::{KernelKey, KernelRow, Rows};
 
 use crate::KernelError;
@@ -86,8 +87,17 @@ pub(crate) fn link_of(key: &KernelKey, row: &KernelRow) -> Option<IfName> {
     match (key, row) {
         (KernelKey::Neighbour(link, _) | KernelKey::Fdb(link, _), _) => Some(*link),
         (KernelKey::Route(_), KernelRow::Route(route)) => route.link,
+        (KernelKey::Sysctl(path), _) => own_link_of(path),
         _ => None,
     }
+}
+
+/// The link of ours that a sysctl belongs to (`net/ipv4/conf/LINK/…`): it comes and goes with the link.
+pub(crate) fn own_link_of(path: &str) -> Option<IfName> {
+    let mut parts = path.split('/').skip_while(|part| *part != "conf");
+    let name = parts.nth(1).filter(|_| parts.next().is_some())?;
+    let ours = name.starts_with(TUNNEL_LINK_PREFIX) || name.starts_with(POD_LINK_PREFIX);
+    IfName::new(name).ok().filter(|_| ours)
 }
 
 /// The MTU of a link row.

@@ -3,7 +3,7 @@
 //! 1. sysctls, so that forwarding is on when the first packet comes;
 //! 2. the packet filter, when the batch declares sets or chains: a pod's link must never be up without its chains;
 //! 3. links. Where MTUs change: whoever shrinks first shrinks as a sender (pods, then the tunnel), whoever grows first
-//!    grows as a receiver (the tunnel, then pods);
+//!    grows as a receiver (the tunnel, then pods). Then the sysctls of the links themselves;
 //! 4. neighbours, then forwarding entries, then routes, then rules: a route never leads to a vtep that is unknown yet;
 //! 5. the packet filter, when the batch changes only elements: a mapped port opens when its pod is there, and closes
 //!    before its pod goes;
@@ -15,7 +15,7 @@
 use weft_plan::kernel::LinkKind;
 use weft_plan::{KernelKey, KernelRow};
 
-use crate::kernel::{Op, mtu_of};
+use crate::kernel::{Op, mtu_of, own_link_of};
 
 /// Sorts a batch. Changes of one step keep their order.
 pub fn arrange(batch: &mut [Op<'_>]) {
@@ -35,6 +35,7 @@ enum Step {
     ShrinkTunnel,
     MakeTunnel,
     MakePod,
+    SetLinkSysctl,
     SetNeighbour,
     SetFdb,
     SetRoute,
@@ -54,6 +55,7 @@ fn step(op: &Op<'_>, filter: Step) -> Step {
         (_, KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..)) => filter,
         (_, KernelKey::Opening(_)) => Step::Opening,
         (Op::Set { row, was, .. }, KernelKey::Link(_)) => link_step(row, *was),
+        (Op::Set { .. }, KernelKey::Sysctl(path)) if own_link_of(path).is_some() => Step::SetLinkSysctl,
         (Op::Set { .. }, KernelKey::Sysctl(_)) => Step::SetSysctl,
         (Op::Set { .. }, KernelKey::Neighbour(..)) => Step::SetNeighbour,
         (Op::Set { .. }, KernelKey::Fdb(..)) => Step::SetFdb,

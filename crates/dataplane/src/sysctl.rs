@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use weft_model::IfName;
 
 use crate::KernelError;
+use crate::kernel::own_link_of;
 
 /// Name of the file in the state directory.
 const FILE: &str = "sysctl-originals";
@@ -53,7 +54,8 @@ impl SysctlOriginals {
     /// # Errors
     /// [`KernelError::Originals`] or [`KernelError::Sysctl`].
     pub fn set(&mut self, path: &str, value: &str) -> Result<(), KernelError> {
-        if !self.values.contains_key(path) {
+        // A link of our own takes its settings with it when it goes.
+        if own_link_of(path).is_none() && !self.values.contains_key(path) {
             let original = read(path)?;
             self.values.insert(path.to_owned(), original);
             if let Err(error) = self.save() {

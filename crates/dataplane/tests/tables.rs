@@ -122,7 +122,12 @@ fn furnish(node: &mut Node) {
     node.route(MAIN_TABLE, "fd00:244:7::/64", direct("2001:db8::7", "uplink", "2001:db8::1"));
     node.route(POD_TABLE, "192.0.2.9/32", via(IpAddr::from([10, 64, 1, 0])));
     for from in ["10.244.0.0/24", "fd00:244::/64"] {
-        let rule = PolicyRule { from: from.parse().unwrap(), table: POD_TABLE, priority: 1000 };
+        let rule = PolicyRule {
+            from: from.parse().unwrap(),
+            table: POD_TABLE,
+            priority: 1000,
+            unless_mark: 0x80_0000,
+        };
         node.set(KernelKey::Rule(rule), KernelRow::Rule);
     }
 }

@@ -26,6 +26,8 @@ pub const LINK_GROUP: u32 = 9338;
 pub const ROUTE_PROTOCOL: u8 = 93;
 /// The routing table for what pods send to nodes through a tunnel.
 pub const POD_TABLE: u32 = 9338;
+/// Mark of packets that answer a translated connection: they go back as they came, not through a tunnel.
+pub const ANSWER_MARK: u32 = 0x0080_0000;
 /// The kernel's main table.
 pub const MAIN_TABLE: u32 = 254;
 /// The kernel's table of local addresses.
@@ -51,6 +53,8 @@ pub struct PolicyRule {
     pub table: u32,
     /// Its place among the rules; the main table's is 32766.
     pub priority: u32,
+    /// Packets whose mark has any of these bits pass it by; 0 for a rule that marks don't matter to.
+    pub unless_mark: u32,
 }
 
 /// What other firewalls on this host must let through.

@@ -19,7 +19,11 @@ pub fn kernel_row(key: &KernelKey, row: &KernelRow) -> String {
         (KernelKey::Link(name), KernelRow::Link(link)) => format!("link {name} {}", Detail(link.as_ref())),
         (KernelKey::Route(key), KernelRow::Route(route)) => route_line(key, route),
         (KernelKey::Rule(rule), _) => {
-            format!("rule {}: from {} lookup {}", rule.priority, rule.from, table_name(rule.table))
+            let mark = match rule.unless_mark {
+                0 => String::new(),
+                mask => format!(" fwmark 0/{mask:#x}"),
+            };
+            format!("rule {}: from {}{mark} lookup {}", rule.priority, rule.from, table_name(rule.table))
         }
         (KernelKey::Neighbour(link, address), KernelRow::Neighbour(n)) => {
             format!("neighbour {address} dev {link} lladdr {} permanent", n.mac)

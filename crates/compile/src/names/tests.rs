@@ -118,7 +118,7 @@ fn the_zone_exists_without_any_fact() {
     insta::assert_snapshot!(plan, @r#"
     name dns-version.k8s. TXT "1.1.0"
     name dns.k8s. (exists)
-    name k8s. NS ns.dns.k8s.
+    name k8s. NS ns.dns.k8s. (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5)
     name ns.dns.k8s. A 10.96.0.10, A 169.254.20.10
     name pod.k8s. (exists)
     name svc.k8s. (exists)
@@ -303,14 +303,14 @@ fn reverse_zones_follow_networks_and_nodes() {
         .to_vec();
     let node = Fact::Node(node);
     insta::assert_snapshot!(names(vec![Fact::Network(network), node.clone()]), @r"
-    0.0.0.0.0.0.0.0.7.0.0.0.0.0.d.f.ip6.arpa. (exists)
-    244.10.in-addr.arpa. (exists)
-    96.10.in-addr.arpa. (exists)
-    97.10.in-addr.arpa. (exists)
+    0.0.0.0.0.0.0.0.7.0.0.0.0.0.d.f.ip6.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 16 labels exist below)
+    244.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
+    96.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
+    97.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
     ");
     insta::assert_snapshot!(names(vec![node]), @r"
-    0.0.0.0.0.0.0.0.7.0.0.0.0.0.d.f.ip6.arpa. (exists)
-    7.244.10.in-addr.arpa. (exists)
+    0.0.0.0.0.0.0.0.7.0.0.0.0.0.d.f.ip6.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 16 labels exist below)
+    7.244.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 1 labels exist below)
     ");
 }
 

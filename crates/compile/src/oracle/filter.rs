@@ -70,6 +70,8 @@ enum Operand {
     Local(bool),
     State(Tracking, bool),
     Translated(bool),
+    /// Which way of its connection it goes.
+    Direction(Direction),
 }
 
 /// Runs chains of one node for one packet.
@@ -338,6 +340,10 @@ impl<'a> Interpreter<'_, 'a> {
             Field::FibDaddrType => Operand::Local(self.index.is_local(headers.destination)),
             Field::CtState => Operand::State(*packet.tracking, connection.is_some_and(|c| c.answered)),
             Field::CtStatus => Operand::Translated(connection?.dnat),
+            Field::CtDirection => match *packet.tracking {
+                Tracking::Tracked(_, direction) => Operand::Direction(direction),
+                Tracking::None | Tracking::Untracked => return None,
+            },
             Field::Random(modulus) => Operand::Atom(Atom::Mark(self.random.pick(modulus.max(1)))),
         })
     }
@@ -393,6 +399,7 @@ fn equals(operand: &Operand, value: &Value) -> bool {
         (Operand::Atom(Atom::Mark(mark)), Value::Mark(wanted)) => mark == wanted,
         (Operand::Local(local), Value::Local) => *local,
         (Operand::Translated(dnat), Value::Status(ConntrackStatus::Dnat)) => *dnat,
+        (Operand::Direction(direction), Value::Reply) => *direction == Direction::Reply,
         (Operand::State(tracking, answered), Value::State(wanted)) => match wanted {
             ConntrackState::Invalid => *tracking == Tracking::None,
             ConntrackState::Untracked => *tracking == Tracking::Untracked,

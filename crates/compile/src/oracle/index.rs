@@ -76,6 +76,8 @@ pub(super) struct TableChoice {
     pub priority: u32,
     pub from: Option<Cidr>,
     pub table: u32,
+    /// Packets with any of these bits in their mark pass it by.
+    pub unless_mark: u32,
 }
 
 /// A base chain.
@@ -142,8 +144,8 @@ impl<'a> Index<'a> {
             host,
             tables: FxHashMap::default(),
             choices: vec![
-                TableChoice { priority: 0, from: None, table: LOCAL_TABLE },
-                TableChoice { priority: MAIN_PRIORITY, from: None, table: MAIN_TABLE },
+                TableChoice { priority: 0, from: None, table: LOCAL_TABLE, unless_mark: 0 },
+                TableChoice { priority: MAIN_PRIORITY, from: None, table: MAIN_TABLE, unless_mark: 0 },
             ],
             events: FxHashMap::default(),
             nat: FxHashMap::default(),
@@ -172,8 +174,12 @@ impl<'a> Index<'a> {
                     self.add_route(Candidate { key: *key, route: *route, origin });
                 }
                 (KernelKey::Rule(rule), _) => {
-                    let choice =
-                        TableChoice { priority: rule.priority, from: Some(rule.from), table: rule.table };
+                    let choice = TableChoice {
+                        priority: rule.priority,
+                        from: Some(rule.from),
+                        table: rule.table,
+                        unless_mark: rule.unless_mark,
+                    };
                     self.choices.push(choice);
                 }
                 (KernelKey::Chain(name), KernelRow::Chain(chain)) if chain.hook.is_some() => {

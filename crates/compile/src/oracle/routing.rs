@@ -29,9 +29,10 @@ enum ReversePath {
 
 impl<'a> Index<'a> {
     /// The route for a packet (`ip rule`, then `ip route`). `None` for a source that is not chosen yet.
-    pub fn resolve(&self, source: Option<IpAddr>, destination: IpAddr) -> Option<&Candidate<'a>> {
+    pub fn resolve(&self, source: Option<IpAddr>, destination: IpAddr, mark: u32) -> Option<&Candidate<'a>> {
         self.choices()
             .iter()
+            .filter(|choice| choice.unless_mark & mark == 0)
             .filter(|choice| match (choice.from, source) {
                 (None, _) => true,
                 (Some(from), Some(source)) => from.contains(source),
@@ -90,7 +91,7 @@ impl<'a> Index<'a> {
     /// The source that this node's own packets get. Where there is no way, any: the route says why it goes no further.
     pub fn own_source(&self, destination: IpAddr) -> Option<IpAddr> {
         let any = || self.host.address(Family::of(destination)).map(|net| net.addr());
-        let Some(Candidate { route, .. }) = self.resolve(None, destination) else {
+        let Some(Candidate { route, .. }) = self.resolve(None, destination, 0) else {
             return any();
         };
         match (route.kind, route.link) {
@@ -132,6 +133,11 @@ impl<'a> Index<'a> {
         }
     }
 
+    /// Whether a link has an IPv4 address of its own: the machine's links do, those of the plan never.
+    fn has_address(&self, link: IfName) -> bool {
+        self.host.links.iter().any(|l| l.name == link && l.addresses.iter().any(|net| net.addr().is_ipv4()))
+    }
+
     /// Why the kernel refuses a packet that came in by `link` before it looks for a way on
     /// (`ip_route_input_slow`, `fib_validate_source`); nothing where it doesn't.
     pub fn refuses(&self, link: IfName, source: IpAddr, destination: IpAddr) -> Option<String> {
@@ -148,8 +154,10 @@ impl<'a> Index<'a> {
         if (source.is_loopback() || destination.is_loopback()) && !self.routes_loopback(link) {
             return Some(format!("127.0.0.0/8 doesn't come in by {link} (route_localnet is off)"));
         }
-        let back = self.resolve(Some(destination), source);
+        // The way back is looked up without the mark (`src_valid_mark` is off unless somebody turns it on).
+        let back = self.resolve(Some(destination), source, 0);
         let back = back.filter(|candidate| candidate.route.kind != RouteKind::Unreachable);
+        let elsewhere = |c: &Candidate<'_>| c.route.link != Some(link);
         match (back, self.reverse_path(link)) {
             (Some(c), _) if c.route.kind == RouteKind::Local && !source.is_loopback() => {
                 Some(format!("source {source} is this node's own address (martian source)"))
@@ -157,9 +165,13 @@ impl<'a> Index<'a> {
             (None, ReversePath::Strict | ReversePath::Loose) => {
                 Some(format!("no route back to source {source} (rp_filter of {link})"))
             }
-            (Some(c), ReversePath::Strict) if c.route.link != Some(link) => {
+            (Some(c), ReversePath::Strict) if elsewhere(c) => {
                 Some(format!("the route back to source {source} is not by {link} (rp_filter)"))
             }
+            // A link without an IPv4 address of its own is held to more than "loose" says (`no_addr` there).
+            (Some(c), ReversePath::Loose) if elsewhere(c) && !self.has_address(link) => Some(format!(
+                "the route back to source {source} is not by {link}, which has no address (rp_filter)"
+            )),
             _ => None,
         }
     }

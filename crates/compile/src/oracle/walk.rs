@@ -166,7 +166,7 @@ impl<'w, 'a> Walk<'w, 'a> {
         {
             return Err(self.dropped(at, why, &HOST));
         }
-        let candidate = self.route(at, source, destination)?;
+        let candidate = self.route(at, source, destination, packet.mark)?;
         match candidate.route.kind {
             RouteKind::Local => {
                 self.hook(at, HookKind::Input, &mut packet, Some(link), None)?;
@@ -209,18 +209,19 @@ impl<'w, 'a> Walk<'w, 'a> {
     }
 
     fn emit(&mut self, at: usize, mut packet: InFlight) -> Ended<Step> {
-        let mut way = self.own_way(at, &packet.headers)?;
+        let mut way = self.own_way(at, &packet)?;
         let before = packet.headers.destination;
         self.hook(at, HookKind::Output, &mut packet, None, Some(way))?;
         if packet.headers.destination != before {
-            way = self.own_way(at, &packet.headers)?;
+            way = self.own_way(at, &packet)?;
         }
         Ok(Step::Leave { at, from: None, way, packet })
     }
 
     /// The way for a packet of the node's own; to its own addresses that is the loopback.
-    fn own_way(&mut self, at: usize, headers: &Headers) -> Ended<Way> {
-        let candidate = self.route(at, headers.source, headers.destination)?;
+    fn own_way(&mut self, at: usize, packet: &InFlight) -> Ended<Way> {
+        let headers = &packet.headers;
+        let candidate = self.route(at, headers.source, headers.destination, packet.mark)?;
         if candidate.route.kind == RouteKind::Local {
             return Ok(Way { link: IfName::loopback(), via: None });
         }
@@ -233,8 +234,8 @@ impl<'w, 'a> Walk<'w, 'a> {
         Ok(way)
     }
 
-    fn route(&mut self, at: usize, source: IpAddr, destination: IpAddr) -> Ended<Candidate<'a>> {
-        let Some(candidate) = self.index(at).resolve(Some(source), destination).copied() else {
+    fn route(&mut self, at: usize, source: IpAddr, destination: IpAddr, mark: u32) -> Ended<Candidate<'a>> {
+        let Some(candidate) = self.index(at).resolve(Some(source), destination, mark).copied() else {
             return Err(self.unreachable(at, format!("no route to {destination}"), &HOST));
         };
         self.hop(at, Stage::Route, routing::line(&candidate), candidate.origin);

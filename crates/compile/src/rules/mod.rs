@@ -11,6 +11,7 @@
 //! | prerouting | −305 | `tunnel_peers` | [`overlay`] |
 //! | prerouting | −303 | `dns_notrack` | [`dns_path`] |
 //! | output | −303 | `dns_notrack_out` | [`dns_path`] |
+//! | prerouting | −150 | `answers` | [`overlay`] |
 //! | prerouting | −110 | `host_ports` | [`host_ports`] |
 //! | output | −110 | `host_ports_out` | [`host_ports`] |
 //! | forward | −5 | `isolated` | [`edge`] |

@@ -72,9 +72,13 @@ pub(super) fn source(field: Field) -> (Source, u32) {
         Field::FibDaddrType => (Source::FibDaddrType, 4),
         Field::CtState => (Source::Ct(k::NFT_CT_STATE), 4),
         Field::CtStatus => (Source::Ct(k::NFT_CT_STATUS), 4),
+        Field::CtDirection => (Source::Ct(k::NFT_CT_DIRECTION), 1),
         Field::Random(modulus) => (Source::Random(modulus), 4),
     }
 }
+
+/// `IP_CT_DIR_REPLY`.
+pub(super) const REPLY: u8 = 1;
 
 /// The bits that a conntrack state stands for.
 pub(super) fn state_bits(state: ConntrackState) -> u32 {
@@ -219,6 +223,7 @@ impl Lowering {
             Value::Local => self.compare(comparison, &k::RTN_LOCAL.to_ne_bytes()),
             Value::State(state) => self.test_bits(comparison, state_bits(*state)),
             Value::Status(status) => self.test_bits(comparison, status_bits(*status)),
+            Value::Reply => self.compare(comparison, &[REPLY]),
             Value::Net(_) => {}
         }
     }

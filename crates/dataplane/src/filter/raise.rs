@@ -199,6 +199,7 @@ impl Raising<'_> {
             Field::FibDaddrType,
             Field::CtState,
             Field::CtStatus,
+            Field::CtDirection,
         ];
         if let Source::Random(modulus) = from {
             return Some(Field::Random(modulus));
@@ -237,6 +238,7 @@ impl Raising<'_> {
             Field::Mark | Field::CtMark | Field::Random(_) => Value::Mark(word(data)?),
             Field::L4Proto | Field::Icmpv6Type => Value::Byte(*data.first()?),
             Field::Sport | Field::Dport => Value::Port(u16::from_be_bytes(data.try_into().ok()?)),
+            Field::CtDirection if data == [lower::REPLY] => Value::Reply,
             Field::FibDaddrType if word(data)? == k::RTN_LOCAL => Value::Local,
             _ => return None,
         };

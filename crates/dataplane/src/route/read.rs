@@ -5,7 +5,7 @@ use weft_model::{Cidr, Family, IfName, Mac};
 use weft_plan::kernel::ROUTE_PROTOCOL;
 use weft_plan::{Fdb, KernelKey, KernelRow, Neighbour, PolicyRule, Route, RouteKey, RouteKind};
 
-use super::render::{FRA_PRIORITY, FRA_PROTOCOL, FRA_SRC, FRA_TABLE, IPV6_METRIC, ONLINK, af};
+use super::render::{FRA_FWMASK, FRA_PRIORITY, FRA_PROTOCOL, FRA_SRC, FRA_TABLE, IPV6_METRIC, ONLINK, af};
 use crate::netlink::{Attributes, Message, Received, headers, number};
 
 /// Length of `struct rtmsg`, `struct fib_rule_hdr` and `struct ndmsg`.
@@ -94,6 +94,7 @@ pub(crate) fn rule(message: &Received<'_>) -> Option<(KernelKey, KernelRow)> {
         from: destination(attributes, FRA_SRC, header[2], family(header[0])?)?,
         table: attributes.u32(FRA_TABLE).unwrap_or(u32::from(header[4])),
         priority: attributes.u32(FRA_PRIORITY).unwrap_or(0),
+        unless_mark: attributes.u32(FRA_FWMASK).unwrap_or(0),
     };
     Some((KernelKey::Rule(rule), KernelRow::Rule))
 }

@@ -14,6 +14,8 @@ const FR_ACT_TO_TBL: u8 = 1;
 pub(super) const FRA_SRC: u16 = 2;
 pub(super) const FRA_PRIORITY: u16 = 6;
 pub(super) const FRA_TABLE: u16 = 15;
+const FRA_FWMARK: u16 = 10;
+pub(super) const FRA_FWMASK: u16 = 16;
 pub(super) const FRA_PROTOCOL: u16 = 21;
 /// `RTNH_F_ONLINK`.
 pub(super) const ONLINK: u32 = 4;
@@ -145,6 +147,11 @@ fn rule_message(kind: u16, flags: i32, rule: &PolicyRule) -> Message {
     };
     let message = Message::new(kind, flags, &header.bytes());
     let message = if rule.from.prefix() == 0 { message } else { message.address(FRA_SRC, rule.from.first()) };
+    // Mark 0 under a mask: none of its bits.
+    let message = match rule.unless_mark {
+        0 => message,
+        mask => message.u32(FRA_FWMARK, 0).u32(FRA_FWMASK, mask),
+    };
     message.u32(FRA_PRIORITY, rule.priority).u32(FRA_TABLE, rule.table).u8(FRA_PROTOCOL, ROUTE_PROTOCOL)
 }
 

@@ -79,6 +79,8 @@ pub enum Field {
     CtState,
     /// The connection's status bits (`ct status`).
     CtStatus,
+    /// Which way of its connection the packet goes (`ct direction`).
+    CtDirection,
     /// A random number below this, which must be over 0 (`numgen random mod N`).
     Random(u32),
 }
@@ -101,6 +103,7 @@ impl fmt::Display for Field {
             Field::FibDaddrType => "fib daddr type",
             Field::CtState => "ct state",
             Field::CtStatus => "ct status",
+            Field::CtDirection => "ct direction",
             Field::Random(modulus) => return write!(f, "numgen random mod {modulus}"),
         };
         f.write_str(text)
@@ -148,6 +151,8 @@ pub enum Value {
     State(ConntrackState),
     /// Connection status.
     Status(ConntrackStatus),
+    /// The answering way, for [`Field::CtDirection`].
+    Reply,
 }
 
 /// How a field is compared.
@@ -291,6 +296,7 @@ impl fmt::Display for Value {
             Value::State(ConntrackState::Invalid) => f.write_str("invalid"),
             Value::State(ConntrackState::Untracked) => f.write_str("untracked"),
             Value::Status(ConntrackStatus::Dnat) => f.write_str("dnat"),
+            Value::Reply => f.write_str("reply"),
         }
     }
 }
@@ -315,6 +321,10 @@ impl fmt::Display for Statement {
             }
             Statement::Match(field @ Field::Icmpv6Type, c, Value::Byte(n)) if icmpv6_name(*n).is_some() => {
                 write!(f, "{field} {}{}", not(c), icmpv6_name(*n).unwrap_or_default())
+            }
+            // "None of the bits", which `!=` would not mean.
+            Statement::Match(field @ (Field::CtState | Field::CtStatus), Comparison::IsNot, value) => {
+                write!(f, "{field} ! {value}")
             }
             Statement::Match(field, c, value) => write!(f, "{field} {}{value}", not(c)),
             Statement::Lookup(key, c, set) => {

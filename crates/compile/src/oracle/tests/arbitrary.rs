@@ -211,7 +211,7 @@ fn row() -> BoxedStrategy<(KernelKey, KernelRow)> {
             (KernelKey::Element(set, key.into()), KernelRow::Element(Element::maps_to(data)))
         }),
         1 => (cidr(), 0u32..40_000).prop_map(|(from, priority)| {
-            (KernelKey::Rule(PolicyRule { from, table: 7, priority }), KernelRow::Rule)
+            (KernelKey::Rule(PolicyRule { from, table: 7, priority, unless_mark: 0 }), KernelRow::Rule)
         }),
         2 => (address(), mac()).prop_map(|(address, mac)| {
             (KernelKey::Neighbour(link("weftx7"), address), KernelRow::Neighbour(Neighbour { mac }))

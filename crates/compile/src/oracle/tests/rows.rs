@@ -162,7 +162,7 @@ impl Made {
     /// A policy rule.
     pub fn rule(self, from: &str, table: u32) -> Self {
         let origin = self.made_by();
-        let rule = PolicyRule { from: from.parse().unwrap(), table, priority: 100 };
+        let rule = PolicyRule { from: from.parse().unwrap(), table, priority: 100, unless_mark: 0 };
         self.row(KernelKey::Rule(rule), KernelRow::Rule, origin)
     }
 

@@ -6,8 +6,10 @@
 use std::net::IpAddr;
 
 use weft_model::{Cidr, FactKey, Family, IfName, Network, Node, Protocol};
-use weft_plan::filter::{Comparison, HookKind, Value};
-use weft_plan::kernel::{LinkKind, MAIN_TABLE, Opening, POD_TABLE, PolicyRule, VxlanLink};
+use weft_plan::filter::{Comparison, ConntrackStatus, HookKind, Value};
+use weft_plan::kernel::{
+    ANSWER_MARK, LinkKind, MAIN_TABLE, Opening, POD_LINK_PREFIX, POD_TABLE, PolicyRule, VxlanLink,
+};
 use weft_plan::{
     Atom, Fdb, Field, KernelKey, KernelRow, Link, Neighbour, Route, RouteKey, RouteKind, SetSpec, Statement,
     Verdict,
@@ -44,10 +46,27 @@ pub fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: 
     let opening = Opening::Input(Protocol::Udp, network.vxlan_port);
     out.kernel(KernelKey::Opening(opening), KernelRow::Opening, origin);
     for cidr in node.cidrs(&network.name) {
-        let rule = PolicyRule { from: cidr, table: POD_TABLE, priority: RULE_PRIORITY };
+        let rule =
+            PolicyRule { from: cidr, table: POD_TABLE, priority: RULE_PRIORITY, unless_mark: ANSWER_MARK };
         out.kernel(KernelKey::Rule(rule), KernelRow::Rule, origin);
     }
     admit_peers_only(network, origin, out);
+    send_answers_back(origin, out);
+}
+
+/// What came to a pod by a port of this node came by the uplink, and its answers go that way: by the tunnel, firewalls on
+/// the way and the peer's own reverse path filter would see half of a connection.
+fn send_answers_back(origin: &FactKey, out: &mut Output) {
+    let rule = weft_plan::Rule::new(
+        "answers of translated connections go back as they came",
+        [
+            Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX)),
+            Statement::Match(Field::CtDirection, Comparison::Is, Value::Reply),
+            Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat)),
+            Statement::SetMark(ANSWER_MARK),
+        ],
+    );
+    out.base_chain("answers", filter(HookKind::Prerouting, -150), vec![rule], origin);
 }
 
 fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {

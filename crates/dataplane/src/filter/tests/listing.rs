@@ -125,6 +125,7 @@ fn matches() -> Vec<Statement> {
         not(Field::CtState, Value::State(ConntrackState::Invalid)),
         not(Field::CtState, Value::State(ConntrackState::EstablishedOrRelated)),
         is(Field::CtStatus, Value::Status(ConntrackStatus::Dnat)),
+        is(Field::CtDirection, Value::Reply),
         not(Field::CtStatus, Value::Status(ConntrackStatus::Dnat)),
         is(Field::Random(3), Value::Mark(1)),
     ]
@@ -403,6 +404,7 @@ fn rules_are_listed_in_the_words_of_the_plan() {
         ct state ! invalid accept
         ct state ! established,related accept
         ct status dnat accept
+        ct direction reply accept
         ct status ! dnat accept
         numgen random mod 3 1 accept
         iifname . ip saddr @pods4 accept

@@ -152,6 +152,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         comparison().prop_map(|c| {
             Statement::Match(Field::CtState, c, Value::State(ConntrackState::EstablishedOrRelated))
         }),
+        comparison().prop_map(|c| Statement::Match(Field::CtDirection, c, Value::Reply)),
         comparison().prop_map(|c| Statement::Match(Field::CtStatus, c, Value::Status(ConntrackStatus::Dnat))),
         comparison().prop_map(|c| Statement::Match(Field::FibDaddrType, c, Value::Local)),
         (key.clone(), comparison()).prop_map(move |(key, c)| Statement::Lookup(key, c, set())),
