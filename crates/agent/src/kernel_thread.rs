@@ -25,6 +25,9 @@ pub trait NodeKernel: Kernel + Send {
     /// What is wrong with a pod's end, and the host's: sentences, none where all is well.
     fn look_at_pod(&mut self, name: IfName, link: &Link, netns: OwnedFd) -> Vec<String>;
 
+    /// What stands in pods' way and is not ours to change: sentences with the mend.
+    fn findings(&self) -> Vec<String>;
+
     /// Forgets the flows that these mappings translated.
     ///
     /// # Errors
@@ -39,6 +42,10 @@ impl NodeKernel for LinuxKernel {
 
     fn look_at_pod(&mut self, name: IfName, link: &Link, netns: OwnedFd) -> Vec<String> {
         self.check_pod(name, link, Some(netns.as_fd())).unwrap_or_else(|error| vec![error.to_string()])
+    }
+
+    fn findings(&self) -> Vec<String> {
+        LinuxKernel::findings(self).iter().map(ToString::to_string).collect()
     }
 
     fn forget_flows(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError> {
@@ -65,6 +72,7 @@ pub struct KernelThread<K> {
 struct Pending {
     sync: bool,
     step: bool,
+    tend: bool,
     stop: bool,
     /// Who wants to know where the kernel differs.
     differences: Vec<Sender<Result<Vec<String>, String>>>,
@@ -81,7 +89,7 @@ impl<K: NodeKernel> KernelThread<K> {
         let mut pending = Pending::default();
         while !pending.stop {
             // What came in the middle of the last turn has its own now.
-            if !(pending.sync || pending.step || !pending.differences.is_empty()) {
+            if !(pending.sync || pending.step || pending.tend || !pending.differences.is_empty()) {
                 let due = self.executor.next_retry();
                 let pause = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
                 match self.inbox.recv_timeout(pause) {
@@ -107,6 +115,7 @@ impl<K: NodeKernel> KernelThread<K> {
         match work {
             Work::Sync => pending.sync = true,
             Work::Step => pending.step = true,
+            Work::Tend => pending.tend = true,
             Work::Stop => pending.stop = true,
             Work::Netns(id, netns) => self.executor.kernel_mut().keep_netns(id, netns),
             Work::Check(name, link, netns, answer) => {
@@ -135,6 +144,7 @@ impl<K: NodeKernel> KernelThread<K> {
         let outcome = match changed {
             Some(_) if pending.sync => self.executor.sync(&plan),
             Some(changed) => self.executor.step(&plan, &changed),
+            None if pending.tend => self.tend(&plan),
             None => self.executor.retry(&plan, Instant::now()),
         };
         for answer in pending.differences {
@@ -147,6 +157,13 @@ impl<K: NodeKernel> KernelThread<K> {
             later.sync = true;
         }
         later
+    }
+
+    /// Sets again what is not as it should be among the rows of which no notification comes.
+    fn tend(&mut self, plan: &Plan) -> Result<Outcome, weft_dataplane::ExecutorError> {
+        let silent = |key: &&KernelKey| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_));
+        let keys: Vec<KernelKey> = plan.kernel.iter().map(|(key, _)| key).filter(silent).cloned().collect();
+        self.executor.step(plan, &keys)
     }
 
     /// Tells the core what came of it; false where nothing could be applied at all.
@@ -168,6 +185,7 @@ impl<K: NodeKernel> KernelThread<K> {
                     applied: outcome.applied,
                     messages: outcome.messages,
                     took: began.elapsed(),
+                    findings: self.executor.kernel().findings(),
                 };
                 (Message::Applied(report), true)
             }

@@ -47,6 +47,8 @@ pub struct Report {
     pub applied: usize,
     /// Netlink messages sent.
     pub messages: u64,
+    /// What stands in pods' way and is not ours to change.
+    pub findings: Vec<String>,
     /// How long it took.
     pub took: std::time::Duration,
 }

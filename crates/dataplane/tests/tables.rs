@@ -156,8 +156,8 @@ fn every_kind_of_row_is_made_seen_and_made_once() {
     unreachable fd00:244::/64 dev lo metric 1024 pref medium
     ");
     let rules = run("ip rule") + &run("ip -6 rule");
-    assert!(rules.contains("1000:\tfrom 10.244.0.0/24 lookup 9338 proto 93"), "{rules}");
-    assert!(rules.contains("1000:\tfrom fd00:244::/64 lookup 9338 proto 93"), "{rules}");
+    assert!(rules.contains("1000:\tfrom 10.244.0.0/24 fwmark 0/0x800000 lookup 9338 proto 93"), "{rules}");
+    assert!(rules.contains("1000:\tfrom fd00:244::/64 fwmark 0/0x800000 lookup 9338 proto 93"), "{rules}");
     let fdb = run("bridge fdb show dev weftx9");
     assert!(fdb.contains("02:00:00:01:00:01 dst 198.18.0.1 self permanent"), "{fdb}");
     let link = run("ip -d link show weftx9");

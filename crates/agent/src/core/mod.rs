@@ -42,6 +42,8 @@ pub enum Work {
     Sync,
     /// Apply what changed in the plan.
     Step,
+    /// Look after what nobody tells us of: sysctls, and other firewalls.
+    Tend,
     /// Keep this namespace for the link that is about to be made.
     Netns(AttachmentId, OwnedFd),
     /// Look whether a pod's own end is as it should be, and answer with what is not.
@@ -82,8 +84,8 @@ pub struct SharedPlans {
 /// How long a start waits for the store before it goes by the facts that it knew last.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often to look whether what this node published is still there.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often to look after what nobody tells us of: what this node published, sysctls, other firewalls.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// How far the agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,7 +186,9 @@ impl Core {
             Message::Inspect(look) => look(self),
             Message::Claimed(network, cidrs) => self.claimed(&network, &cidrs),
             Message::Trouble(part, Some(text)) => {
-                tracing::warn!(part, "{text}");
+                if self.troubles.get(part) != Some(&text) {
+                    tracing::warn!(part, "{text}");
+                }
                 self.troubles.insert(part, text);
             }
             Message::Trouble(part, None) => {
@@ -200,9 +204,17 @@ impl Core {
         use weft_store::Event;
         match event {
             Event::Changes(changes) => {
+                if let (Some(log), false) = (&self.log, changes.is_empty()) {
+                    log.append(changes.clone());
+                }
+                if self.phase == Phase::Waiting {
+                    self.heard.extend(changes.iter().map(Change::key));
+                }
                 let mut nodes = false;
                 for change in changes {
-                    nodes |= matches!(change.key(), FactKey::Node(_) | FactKey::Network(_));
+                    let key = change.key();
+                    nodes |= matches!(key, FactKey::Node(_) | FactKey::Network(_));
+                    self.unconfirmed.remove(&key);
                     self.compiler.apply(change);
                 }
                 if nodes && self.phase != Phase::Waiting {
@@ -333,6 +345,7 @@ impl Core {
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
             self.publish_missing();
+            self.send(Work::Tend);
         }
         self.announce_readiness();
     }
@@ -414,6 +427,7 @@ impl Core {
             .map(Warning::to_string)
             .chain(notices)
             .chain(self.troubles.values().cloned())
+            .chain(self.last_report.findings.iter().cloned())
             .chain(failed)
             .collect()
     }
@@ -449,6 +463,10 @@ impl Core {
         let network = NetworkName::new(network)
             .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
         let pool = self.pool(&network);
+        if pool.families().is_empty() && self.own_addresses().is_empty() {
+            let hint = "give a link of this node a global address, or set `addresses` in the configuration";
+            return unavailable("this node has no address", hint.into());
+        }
         if pool.families().is_empty() {
             let hint = format!(
                 "give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from",

@@ -28,7 +28,7 @@ impl Core {
     }
 
     /// Addresses by configuration, or those of the link that peers are reached by; with their prefixes.
-    fn own_addresses(&self) -> Vec<NodeAddress> {
+    pub(super) fn own_addresses(&self) -> Vec<NodeAddress> {
         let host = self.compiler.facts().host();
         let links = || host.links.iter();
         if !self.config.addresses.is_empty() {

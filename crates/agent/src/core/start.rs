@@ -123,6 +123,9 @@ impl Core {
     /// Goes by the facts that the last agent knew, marked as stale, until the store speaks.
     pub(super) fn use_last_facts(&mut self) {
         let Some((changes, written)) = fact_log::read(&self.config.state_dir) else { return };
+        if changes.is_empty() {
+            return;
+        }
         let why =
             self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
         tracing::warn!("going by the last known facts, since the store can't be reached: {why}");

@@ -14,12 +14,12 @@ use super::Verdict;
 pub struct Ident(Arc<str>);
 
 impl Ident {
-    /// Takes a name of letters, digits and `_-./`, starting with a letter, at most 127 bytes (`NFT_NAME_MAXLEN` is 256).
+    /// Takes a name of letters, digits and `_./`, starting with a letter, at most 127 bytes (`NFT_NAME_MAXLEN` is 256).
     pub fn new(name: &str) -> Self {
         debug_assert!(
             name.len() < 128
                 && name.starts_with(|c: char| c.is_ascii_alphabetic())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)),
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./".contains(c)),
             "{name:?}"
         );
         Self(name.into())

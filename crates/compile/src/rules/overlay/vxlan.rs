@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use weft_model::{Cidr, FactKey, Family, IfName, Network, Node, Protocol};
+use weft_model::{Cidr, FactKey, Family, IfName, Network, NetworkName, Node, Protocol};
 use weft_plan::filter::{Comparison, ConntrackStatus, HookKind, Value};
 use weft_plan::kernel::{
     ANSWER_MARK, LinkKind, MAIN_TABLE, Opening, POD_LINK_PREFIX, POD_TABLE, PolicyRule, VxlanLink,
@@ -22,6 +22,8 @@ use crate::topology::{link_local, tunnel_link};
 /// Underlay addresses from which tunnel packets are taken.
 pub const PEERS: Pair = Pair { v4: "tunnel_peer4", v6: "tunnel_peer6" };
 
+/// Tables of further networks: this bit and the VNI, which has 24.
+const FURTHER_TABLES: u32 = 1 << 24;
 /// Priority of the policy rules, before the main table's 32766.
 const RULE_PRIORITY: u32 = 9338;
 
@@ -46,8 +48,12 @@ pub fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: 
     let opening = Opening::Input(Protocol::Udp, network.vxlan_port);
     out.kernel(KernelKey::Opening(opening), KernelRow::Opening, origin);
     for cidr in node.cidrs(&network.name) {
-        let rule =
-            PolicyRule { from: cidr, table: POD_TABLE, priority: RULE_PRIORITY, unless_mark: ANSWER_MARK };
+        let rule = PolicyRule {
+            from: cidr,
+            table: pod_table(network),
+            priority: RULE_PRIORITY,
+            unless_mark: ANSWER_MARK,
+        };
         out.kernel(KernelKey::Rule(rule), KernelRow::Rule, origin);
     }
     admit_peers_only(network, origin, out);
@@ -70,23 +76,43 @@ fn send_answers_back(origin: &FactKey, out: &mut Output) {
 }
 
 fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {
-    let mut rules = Vec::new();
+    // A chain a network: each has a port of its own.
+    let name = match network.name == NetworkName::ordinary() {
+        true => "tunnel_peers".to_owned(),
+        false => format!("tunnel_peers_{}", network.vni.get()),
+    };
+    let to_tunnel = [
+        Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Udp.number())),
+        Statement::Match(Field::Dport, Comparison::Is, Value::Port(network.vxlan_port.get())),
+    ];
+    // Masqueraded on its way to an address that a peer doesn't publish, it would pass for its node's own.
+    let from_pod = Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX));
+    let refused = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
+    let mut rules = vec![weft_plan::Rule::new(
+        "pods send no tunnel packets",
+        [from_pod].into_iter().chain(to_tunnel.clone()).chain(refused.clone()),
+    )];
     for family in Family::ALL {
         let spec = SetSpec::set(&[address_type(family)], "nodes whose tunnel packets are taken");
         out.table_set(PEERS.of(family), spec, origin);
         rules.push(weft_plan::Rule::new(
             "tunnel packets from nodes only",
-            [
-                Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Udp.number())),
-                Statement::Match(Field::Dport, Comparison::Is, Value::Port(network.vxlan_port.get())),
-                Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local),
-                not_in_set([Field::Saddr(family)], PEERS.of(family)),
-                Statement::Counter,
-                Statement::Verdict(Verdict::Drop),
-            ],
+            to_tunnel
+                .clone()
+                .into_iter()
+                .chain([
+                    Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local),
+                    not_in_set([Field::Saddr(family)], PEERS.of(family)),
+                ])
+                .chain(refused.clone()),
         ));
     }
-    out.base_chain("tunnel_peers", filter(HookKind::Prerouting, -305), rules, origin);
+    out.base_chain(&name, filter(HookKind::Prerouting, -305), rules, origin);
+}
+
+/// The table that a network's pods look at first: each network reaches nodes by a tunnel of its own.
+fn pod_table(network: &Network) -> u32 {
+    if network.name == NetworkName::ordinary() { POD_TABLE } else { FURTHER_TABLES | network.vni.get() }
 }
 
 /// The next hop of a family by which `peer` is found behind the tunnel.
@@ -133,7 +159,7 @@ pub fn peer(
         };
         let via = next_hop(peer, *family, Cidr::host(address.ip));
         neighbour(link, via, peer, origin, out);
-        let key = RouteKey { table: POD_TABLE, destination: Cidr::host(address.ip), metric: 0 };
+        let key = RouteKey { table: pod_table(network), destination: Cidr::host(address.ip), metric: 0 };
         // An address can't be its own next hop; IPv6 has the tunnel end's link-local one.
         let via = (via != address.ip).then_some(via);
         let route =

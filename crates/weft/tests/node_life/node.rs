@@ -1,7 +1,4 @@
-//! The agent dies by `kill -9` between any two steps of an ADD or DEL, and the plugin between request and answer. Afterwards
-//! a new agent, a GC and the next pod find nothing leaked and nothing double.
-//!
-//! Needs root: it works in a network and mount namespace of its own.
+//! A node with a real agent, in the test thread's own network and mount namespaces, and a runtime's calls.
 
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -12,24 +9,24 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
-use weft_agent::crash::{PLACES, VARIABLE};
+use weft_agent::crash::VARIABLE;
 use weft_cni::client::Exchange;
 use weft_cni::{Call, Verb};
 
 /// A node in this thread's own namespaces.
-struct Node {
+pub struct Node {
     folder: tempfile::TempDir,
     agent: Option<Child>,
 }
 
-fn sh(line: &str) {
+pub fn sh(line: &str) {
     let status = Command::new("sh").args(["-ec", line]).status().unwrap();
     assert!(status.success(), "{line}");
 }
 
 impl Node {
     /// `None`, said aloud, where namespaces can't be had.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET) {
             println!("SKIPPED: needs root for a network namespace of its own: {error}");
             return None;
@@ -60,11 +57,11 @@ impl Node {
         Some(Self { folder, agent: None })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn start(&mut self, crash_at: Option<&str>) {
+    pub fn start(&mut self, crash_at: Option<&str>) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
         command.args(["agent", "--config"]).arg(self.path("agent.yaml")).env("WEFT_LOG", "warn");
         if let Some(place) = crash_at {
@@ -79,24 +76,30 @@ impl Node {
     }
 
     /// Waits for the agent to die by the crash point.
-    fn died(&mut self) {
+    pub fn died(&mut self) {
         let status = self.agent.take().unwrap().wait().unwrap();
         assert_eq!(status.signal(), Some(9), "the agent did not pass the crash point");
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().unwrap();
             agent.wait().unwrap();
         }
     }
 
-    fn status(&self) -> Option<Value> {
+    pub fn status(&self) -> Option<Value> {
         let response = weft_agent::api::client::get(Path::new("/run/weft/weft.sock"), "/v1/status").ok()?;
         serde_json::from_slice(&response.body).ok()
     }
 
-    fn call(&self, verb: Verb, container: &str, more: &Value, patience: Duration) -> Result<Value, String> {
+    pub fn call(
+        &self,
+        verb: Verb,
+        container: &str,
+        more: &Value,
+        patience: Duration,
+    ) -> Result<Value, String> {
         let netns = format!("/run/netns/{container}");
         let file = std::fs::File::open(&netns).ok();
         let mut config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "socket": "/run/weft/weft.sock",
@@ -129,18 +132,18 @@ impl Node {
         }
     }
 
-    fn add(&self, container: &str) -> Result<Value, String> {
+    pub fn add(&self, container: &str) -> Result<Value, String> {
         if !Path::new("/run/netns").join(container).exists() {
             sh(&format!("ip netns add {container}"));
         }
         self.call(Verb::Add, container, &json!({}), Duration::from_secs(20))
     }
 
-    fn del(&self, container: &str) -> Result<Value, String> {
+    pub fn del(&self, container: &str) -> Result<Value, String> {
         self.call(Verb::Del, container, &json!({}), Duration::from_secs(20))
     }
 
-    fn gc(&self, valid: &[&str]) {
+    pub fn gc(&self, valid: &[&str]) {
         let valid: Vec<Value> = valid.iter().map(|c| json!({"containerID": c, "ifname": "eth0"})).collect();
         let more = json!({"cni.dev/valid-attachments": valid});
         self.call(Verb::Gc, "gc", &more, Duration::from_secs(20)).unwrap();
@@ -165,7 +168,7 @@ impl Node {
     }
 
     /// What is there with so many pods, once all threads have come to rest.
-    fn settles_with(&self, pods: usize, when: &str) {
+    pub fn settles_with(&self, pods: usize, when: &str) {
         // One lease a family; the packet filter has a line a set, with all its elements or none.
         let expected = [2 * pods, pods, pods, if pods == 0 { 0 } else { 2 }, pods];
         let end = Instant::now() + Duration::from_secs(10);
@@ -188,60 +191,4 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn addresses(result: &Value) -> Vec<String> {
-    let ips = result["ips"].as_array().unwrap();
-    ips.iter().map(|ip| ip["address"].as_str().unwrap().to_owned()).collect()
-}
-
-#[test]
-fn a_death_between_any_two_steps_leaks_nothing_and_doubles_nothing() {
-    let Some(mut node) = Node::new() else { return };
-    for place in PLACES {
-        node.start(Some(place));
-        if place.starts_with("del:") {
-            node.add("first").unwrap();
-            node.del("first").unwrap_err();
-        } else {
-            node.add("first").unwrap_err();
-        }
-        node.died();
-        node.start(None);
-        // The next pod gets addresses that nobody else has, whatever is left of the first.
-        let second = node.add("second").unwrap();
-        let status = node.status().unwrap();
-        let pods = status["pods"].as_array().unwrap();
-        let all: Vec<&Value> = pods.iter().flat_map(|pod| pod["addresses"].as_array().unwrap()).collect();
-        let distinct: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
-        assert_eq!(all.len(), distinct.len(), "{place}: {status}");
-        assert_eq!(addresses(&second).len(), 2);
-        node.gc(&["second"]);
-        node.settles_with(1, place);
-        // And the runtime's own DEL of the first, late, twice.
-        node.del("first").unwrap();
-        node.del("first").unwrap();
-        node.settles_with(1, place);
-        node.del("second").unwrap();
-        node.settles_with(0, place);
-        node.stop();
-        sh("ip netns del first; ip netns del second");
-    }
-}
-
-#[test]
-fn a_plugin_that_dies_before_the_answer_leaks_nothing() {
-    let Some(mut node) = Node::new() else { return };
-    node.start(None);
-    sh("ip netns add gone");
-    // It hangs up right after the request.
-    node.call(Verb::Add, "gone", &json!({}), Duration::from_micros(1)).unwrap_err();
-    // The runtime sees a failed ADD, and sends DEL.
-    node.del("gone").unwrap();
-    node.settles_with(0, "DEL after a broken ADD");
-    node.call(Verb::Add, "gone", &json!({}), Duration::from_micros(1)).unwrap_err();
-    // The runtime died too; its next GC doesn't know the container.
-    std::thread::sleep(Duration::from_millis(300));
-    node.gc(&[]);
-    node.settles_with(0, "GC after a broken ADD");
 }

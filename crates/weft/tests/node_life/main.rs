@@ -1,0 +1,7 @@
+//! The life of a node with a real agent: crashes at every step, restarts, and a store that is away.
+//!
+//! Needs root: each test works in a network and mount namespace of its own.
+
+mod crash_points;
+mod node;
+mod restart;

@@ -1,0 +1,94 @@
+//! An agent that starts again finds the network as it was, with the store or without it.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::node::{Node, sh};
+
+const PEER: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n2, annotations: {weft.dev/addresses: 192.0.2.2/24}}\n\
+                    spec: {podCIDRs: [10.99.2.0/24]}\n";
+
+fn output(line: &str) -> String {
+    let out = Command::new("sh").args(["-c", line]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Everything of ours that the kernel holds, sorted, without counters and link numbers.
+fn kernel() -> Vec<String> {
+    let listing = output(
+        "ip -o link | grep weft | sed 's/^[0-9]*: //; s/@[^:]*//'; ip route show table all; ip -6 route show table all; \
+         ip rule; ip -6 rule; nft -s list table inet weft",
+    );
+    let mut lines: Vec<String> =
+        listing.lines().filter(|line| !line.contains("fe80::")).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// What one has and the other hasn't.
+fn difference(a: &[String], b: &[String]) -> Vec<String> {
+    let lost = a.iter().filter(|line| !b.contains(line)).map(|line| format!("- {line}"));
+    let new = b.iter().filter(|line| !a.contains(line)).map(|line| format!("+ {line}"));
+    lost.chain(new).collect()
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(15);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn without_the_store_the_last_facts_hold() {
+    let Some(mut node) = Node::new() else { return };
+    let (cluster, away) = (node.path("cluster"), node.path("away"));
+    std::fs::write(cluster.join("n2.yaml"), PEER).unwrap();
+    node.start(None);
+    node.add("pod").unwrap();
+    eventually("the peer's route", || output("ip route").contains("10.99.2.0/24 via 192.0.2.2"));
+    let before = kernel();
+    node.stop();
+    std::fs::rename(&cluster, &away).unwrap();
+    node.start(None);
+    let status = node.status().unwrap();
+    assert!(status["stale"]["reason"].is_string(), "{status}");
+    assert_eq!(difference(&before, &kernel()), [""; 0], "a start without the store changes nothing");
+    node.add("another").unwrap();
+    node.del("another").unwrap();
+    // What went while the store was away goes when it is back, and not before.
+    std::fs::remove_file(away.join("n2.yaml")).unwrap();
+    std::fs::rename(&away, &cluster).unwrap();
+    eventually("the store is back", || node.status().is_some_and(|status| status["stale"].is_null()));
+    eventually("the peer is gone", || !output("ip route").contains("10.99.2.0/24"));
+    node.del("pod").unwrap();
+    sh("ip netns del pod; ip netns del another");
+}
+
+#[test]
+fn a_restart_changes_nothing_and_a_flush_is_mended() {
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    node.add("pod").unwrap();
+    let before = kernel();
+    node.stop();
+    node.start(None);
+    assert_eq!(difference(&before, &kernel()), [""; 0], "a restart changes nothing");
+    for harm in [
+        "nft flush ruleset",
+        "ip route flush proto 93",
+        "ip link del weftx9338",
+        "sysctl -qw net.ipv4.ip_forward=0",
+    ] {
+        sh(harm);
+        let end = Instant::now() + Duration::from_secs(15);
+        let forwards = || output("sysctl -n net.ipv4.ip_forward").trim() == "1";
+        while !(difference(&before, &kernel()).is_empty() && forwards()) {
+            assert!(Instant::now() < end, "{harm} is not mended: {:#?}", difference(&before, &kernel()));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    node.del("pod").unwrap();
+    sh("ip netns del pod");
+}
