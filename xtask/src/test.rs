@@ -38,10 +38,12 @@ pub fn run() -> Result<()> {
     if let Some(stdout) = cargo.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.context("can't read what cargo test says")?;
-            if counter.read(&line) == Shown::Yes {
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "{line}").context("can't write")?;
-            }
+            let text = match counter.read(&line) {
+                Shown::Yes => line,
+                Shown::As(text) => text,
+                Shown::No => continue,
+            };
+            writeln!(std::io::stdout().lock(), "{text}").context("can't write")?;
         }
     }
     let status = cargo.wait().context("can't wait for cargo test")?;
@@ -69,6 +71,8 @@ pub fn run() -> Result<()> {
 #[derive(Debug, PartialEq, Eq)]
 enum Shown {
     Yes,
+    /// In other words.
+    As(String),
     No,
 }
 
@@ -108,8 +112,7 @@ impl Counter {
         }
         if let (Some(name), Some(at)) = (&self.section, line.find("SKIPPED: ")) {
             self.skipping.insert(name.clone());
-            println!("{name}: {}", &line[at..]);
-            return Shown::No;
+            return Shown::As(format!("{name}: {}", &line[at..]));
         }
         match line {
             "successes:" => self.part = Part::Successes,
