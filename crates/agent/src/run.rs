@@ -79,7 +79,7 @@ impl Agent {
         let node = config.node_name()?;
         make_folder(&config.state_dir)?;
         let run_dir = RunDir::claim(&config.run_dir)?;
-        let store = store(config.store.clone());
+        let store = open_store(config.store.clone());
         let kernel = LinuxKernel::open(&config.state_dir)?;
         let ledger = kernel.ledger();
         let plans = SharedPlans::default();
@@ -128,8 +128,8 @@ fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
     std::fs::create_dir_all(path).map_err(|source| RunError::Folder { path: path.to_owned(), source })
 }
 
-/// One line a store.
-fn store(config: StoreConfig) -> Arc<dyn Store> {
+/// The store that a configuration names, opened when it is first needed. One line a store.
+pub fn open_store(config: StoreConfig) -> Arc<dyn Store> {
     Arc::new(LateStore::new(Box::new(move || match &config {
         StoreConfig::Directory(folder) => {
             Ok(Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?) as Arc<dyn Store>)

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use weft_model::NodeName;
 
 use crate::output::Format;
 
@@ -47,6 +48,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Preflight(PreflightArgs),
     Uninstall(UninstallArgs),
+    Forget(ForgetArgs),
     Lab(LabArgs),
 }
 
@@ -55,6 +57,7 @@ impl Command {
     pub fn trouble(&self) -> u8 {
         match self {
             Command::Plan(_) | Command::Explain(_) | Command::Preflight(_) | Command::Uninstall(_) => 2,
+            Command::Forget(_) => 1,
             Command::Agent(_) | Command::Status(_) | Command::Lab(_) => 1,
         }
     }
@@ -158,6 +161,21 @@ pub struct UninstallArgs {
     /// Only look: list what is left of Weft
     #[arg(long)]
     pub verify: bool,
+}
+
+/// Removes from the store what a node that is gone for good has published and claimed
+///
+/// Its blocks of addresses can then be given to others: make sure that no pod of it runs any more. A node that still runs
+/// publishes itself again.
+///
+/// Exit status: 0 when nothing of it is left, 1 where something can't be removed.
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The node's name
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
 }
 
 /// Looks into a running lab: `weft lab list`, `weft lab exec NAME -- COMMAND`

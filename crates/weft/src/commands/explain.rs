@@ -63,6 +63,7 @@ pub fn run(args: &ExplainArgs, socket: &AgentSocket, format: Format) -> Result<E
         from: args.from.clone().unwrap_or_default(),
         to: args.to.clone().unwrap_or_default(),
         family,
+        source: None,
     };
     let answer = ask(&[query], Kernel::Checked, socket)?;
     let shown = read(&answer)?;
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     fn explanation(verdict: &str, works: bool) -> Explanation {
-        let query = Query { from: "a".into(), to: "b:80".into(), family: None };
+        let query = Query { from: "a".into(), to: "b:80".into(), family: None, source: None };
         Explanation { query, verdict: verdict.into(), works, text: "the way\n".into() }
     }
 

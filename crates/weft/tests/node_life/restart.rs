@@ -92,3 +92,30 @@ fn a_restart_changes_nothing_and_a_flush_is_mended() {
     node.del("pod").unwrap();
     sh("ip netns del pod");
 }
+
+#[test]
+fn a_node_that_is_gone_can_be_forgotten() {
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    node.add("pod").unwrap();
+    node.settles_with(1, "one pod");
+    node.stop();
+    let config = node.path("agent.yaml");
+    let forget = || {
+        let weft =
+            Command::new(env!("CARGO_BIN_EXE_weft")).args(["forget", "n1", "--config"]).arg(&config).status();
+        assert!(weft.unwrap().success());
+        let left = output(&format!(
+            "find {} -type f | grep n1; cat {0}/claims/*/* 2>/dev/null",
+            node.path("cluster/.weft").display()
+        ));
+        assert_eq!(left, "");
+    };
+    forget();
+    forget();
+    // It runs on, so it comes back with the addresses that its pod has.
+    node.start(None);
+    node.del("pod").unwrap();
+    node.settles_with(0, "after the return");
+    sh("ip netns del pod");
+}
