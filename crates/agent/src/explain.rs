@@ -31,6 +31,9 @@ pub struct Query {
     /// The family to prefer where both ends have both.
     #[serde(default)]
     pub family: Option<Family>,
+    /// The source address that the sender puts in, its own or not; otherwise the one that its kernel chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
 }
 
 /// What is answered.
@@ -166,7 +169,7 @@ fn peer_host(node: &Node) -> Host {
     };
     let addresses: Vec<IpNet> = node.addresses.iter().map(full).collect();
     let name = IfName::new("uplink").unwrap_or_else(|_| IfName::loopback());
-    Host { links: vec![HostLink { name, mtu: 1500, addresses }] }
+    Host { links: vec![HostLink { name, mtu: 1500, router_advertisements: false, addresses }] }
 }
 
 /// The far end of a question.
@@ -268,14 +271,15 @@ fn resolve(core: &Core, world: &World<'_>, query: &Query) -> Result<(Start, Pack
         None => Packet::ping(destination),
     };
     if let Some(pod) = world.pod_at(source) {
-        return Ok((pod.start(), packet.from(source)));
+        return Ok((pod.start(), packet.from(query.source.unwrap_or(source))));
     }
     if let Some(node) = world.node_at(source) {
+        let packet = query.source.map_or(packet, |source| packet.from(source));
         return Ok((Start::Node { node: node.clone() }, packet));
     }
     let entry = world.node_at(destination).cloned().or_else(|| Some(world.pod_at(destination)?.node));
     let entry = entry.unwrap_or_else(|| core.node().clone());
-    Ok((Start::Outside { node: entry, link: None }, packet.from(source)))
+    Ok((Start::Outside { node: entry, link: None }, packet.from(query.source.unwrap_or(source))))
 }
 
 #[cfg(test)]

@@ -75,7 +75,12 @@ fn host(variant: u8) -> Change {
     }
     let addresses = vec!["192.0.2.1/24".parse().unwrap(), "2001:db8::1/64".parse().unwrap()];
     let mtu = if bit(variant, 0) { 1500 } else { 9000 };
-    let link = HostLink { name: IfName::new("eth0").unwrap(), mtu, addresses };
+    let link = HostLink {
+        name: IfName::new("eth0").unwrap(),
+        mtu,
+        router_advertisements: bit(variant, 1),
+        addresses,
+    };
     Change::set(Fact::Host(Host { links: vec![link] }))
 }
 

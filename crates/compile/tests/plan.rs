@@ -19,8 +19,12 @@ fn node(name: &str, address: &str, cidrs: &[&str]) -> Fact {
 }
 
 fn host(address: &str) -> Fact {
-    let link =
-        HostLink { name: IfName::new("eth0").unwrap(), mtu: 1500, addresses: vec![address.parse().unwrap()] };
+    let link = HostLink {
+        name: IfName::new("eth0").unwrap(),
+        mtu: 1500,
+        router_advertisements: false,
+        addresses: vec![address.parse().unwrap()],
+    };
     Fact::Host(Host { links: vec![link] })
 }
 

@@ -9,6 +9,7 @@ use crate::KernelError;
 use crate::link::state::{self, LinkState};
 use crate::netlink::{Dump, Message, Rtnl, headers, number};
 use crate::route::af;
+use crate::sysctl;
 
 /// Length of `struct ifaddrmsg`.
 const ADDRESS_FIXED: usize = 8;
@@ -42,7 +43,11 @@ pub fn observe_host() -> Result<Host, KernelError> {
     let with_addresses = |link: LinkState| {
         let of_link = addresses.iter().filter(|(index, _)| *index == link.index);
         let addresses: Vec<IpNet> = of_link.map(|(_, net)| *net).collect();
-        (!addresses.is_empty()).then_some(HostLink { name: link.name, mtu: link.mtu, addresses })
+        let accept_ra = sysctl::read(&format!("net/ipv6/conf/{}/accept_ra", link.name));
+        // A kernel without IPv6 has no such file, and takes none.
+        let router_advertisements = accept_ra.is_ok_and(|value| value != "0");
+        let (name, mtu) = (link.name, link.mtu);
+        (!addresses.is_empty()).then_some(HostLink { name, mtu, router_advertisements, addresses })
     };
     Ok(Host { links: links.into_iter().filter_map(with_addresses).collect() })
 }

@@ -14,6 +14,9 @@ pub struct HostLink {
     pub name: IfName,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// It takes IPv6 router advertisements (`accept_ra` is not 0).
+    #[serde(default)]
+    pub router_advertisements: bool,
     /// Its global addresses with the prefix of the link they are on, in the kernel's order.
     pub addresses: Vec<IpNet>,
 }

@@ -344,7 +344,7 @@ impl<'a> Interpreter<'_, 'a> {
                 Tracking::Tracked(_, direction) => Operand::Direction(direction),
                 Tracking::None | Tracking::Untracked => return None,
             },
-            Field::Random(modulus) => Operand::Atom(Atom::Mark(self.random.pick(modulus.max(1)))),
+            Field::Random(modulus) => Operand::Atom(Atom::Number(self.random.pick(modulus.max(1)))),
         })
     }
 }
@@ -397,6 +397,7 @@ fn equals(operand: &Operand, value: &Value) -> bool {
         (Operand::Atom(Atom::V4(address)), Value::Net(net)) => net.contains(&IpAddr::V4(*address)),
         (Operand::Atom(Atom::V6(address)), Value::Net(net)) => net.contains(&IpAddr::V6(*address)),
         (Operand::Atom(Atom::Mark(mark)), Value::Mark(wanted)) => mark == wanted,
+        (Operand::Atom(Atom::Number(number)), Value::Number(wanted)) => number == wanted,
         (Operand::Local(local), Value::Local) => *local,
         (Operand::Translated(dnat), Value::Status(ConntrackStatus::Dnat)) => *dnat,
         (Operand::Direction(direction), Value::Reply) => *direction == Direction::Reply,

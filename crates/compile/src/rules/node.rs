@@ -1,6 +1,6 @@
 //! What every node has: forwarding on, its own blocks closed against loops, and firewalls open for its servers.
 
-use weft_model::{Fact, FactKey, Family};
+use weft_model::{FactKey, Family};
 use weft_plan::kernel::{MAIN_TABLE, Opening};
 use weft_plan::{KernelKey, KernelRow, Route, RouteKey, RouteKind};
 
@@ -15,10 +15,7 @@ pub struct NodeRule;
 
 impl Rule for NodeRule {
     fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
-        if transition
-            .states()
-            .any(|fact| matches!(fact, Fact::Node(node) if node.name == context.settings.node))
-        {
+        if transition.concerns_this_node(context) {
             dirty(RuleKey::Constant);
         }
     }
@@ -32,6 +29,10 @@ impl Rule for NodeRule {
         let cidrs = context.own_node().map(|node| node.pod_cidrs.clone()).unwrap_or_default();
         if cidrs.iter().any(|c| c.cidr.family() == Family::V6) {
             sysctl("net/ipv6/conf/all/forwarding", "1");
+            // A host that forwards ignores router advertisements, and loses its own default route when the last one expires.
+            for link in context.facts.host().links.iter().filter(|link| link.router_advertisements) {
+                sysctl(&format!("net/ipv6/conf/{}/accept_ra", link.name), "2");
+            }
         }
         for (protocol, port) in &context.settings.open_ports {
             out.kernel(KernelKey::Opening(Opening::Input(*protocol, *port)), KernelRow::Opening, &origin);

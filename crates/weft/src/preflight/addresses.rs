@@ -60,6 +60,7 @@ mod tests {
     fn check(links: &[(&str, &str)], config: serde_json::Value, expected: Verdict, word: &str) {
         let link = |(name, address): &(&str, &str)| HostLink {
             name: IfName::new(name).unwrap(),
+            router_advertisements: false,
             mtu: 1500,
             addresses: vec![address.parse().unwrap()],
         };

@@ -140,6 +140,7 @@ fn tiny_cluster() -> Result<(Plan, AttachmentId), Box<dyn std::error::Error>> {
     let nets = ADDRESSES.map(|(ip, prefix)| format!("{ip}/{prefix}").parse());
     let link = HostLink {
         name: IfName::loopback(),
+        router_advertisements: false,
         mtu: 1500,
         addresses: nets.into_iter().collect::<Result<_, _>>()?,
     };

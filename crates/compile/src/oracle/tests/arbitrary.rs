@@ -83,6 +83,7 @@ fn atom() -> BoxedStrategy<Atom> {
         proptest::sample::select(vec![1u8, 6, 17, 58]).prop_map(Atom::Proto),
         port().prop_map(Atom::Port),
         (0u32..3).prop_map(Atom::Mark),
+        (0u32..3).prop_map(Atom::Number),
         verdict().prop_map(Atom::Verdict),
     ]
     .boxed()

@@ -54,6 +54,7 @@ impl Cluster {
                 let host = Host {
                     links: vec![HostLink {
                         name: link("eth0"),
+                        router_advertisements: false,
                         mtu: 1500,
                         addresses: self
                             .addresses(at, *segment)

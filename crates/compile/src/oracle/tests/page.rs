@@ -69,7 +69,14 @@ fn cluster(shape: Shape) -> Vec<(NodeName, Plan, Host)> {
         .iter()
         .map(|(name, v4, v6, number)| {
             let addresses = vec![v4.parse().unwrap(), v6.parse().unwrap()];
-            let host = Host { links: vec![HostLink { name: link("eth0"), mtu: 1500, addresses }] };
+            let host = Host {
+                links: vec![HostLink {
+                    name: link("eth0"),
+                    mtu: 1500,
+                    router_advertisements: false,
+                    addresses,
+                }],
+            };
             let mut facts = vec![Fact::Host(host.clone()), Fact::Network(network.clone())];
             facts.extend(NODES.iter().map(|(name, v4, v6, number)| node(name, v4, v6, *number)));
             facts.extend(

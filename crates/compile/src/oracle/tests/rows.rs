@@ -98,7 +98,12 @@ impl Made {
         let (name, address) = (link(name), address.parse().unwrap());
         match self.host.links.iter_mut().find(|l| l.name == name) {
             Some(there) => there.addresses.push(address),
-            None => self.host.links.push(HostLink { name, mtu: 1500, addresses: vec![address] }),
+            None => self.host.links.push(HostLink {
+                name,
+                mtu: 1500,
+                router_advertisements: false,
+                addresses: vec![address],
+            }),
         }
         self
     }

@@ -217,7 +217,7 @@ fn a_connection_is_translated_once() {
 
 #[test]
 fn every_slot_is_seen() {
-    let at = |number: u32| Statement::Match(Field::Random(3), Comparison::Is, Value::Mark(number));
+    let at = |number: u32| Statement::Match(Field::Random(3), Comparison::Is, Value::Number(number));
     let nodes = [made().chain("dice", IN, 0, vec![rule([at(1), drop()])])];
     let world = world(&nodes);
     let packet = tcp("192.0.2.1", 80).from(ip("192.0.2.9"));
