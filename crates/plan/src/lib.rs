@@ -8,6 +8,7 @@
 //!
 //! What is absent: pods, services and policies. A reader of a plan knows links, routes, sets and names only.
 
+mod check;
 pub mod diff;
 pub mod filter;
 pub mod kernel;

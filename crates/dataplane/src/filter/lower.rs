@@ -219,7 +219,7 @@ impl Lowering {
             Value::Byte(byte) => self.compare(comparison, &[*byte]),
             Value::Port(port) => self.compare(comparison, &port.to_be_bytes()),
             Value::Address(address) => self.compare(comparison, &address_bytes(*address)),
-            Value::Mark(mark) => self.compare(comparison, &mark.to_ne_bytes()),
+            Value::Mark(number) | Value::Number(number) => self.compare(comparison, &number.to_ne_bytes()),
             Value::Local => self.compare(comparison, &k::RTN_LOCAL.to_ne_bytes()),
             Value::State(state) => self.test_bits(comparison, state_bits(*state)),
             Value::Status(status) => self.test_bits(comparison, status_bits(*status)),

@@ -235,7 +235,8 @@ impl Raising<'_> {
                 Value::Link(IfName::new(std::str::from_utf8(&data[..end]).ok()?).ok()?)
             }
             Field::Iifname | Field::Oifname => Value::LinkPrefix(intern(std::str::from_utf8(data).ok()?)),
-            Field::Mark | Field::CtMark | Field::Random(_) => Value::Mark(word(data)?),
+            Field::Mark | Field::CtMark => Value::Mark(word(data)?),
+            Field::Random(_) => Value::Number(word(data)?),
             Field::L4Proto | Field::Icmpv6Type => Value::Byte(*data.first()?),
             Field::Sport | Field::Dport => Value::Port(u16::from_be_bytes(data.try_into().ok()?)),
             Field::CtDirection if data == [lower::REPLY] => Value::Reply,

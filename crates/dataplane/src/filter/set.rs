@@ -29,6 +29,7 @@ fn type_number(kind: Type) -> u32 {
         Type::InetProto => 12,
         Type::InetService => 13,
         Type::Mark => 19,
+        Type::Number => 4,
         Type::Verdict => k::NFT_DATA_VERDICT,
     }
 }
@@ -41,6 +42,7 @@ fn type_of(number: u32) -> Option<Type> {
         Type::InetProto,
         Type::InetService,
         Type::Mark,
+        Type::Number,
         Type::Verdict,
     ]
     .into_iter()
@@ -76,7 +78,7 @@ fn length(types: &[Type]) -> usize {
 fn byte_order(types: &[Type]) -> u32 {
     match types {
         [Type::Ipv4Addr | Type::Ipv6Addr | Type::InetService] => 2,
-        [Type::Mark | Type::IfName] => 1,
+        [Type::Mark | Type::Number | Type::IfName] => 1,
         _ => 0,
     }
 }
@@ -113,6 +115,14 @@ pub fn write(w: &mut Writer, name: &str, spec: &SetSpec, id: u32) {
         w.u32(k::NFTA_SET_DATA_LEN, length(data) as u32);
         let order = byte_order(data).to_ne_bytes();
         userdata::push(&mut user, k::NFTNL_UDATA_SET_DATABYTEORDER, &order);
+    }
+    if spec.key.contains(&Type::Number) {
+        userdata::push_typeof(&mut user, k::NFTNL_UDATA_SET_KEY_TYPEOF, &spec.key);
+        if let Some([Type::Mark]) = data_types(spec) {
+            userdata::push_typeof(&mut user, k::NFTNL_UDATA_SET_DATA_TYPEOF, &[Type::Mark]);
+        }
+    }
+    if spec.is_map() {
         userdata::push(&mut user, k::NFTNL_UDATA_SET_DATA_INTERVAL, &0_u32.to_ne_bytes());
     }
     w.u32(k::NFTA_SET_ID, id);
@@ -219,7 +229,7 @@ fn value_bytes(atoms: &[Atom], bound: Bound) -> Vec<u8> {
             }
             Atom::Proto(number) => bytes.push(*number),
             Atom::Port(port) => bytes.extend_from_slice(&port.to_be_bytes()),
-            Atom::Mark(mark) => bytes.extend_from_slice(&mark.to_ne_bytes()),
+            Atom::Mark(number) | Atom::Number(number) => bytes.extend_from_slice(&number.to_ne_bytes()),
             Atom::Verdict(_) => {}
         }
         if atoms.len() > 1 {
@@ -286,6 +296,7 @@ fn read_value(kind: Type, bytes: &[u8]) -> Option<Atom> {
         Type::InetProto => Atom::Proto(*bytes.first()?),
         Type::InetService => Atom::Port(u16::from_be_bytes(bytes.try_into().ok()?)),
         Type::Mark => Atom::Mark(u32::from_ne_bytes(bytes.try_into().ok()?)),
+        Type::Number => Atom::Number(u32::from_ne_bytes(bytes.try_into().ok()?)),
         Type::Verdict => return None,
     })
 }

@@ -91,6 +91,8 @@ pub const NFT_SET_CONCAT: u32 = 0x80;
 pub const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 pub const NFTNL_UDATA_SET_KEYBYTEORDER: u8 = 0;
 pub const NFTNL_UDATA_SET_DATABYTEORDER: u8 = 1;
+pub const NFTNL_UDATA_SET_KEY_TYPEOF: u8 = 3;
+pub const NFTNL_UDATA_SET_DATA_TYPEOF: u8 = 4;
 pub const NFTNL_UDATA_SET_DATA_INTERVAL: u8 = 6;
 pub const NFTNL_UDATA_SET_COMMENT: u8 = 7;
 

@@ -3,6 +3,8 @@
 //!
 //! A list of entries: type (1 byte), length (1 byte), value. Numbers in it are in the machine's byte order.
 
+use weft_plan::Type;
+
 use super::uapi as k;
 
 /// A rule's user data with this comment.
@@ -29,6 +31,51 @@ pub fn push_text(bytes: &mut Vec<u8>, kind: u8, text: &str) {
     let mut value = text.as_bytes()[..text.len().min(127)].to_vec();
     value.push(0);
     push(bytes, kind, &value);
+}
+
+/// One more entry: the expressions whose types a set's key or data has (`typeof`), for types that have no declaration of
+/// their own. Types that `meta` doesn't give are left out: [`weft_plan::Plan::check`] names sets that have them.
+///
+/// An expression is its number (`enum expr_types` in nftables) and a list of its own; a concatenation's holds one such
+/// pair for each part.
+pub fn push_typeof(bytes: &mut Vec<u8>, kind: u8, types: &[Type]) {
+    const META: u32 = 9;
+    const CONCATENATION: u32 = 13;
+    const NUMGEN: u32 = 23;
+    let list = |numbers: &[u32]| {
+        let mut list = Vec::new();
+        for (at, number) in (0..).zip(numbers) {
+            push(&mut list, at, &number.to_ne_bytes());
+        }
+        list
+    };
+    let pair = |expression: u32, body: &[u8]| {
+        let mut pair = list(&[expression]);
+        push(&mut pair, 1, body);
+        pair
+    };
+    let parts: Vec<Vec<u8>> = types
+        .iter()
+        .filter_map(|of| match of {
+            Type::Mark => Some(pair(META, &list(&[k::NFT_META_MARK]))),
+            Type::InetProto => Some(pair(META, &list(&[k::NFT_META_L4PROTO]))),
+            Type::IfName => Some(pair(META, &list(&[k::NFT_META_IIFNAME]))),
+            // The type, the modulus, the offset: any modulus stands for all.
+            Type::Number => Some(pair(NUMGEN, &list(&[k::NFT_NG_RANDOM, 1, 0]))),
+            Type::Ipv4Addr | Type::Ipv6Addr | Type::InetService | Type::Verdict => None,
+        })
+        .collect();
+    let whole = match &parts[..] {
+        [one] => one.clone(),
+        many => {
+            let mut body = Vec::new();
+            for (at, part) in (0..).zip(many) {
+                push(&mut body, at, part);
+            }
+            pair(CONCATENATION, &body)
+        }
+    };
+    push(bytes, kind, &whole);
 }
 
 /// The first text of this type.

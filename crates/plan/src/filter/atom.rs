@@ -64,6 +64,10 @@ pub enum Type {
     InetService,
     /// `mark`, 4 bytes, host order.
     Mark,
+    /// `integer` of 4 bytes, host order: what `numgen` gives. nft has no declaration for it by type; a set with it in its
+    /// key is declared by example (`typeof meta mark . numgen random mod 1`), which needs an example for every part: see
+    /// [`Type::is_declared_with_numbers`]. As a key's part only.
+    Number,
     /// `verdict`: as map data only.
     Verdict,
 }
@@ -78,6 +82,7 @@ impl Type {
             Type::InetProto => "inet_proto",
             Type::InetService => "inet_service",
             Type::Mark => "mark",
+            Type::Number => "integer",
             Type::Verdict => "verdict",
         }
     }
@@ -85,12 +90,17 @@ impl Type {
     /// Bytes of a value; 0 for verdicts.
     pub fn size(self) -> usize {
         match self {
-            Type::Ipv4Addr | Type::Mark => 4,
+            Type::Ipv4Addr | Type::Mark | Type::Number => 4,
             Type::Ipv6Addr | Type::IfName => 16,
             Type::InetProto => 1,
             Type::InetService => 2,
             Type::Verdict => 0,
         }
+    }
+
+    /// True for what may stand beside a number in a key.
+    pub fn is_declared_with_numbers(self) -> bool {
+        matches!(self, Type::Mark | Type::InetProto | Type::IfName | Type::Number)
     }
 }
 
@@ -111,6 +121,8 @@ pub enum Atom {
     Port(u16),
     /// A packet or connection mark.
     Mark(u32),
+    /// A plain number.
+    Number(u32),
     /// A verdict, as map data only.
     Verdict(Verdict),
 }
@@ -125,6 +137,7 @@ impl Atom {
             Atom::Proto(_) => Type::InetProto,
             Atom::Port(_) => Type::InetService,
             Atom::Mark(_) => Type::Mark,
+            Atom::Number(_) => Type::Number,
             Atom::Verdict(_) => Type::Verdict,
         }
     }
@@ -153,6 +166,7 @@ impl fmt::Display for Atom {
             },
             Atom::Port(port) => write!(f, "{port}"),
             Atom::Mark(mark) => write!(f, "{mark:#010x}"),
+            Atom::Number(number) => write!(f, "{number}"),
             Atom::Verdict(verdict) => write!(f, "{verdict}"),
         }
     }

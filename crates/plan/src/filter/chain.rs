@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_model::{Family, IfName};
 
-use super::Ident;
 use super::atom::protocol_name;
+use super::{Ident, Type};
 
 /// A netfilter hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +85,26 @@ pub enum Field {
     Random(u32),
 }
 
+impl Field {
+    /// The type of a set's key that it fits; `None` for what is only ever compared.
+    pub fn kind(self) -> Option<Type> {
+        Some(match self {
+            Field::Iifname | Field::Oifname => Type::IfName,
+            Field::Mark | Field::CtMark => Type::Mark,
+            Field::L4Proto => Type::InetProto,
+            Field::Saddr(Family::V4) | Field::Daddr(Family::V4) => Type::Ipv4Addr,
+            Field::Saddr(Family::V6) | Field::Daddr(Family::V6) => Type::Ipv6Addr,
+            Field::Sport | Field::Dport => Type::InetService,
+            Field::Random(_) => Type::Number,
+            Field::Icmpv6Type
+            | Field::FibDaddrType
+            | Field::CtState
+            | Field::CtStatus
+            | Field::CtDirection => return None,
+        })
+    }
+}
+
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
@@ -145,6 +165,8 @@ pub enum Value {
     Net(IpNet),
     /// A mark.
     Mark(u32),
+    /// A plain number, for [`Field::Random`].
+    Number(u32),
     /// `local`, for [`Field::FibDaddrType`].
     Local,
     /// Connection states.
@@ -291,6 +313,7 @@ impl fmt::Display for Value {
             Value::Address(address) => write!(f, "{address}"),
             Value::Net(net) => write!(f, "{net}"),
             Value::Mark(mark) => write!(f, "{mark:#010x}"),
+            Value::Number(number) => write!(f, "{number}"),
             Value::Local => f.write_str("local"),
             Value::State(ConntrackState::EstablishedOrRelated) => f.write_str("established,related"),
             Value::State(ConntrackState::Invalid) => f.write_str("invalid"),

@@ -24,7 +24,7 @@ fn link(name: &str) -> IfName {
 
 /// A set or map of every type and kind, and an element or two in each.
 fn sets() -> Vec<Row> {
-    use Type::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark, Verdict as VerdictType};
+    use Type::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark, Number, Verdict as VerdictType};
     let v4 = |text: &str| Atom::V4(text.parse().unwrap());
     let v6 = |text: &str| Atom::V6(text.parse().unwrap());
     let net = |text: &str| Atom::Net(text.parse().unwrap());
@@ -77,6 +77,13 @@ fn sets() -> Vec<Row> {
         entry("svc_mark", [v4("10.96.0.1"), Atom::Proto(6), port(443)], [Atom::Mark(0x1_0001)]),
         set("block_mark", SetSpec { interval: true, ..SetSpec::map(&[Ipv4Addr], &[Mark], "") }),
         entry("block_mark", [net("10.0.0.0/8")], [Atom::Mark(7)]),
+        set("slot", SetSpec::map(&[Mark, Number], &[Mark], "a group's endpoints")),
+        entry("slot", [Atom::Mark(1), Atom::Number(0)], [Atom::Mark(7)]),
+        entry("slot", [Atom::Mark(1), Atom::Number(1)], [Atom::Mark(8)]),
+        set("mixed", SetSpec::map(&[IfName, Number, InetProto], &[Mark], "")),
+        entry("mixed", [Atom::Link(link("eth0")), Atom::Number(3), Atom::Proto(6)], [Atom::Mark(9)]),
+        set("numbers", SetSpec::set(&[Number], "")),
+        member("numbers", [Atom::Number(5)]),
         set("by_link", SetSpec::map(&[IfName], &[VerdictType], "chains of links")),
         entry("by_link", [Atom::Link(link("eth0"))], [Atom::Verdict(Verdict::Goto(Ident::new("inner")))]),
         entry("by_link", [Atom::Link(link("eth1"))], [Atom::Verdict(Verdict::Drop)]),
@@ -127,7 +134,7 @@ fn matches() -> Vec<Statement> {
         is(Field::CtStatus, Value::Status(ConntrackStatus::Dnat)),
         is(Field::CtDirection, Value::Reply),
         not(Field::CtStatus, Value::Status(ConntrackStatus::Dnat)),
-        is(Field::Random(3), Value::Mark(1)),
+        is(Field::Random(3), Value::Number(1)),
     ]
 }
 
@@ -203,6 +210,14 @@ fn rules() -> Vec<Row> {
         Rule::new("", [Statement::SetMark(0x100), Statement::SaveMark]),
         Rule::new("", [Statement::SetMarkFrom(service, Ident::new("svc_mark"))]),
         Rule::new("", [Statement::SetMarkFrom(vec![Field::Saddr(v4)], Ident::new("block_mark"))]),
+        Rule::new("", [Statement::SetMarkFrom(vec![Field::Mark, Field::Random(2)], Ident::new("slot"))]),
+        Rule::new(
+            "",
+            [Statement::SetMarkFrom(
+                vec![Field::Oifname, Field::Random(9), Field::L4Proto],
+                Ident::new("mixed"),
+            )],
+        ),
         Rule::new("", [Statement::VerdictFrom(vec![Field::Iifname], Ident::new("by_link"))]),
         Rule::new("", [udp, Statement::VerdictFrom(vec![Field::Mark], Ident::new("by_mark"))]),
         Rule::new("", [Statement::Counter, Statement::Reject(Reject::PortUnreachable)]),
@@ -429,6 +444,8 @@ fn rules_are_listed_in_the_words_of_the_plan() {
         meta mark set 0x00000100 ct mark set meta mark
         meta mark set ip daddr . meta l4proto . th dport map @svc_mark
         meta mark set ip saddr map @block_mark
+        meta mark set meta mark . numgen random mod 2 map @slot
+        meta mark set oifname . numgen random mod 9 . meta l4proto map @mixed
         iifname vmap @by_link
         meta l4proto udp meta mark vmap @by_mark
         counter packets 0 bytes 0 reject
