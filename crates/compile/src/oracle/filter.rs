@@ -389,7 +389,7 @@ fn note(rule: &Rule, found: Option<&Found<'_>>, origin: &FactKey) -> Note {
 fn equals(operand: &Operand, value: &Value) -> bool {
     match (operand, value) {
         (Operand::Atom(Atom::Link(name)), Value::Link(wanted)) => name == wanted,
-        (Operand::Atom(Atom::Link(name)), Value::LinkPrefix(prefix)) => name.as_str().starts_with(prefix),
+        (Operand::Atom(Atom::Link(name)), Value::LinkPrefix(prefix)) => name.as_str().starts_with(&**prefix),
         (Operand::Atom(Atom::Proto(number)), Value::Byte(wanted)) => number == wanted,
         (Operand::Atom(Atom::Port(port)), Value::Port(wanted)) => port == wanted,
         (Operand::Atom(Atom::V4(address)), Value::Address(wanted)) => IpAddr::V4(*address) == *wanted,

@@ -75,7 +75,11 @@ fn constant(context: &Context<'_>, out: &mut Output) {
         weft_plan::Rule::new(
             "not from a pod",
             [
-                Statement::Match(Field::Iifname, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX)),
+                Statement::Match(
+                    Field::Iifname,
+                    Comparison::IsNot,
+                    Value::LinkPrefix(POD_LINK_PREFIX.into()),
+                ),
                 verdict(Verdict::Accept),
             ],
         ),
@@ -145,7 +149,11 @@ fn hairpin_rules(context: &Context<'_>) -> Vec<weft_plan::Rule> {
             rules.push(weft_plan::Rule::new(
                 "the node's loopback to a pod",
                 [
-                    Statement::Match(Field::Oifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX)),
+                    Statement::Match(
+                        Field::Oifname,
+                        Comparison::Is,
+                        Value::LinkPrefix(POD_LINK_PREFIX.into()),
+                    ),
                     Statement::Match(Field::Saddr(family), Comparison::Is, Value::Net(loopback_v4())),
                     snat,
                 ],

@@ -12,7 +12,6 @@
 pub mod attribute;
 pub mod error;
 pub mod expression;
-mod intern;
 pub mod lower;
 mod nft;
 mod observe;

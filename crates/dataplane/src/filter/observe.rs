@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use weft_plan::filter::TABLE;
+use weft_plan::filter::{Comment, TABLE};
 use weft_plan::{Chain, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec};
 
 use super::attribute::{Attributes, Messages};
 use super::error::FilterError;
 use super::expression::{Expression, read_ident};
-use super::intern::intern;
 use super::socket::Nfnl;
 use super::transaction::{RawRule, hook_of};
 use super::uapi as k;
@@ -27,7 +26,7 @@ pub struct Counter {
     /// The chain.
     pub chain: Ident,
     /// The rule's comment.
-    pub comment: &'static str,
+    pub comment: Comment,
     /// Packets so far.
     pub packets: u64,
     /// Bytes so far.
@@ -48,7 +47,7 @@ pub(super) struct SeenChain {
 pub(super) struct SeenRule {
     pub chain: Ident,
     pub expressions: Vec<Expression>,
-    pub comment: &'static str,
+    pub comment: Comment,
     pub raw: RawRule,
 }
 
@@ -148,7 +147,7 @@ pub(super) fn rules(nfnl: &mut Nfnl) -> Result<Vec<SeenRule>, FilterError> {
                 .flat_map(|list| list.nested())
                 .map(Expression::read)
                 .collect(),
-            comment: intern(userdata::rule_comment(user).unwrap_or_default()),
+            comment: userdata::rule_comment(user).unwrap_or_default().to_owned().into(),
             raw: RawRule {
                 expressions: expressions.map(|list| list.value.to_vec()).unwrap_or_default(),
                 userdata: user.to_vec(),
@@ -184,7 +183,7 @@ pub(super) fn rows(nfnl: &mut Nfnl) -> Result<Vec<(KernelKey, KernelRow)>, Filte
         found.insert(name, Chain { hook: seen.hook, rules });
     }
     for seen in rules(nfnl)? {
-        let rule = raise::rule(&seen.expressions, seen.comment).unwrap_or_else(|| Rule::new(NOT_OURS, []));
+        let rule = raise::rule(&seen.expressions, &seen.comment).unwrap_or_else(|| Rule::new(NOT_OURS, []));
         found.entry(seen.chain).or_default().rules.push(rule);
     }
     rows.extend(
@@ -201,7 +200,7 @@ pub(super) fn counters(nfnl: &mut Nfnl) -> Result<Vec<Counter>, FilterError> {
             if let Expression::Counter { packets, bytes } = expression {
                 counters.push(Counter {
                     chain: rule.chain.clone(),
-                    comment: rule.comment,
+                    comment: rule.comment.clone(),
                     packets: *packets,
                     bytes: *bytes,
                 });
@@ -223,7 +222,7 @@ pub fn canonical(row: &KernelRow) -> KernelRow {
             rules: chain
                 .rules
                 .iter()
-                .map(|rule| raise::rule(&lower::rule(rule), rule.comment).unwrap_or_else(|| rule.clone()))
+                .map(|rule| raise::rule(&lower::rule(rule), &rule.comment).unwrap_or_else(|| rule.clone()))
                 .collect(),
         })),
         other => other.clone(),

@@ -11,7 +11,6 @@ use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, 
 use weft_plan::{Field, Rule};
 
 use super::expression::{Expression, Found, Register, Source};
-use super::intern::intern;
 use super::lower::{self, address_place, state_bits, status_bits};
 use super::uapi as k;
 
@@ -26,7 +25,7 @@ pub fn rule(expressions: &[Expression], comment: &str) -> Option<Rule> {
             statements.push(statement);
         }
     }
-    let rule = Rule::new(intern(comment), statements);
+    let rule = Rule::new(comment.to_owned(), statements);
     // The kernel may hold what reads alike and is not: a dependency that no field needs, another order.
     same(&lower::rule(&rule), expressions).then_some(rule)
 }
@@ -234,7 +233,9 @@ impl Raising<'_> {
                 let end = data.iter().position(|b| *b == 0).unwrap_or(16);
                 Value::Link(IfName::new(std::str::from_utf8(&data[..end]).ok()?).ok()?)
             }
-            Field::Iifname | Field::Oifname => Value::LinkPrefix(intern(std::str::from_utf8(data).ok()?)),
+            Field::Iifname | Field::Oifname => {
+                Value::LinkPrefix(std::str::from_utf8(data).ok()?.to_owned().into())
+            }
             Field::Mark | Field::CtMark => Value::Mark(word(data)?),
             Field::Random(_) => Value::Number(word(data)?),
             Field::L4Proto | Field::Icmpv6Type => Value::Byte(*data.first()?),

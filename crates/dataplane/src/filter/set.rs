@@ -16,7 +16,6 @@ use weft_plan::{Atom, SetSpec, Type};
 
 use super::attribute::{Attribute, Attributes, Writer};
 use super::expression::{read_verdict, write_data, write_verdict};
-use super::intern::intern;
 use super::uapi as k;
 use super::userdata;
 
@@ -139,7 +138,7 @@ pub fn write(w: &mut Writer, name: &str, spec: &SetSpec, id: u32) {
         });
     }
     if !spec.comment.is_empty() {
-        userdata::push_text(&mut user, k::NFTNL_UDATA_SET_COMMENT, spec.comment);
+        userdata::push_text(&mut user, k::NFTNL_UDATA_SET_COMMENT, &spec.comment);
     }
     w.bytes(k::NFTA_SET_USERDATA, &user);
 }
@@ -171,7 +170,7 @@ pub fn read(a: Attributes<'_>) -> Option<SetSpec> {
             Some(milliseconds) => Some(u32::try_from(milliseconds / 1000).ok()?),
             None => None,
         },
-        comment: intern(userdata::text(user, k::NFTNL_UDATA_SET_COMMENT).unwrap_or_default()),
+        comment: userdata::text(user, k::NFTNL_UDATA_SET_COMMENT).unwrap_or_default().to_owned().into(),
     })
 }
 

@@ -275,7 +275,7 @@ impl<'a> Rendering<'a> {
                         }
                     });
                     if !rule.comment.is_empty() {
-                        w.bytes(k::NFTA_RULE_USERDATA, &userdata::rule_userdata(rule.comment));
+                        w.bytes(k::NFTA_RULE_USERDATA, &userdata::rule_userdata(&rule.comment));
                     }
                 });
             }

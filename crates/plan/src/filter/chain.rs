@@ -3,6 +3,7 @@
 //! Each type prints itself in nft's syntax. Meaning is the kernel's: the statements of a rule run from left to right,
 //! a failed match ends the rule, a verdict ends the chain.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use weft_model::{Family, IfName};
 
 use super::atom::protocol_name;
-use super::{Ident, Type};
+use super::{Comment, Ident, Type};
 
 /// A netfilter hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,7 +155,7 @@ pub enum Value {
     /// A link by name.
     Link(IfName),
     /// All links whose names begin so (`"weftp*"`).
-    LinkPrefix(&'static str),
+    LinkPrefix(Cow<'static, str>),
     /// An IP protocol number, or an ICMPv6 type.
     Byte(u8),
     /// A port.
@@ -276,14 +277,14 @@ pub enum Statement {
 pub struct Rule {
     /// Its statements, in order.
     pub statements: Vec<Statement>,
-    /// Why it is there: shown by `nft list` and by `weft explain`. At most 127 bytes.
-    pub comment: &'static str,
+    /// Why it is there: shown by `nft list` and by `weft explain`.
+    pub comment: Comment,
 }
 
 impl Rule {
     /// A rule with a reason.
-    pub fn new(comment: &'static str, statements: impl IntoIterator<Item = Statement>) -> Self {
-        Self { statements: statements.into_iter().collect(), comment }
+    pub fn new(comment: impl Into<Comment>, statements: impl IntoIterator<Item = Statement>) -> Self {
+        Self { statements: statements.into_iter().collect(), comment: comment.into() }
     }
 }
 

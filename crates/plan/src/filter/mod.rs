@@ -8,6 +8,7 @@
 
 mod atom;
 mod chain;
+mod comment;
 mod set;
 
 pub use atom::{Atom, Ident, Type};
@@ -15,6 +16,7 @@ pub use chain::{
     Chain, Comparison, ConntrackState, ConntrackStatus, Field, Hook, HookKind, NatTarget, Reject, Rule,
     Statement, Value, Verdict,
 };
+pub use comment::Comment;
 pub use set::{Element, SetKind, SetSpec};
 
 /// The name of the one table (family `inet`).

@@ -1,6 +1,6 @@
 //! Sets and maps, and what an element of one holds.
 
-use super::{Atom, Type};
+use super::{Atom, Comment, Type};
 
 /// What a set gives for a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,22 +24,28 @@ pub struct SetSpec {
     /// Weft writes. Elements of such a set are the kernel's own, and no rows.
     pub dynamic_timeout: Option<u32>,
     /// What it is for, for whoever lists the table.
-    pub comment: &'static str,
+    pub comment: Comment,
 }
 
 impl SetSpec {
     /// A plain set with these key parts.
-    pub fn set(key: &[Type], comment: &'static str) -> Self {
-        Self { key: key.to_vec(), kind: SetKind::Set, interval: false, dynamic_timeout: None, comment }
+    pub fn set(key: &[Type], comment: impl Into<Comment>) -> Self {
+        Self {
+            key: key.to_vec(),
+            kind: SetKind::Set,
+            interval: false,
+            dynamic_timeout: None,
+            comment: comment.into(),
+        }
     }
 
     /// A set of address blocks.
-    pub fn intervals(key: Type, comment: &'static str) -> Self {
+    pub fn intervals(key: Type, comment: impl Into<Comment>) -> Self {
         Self { interval: true, ..Self::set(&[key], comment) }
     }
 
     /// A map from these key parts to these values.
-    pub fn map(key: &[Type], data: &[Type], comment: &'static str) -> Self {
+    pub fn map(key: &[Type], data: &[Type], comment: impl Into<Comment>) -> Self {
         Self { kind: SetKind::Map(data.to_vec()), ..Self::set(key, comment) }
     }
 

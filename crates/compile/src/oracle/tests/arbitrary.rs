@@ -119,7 +119,7 @@ fn field() -> BoxedStrategy<Field> {
 fn value() -> BoxedStrategy<Value> {
     prop_oneof![
         name().prop_map(Value::Link),
-        Just(Value::LinkPrefix("weft")),
+        Just(Value::LinkPrefix("weft".into())),
         any::<u8>().prop_map(Value::Byte),
         port().prop_map(Value::Port),
         address().prop_map(Value::Address),

@@ -244,7 +244,7 @@ impl Made {
                 made.element("sources", &[Atom::Link(name), Atom::from(*address)], &[], origin.clone())
             })
         });
-        let from_pods = Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix("weftp"));
+        let from_pods = Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix("weftp".into()));
         let own = Statement::Lookup(
             vec![Field::Iifname, Field::Saddr(Family::V4)],
             Comparison::IsNot,
@@ -300,7 +300,7 @@ impl Made {
                 Comparison::Is,
                 Value::Net("127.0.0.0/8".parse().unwrap()),
             ),
-            Statement::Match(Field::Oifname, Comparison::Is, Value::LinkPrefix("weftp")),
+            Statement::Match(Field::Oifname, Comparison::Is, Value::LinkPrefix("weftp".into())),
             Statement::Snat(NatTarget::Address(ip(own))),
         ];
         let back = vec![Rule::new("hairpin", hairpin), Rule::new("from loopback", loopback)];

@@ -50,8 +50,8 @@ fn simple_match() -> BoxedStrategy<Statement> {
     let field_and_value = prop_oneof![
         2 => name().prop_map(|n| (Field::Iifname, Value::Link(n))),
         2 => name().prop_map(|n| (Field::Oifname, Value::Link(n))),
-        1 => Just((Field::Iifname, Value::LinkPrefix("weftp"))),
-        1 => Just((Field::Oifname, Value::LinkPrefix("weftp"))),
+        1 => Just((Field::Iifname, Value::LinkPrefix("weftp".into()))),
+        1 => Just((Field::Oifname, Value::LinkPrefix("weftp".into()))),
         2 => (0u32..3).prop_map(|m| (Field::Mark, Value::Mark(m))),
         2 => (0u32..3).prop_map(|m| (Field::CtMark, Value::Mark(m))),
         1 => select(vec![6u8, 17]).prop_map(|p| (Field::L4Proto, Value::Byte(p))),

@@ -66,7 +66,7 @@ fn send_answers_back(origin: &FactKey, out: &mut Output) {
     let rule = weft_plan::Rule::new(
         "answers of translated connections go back as they came",
         [
-            Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX)),
+            Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX.into())),
             Statement::Match(Field::CtDirection, Comparison::Is, Value::Reply),
             Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat)),
             Statement::SetMark(ANSWER_MARK),
@@ -86,7 +86,8 @@ fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {
         Statement::Match(Field::Dport, Comparison::Is, Value::Port(network.vxlan_port.get())),
     ];
     // Masqueraded on its way to an address that a peer doesn't publish, it would pass for its node's own.
-    let from_pod = Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX));
+    let from_pod =
+        Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX.into()));
     let refused = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
     let mut rules = vec![weft_plan::Rule::new(
         "pods send no tunnel packets",

@@ -102,8 +102,8 @@ fn matches() -> Vec<Statement> {
     vec![
         is(Field::Iifname, Value::Link(link("eth0"))),
         not(Field::Oifname, Value::Link(IfName::loopback())),
-        is(Field::Iifname, Value::LinkPrefix("weftp")),
-        not(Field::Oifname, Value::LinkPrefix("weftp")),
+        is(Field::Iifname, Value::LinkPrefix("weftp".into())),
+        not(Field::Oifname, Value::LinkPrefix("weftp".into())),
         is(Field::Mark, Value::Mark(0x10)),
         not(Field::CtMark, Value::Mark(0x20)),
         is(Field::L4Proto, Value::Byte(17)),
@@ -197,7 +197,7 @@ fn rules() -> Vec<Row> {
         Rule::new(
             "spoofed source",
             [
-                is(Field::Iifname, Value::LinkPrefix("weftp")),
+                is(Field::Iifname, Value::LinkPrefix("weftp".into())),
                 Statement::Lookup(
                     vec![Field::Iifname, Field::Saddr(v6)],
                     Comparison::IsNot,

@@ -19,7 +19,7 @@ fn expressions_are_those_of_nft() {
     let v4 = Family::V4;
     check(
         [
-            Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix("weftp")),
+            Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix("weftp".into())),
             Statement::Lookup(vec![Field::Iifname, Field::Saddr(v4)], Comparison::IsNot, Ident::new("pods")),
             Statement::Counter,
             Statement::Verdict(Verdict::Drop),
@@ -148,7 +148,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         comparison().prop_map(|c| {
             Statement::Match(Field::Oifname, c, Value::Link(IfName::new("fifteen-letters").unwrap()))
         }),
-        comparison().prop_map(|c| Statement::Match(Field::Iifname, c, Value::LinkPrefix("weftp"))),
+        comparison().prop_map(|c| Statement::Match(Field::Iifname, c, Value::LinkPrefix("weftp".into()))),
         comparison().prop_map(|c| {
             Statement::Match(Field::CtState, c, Value::State(ConntrackState::EstablishedOrRelated))
         }),
