@@ -1,6 +1,9 @@
 //! The thread that makes the kernel equal the plan.
 //!
 //! It takes whatever is waiting as one: a hundred requests to step are one step, and the rows of a hundred pods one batch.
+//!
+//! What always holds: nothing is applied before the core has made its first plan, whoever asks. What is reported as in force
+//! has been applied: a turn that only tries again or looks after something reports the generation of the last one that took changes.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -65,6 +68,8 @@ pub struct KernelThread<K> {
     plan: Arc<RwLock<Plan>>,
     inbox: Receiver<Work>,
     core: Sender<Message>,
+    /// The plan's generation when its changes were taken last.
+    taken: u64,
 }
 
 /// What is to be done now.
@@ -81,7 +86,7 @@ struct Pending {
 impl<K: NodeKernel> KernelThread<K> {
     /// A thread's worth of work over a kernel.
     pub fn new(kernel: K, plan: Arc<RwLock<Plan>>, inbox: Receiver<Work>, core: Sender<Message>) -> Self {
-        Self { executor: Executor::new(kernel), plan, inbox, core }
+        Self { executor: Executor::new(kernel), plan, inbox, core, taken: 0 }
     }
 
     /// Works until it is told to stop, or nobody can tell it anything any more.
@@ -135,7 +140,13 @@ impl<K: NodeKernel> KernelThread<K> {
         let began = Instant::now();
         let shared = self.plan.clone();
         let mut plan = shared.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = (pending.sync || pending.step).then(|| plan.kernel.take_changed());
+        if plan.generation == 0 {
+            return self.wait_for_a_plan(&plan, pending);
+        }
+        let changed = (pending.sync || pending.step).then(|| {
+            self.taken = plan.generation;
+            plan.kernel.take_changed()
+        });
         // Without letting go: what is applied, and reported as this generation, is exactly what was taken.
         let plan = RwLockWriteGuard::downgrade(plan);
         // A namespace is sent before the row that needs it: with the row in the plan, it is here.
@@ -159,6 +170,15 @@ impl<K: NodeKernel> KernelThread<K> {
         later
     }
 
+    /// Before the core knows what there should be, the plan is empty, and applying it would take down what the last agent
+    /// left. The core asks for the first comparison itself.
+    fn wait_for_a_plan(&mut self, plan: &Plan, pending: Pending) -> Pending {
+        for answer in pending.differences {
+            let _ = answer.send(self.differences(plan));
+        }
+        Pending::default()
+    }
+
     /// Sets again what is not as it should be among the rows of which no notification comes.
     fn tend(&mut self, plan: &Plan) -> Result<Outcome, weft_dataplane::ExecutorError> {
         let silent = |key: &&KernelKey| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_));
@@ -179,7 +199,7 @@ impl<K: NodeKernel> KernelThread<K> {
                 let failed: BTreeMap<KernelKey, String> =
                     self.executor.failures().map(|(key, error)| (key.clone(), error.to_string())).collect();
                 let report = Report {
-                    generation: outcome.generation,
+                    generation: self.taken,
                     failed: failed.into_iter().collect(),
                     full,
                     applied: outcome.applied,
@@ -209,5 +229,101 @@ impl<K: NodeKernel> KernelThread<K> {
             lines.extend(seen.damaged.get(key).map(|how| format!("! {how}")));
         }
         Ok(lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use weft_dataplane::fake::FakeKernel;
+    use weft_model::{FactKey, NodeName};
+    use weft_plan::{KernelRow, Route, RouteKey, RouteKind};
+
+    use super::*;
+
+    impl NodeKernel for FakeKernel {
+        fn keep_netns(&mut self, _: AttachmentId, _: OwnedFd) {}
+
+        fn look_at_pod(&mut self, _: IfName, _: &Link, _: OwnedFd) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn findings(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn forget_flows(&mut self, _: &[Flow]) -> Result<usize, ConntrackError> {
+            Ok(0)
+        }
+    }
+
+    fn sysctl(name: &str) -> (KernelKey, KernelRow, FactKey) {
+        let origin = FactKey::Node(NodeName::new("n1").unwrap());
+        (KernelKey::Sysctl(name.into()), KernelRow::Sysctl("1".into()), origin)
+    }
+
+    /// A plan with one row, one generation further.
+    fn add(plan: &Arc<RwLock<Plan>>, name: &str) {
+        let (key, row, origin) = sysctl(name);
+        let mut plan = plan.write().unwrap();
+        plan.kernel.set(key, row, origin);
+        plan.generation += 1;
+    }
+
+    fn thread_over(
+        kernel: FakeKernel,
+        plan: &Arc<RwLock<Plan>>,
+    ) -> (KernelThread<FakeKernel>, Receiver<Message>) {
+        let (to_core, core) = channel();
+        let (_, inbox) = channel();
+        (KernelThread::new(kernel, plan.clone(), inbox, to_core), core)
+    }
+
+    fn reported(core: &Receiver<Message>) -> u64 {
+        match core.try_recv() {
+            Ok(Message::Applied(report)) => report.generation,
+            _ => panic!("nothing was reported as applied"),
+        }
+    }
+
+    #[test]
+    fn a_turn_that_took_no_changes_puts_none_in_force() {
+        let plan = Arc::default();
+        let (mut thread, core) = thread_over(FakeKernel::new(), &plan);
+        add(&plan, "a");
+        thread.act(Pending { sync: true, ..Pending::default() });
+        assert_eq!(reported(&core), 1);
+        // The core has made the next plan, and something else has woken the thread before the core's request to step.
+        add(&plan, "b");
+        for pending in [Pending::default(), Pending { tend: true, ..Pending::default() }] {
+            thread.act(pending);
+            assert_eq!(reported(&core), 1);
+        }
+        thread.act(Pending { step: true, ..Pending::default() });
+        assert_eq!(reported(&core), 2);
+        assert_eq!(thread.executor.kernel().sysctls.len(), 2);
+    }
+
+    #[test]
+    fn nothing_is_taken_down_before_the_first_plan() {
+        let key = KernelKey::Route(RouteKey {
+            table: 254,
+            destination: "10.244.0.0/24".parse().unwrap(),
+            metric: 0,
+        });
+        let row = Route { kind: RouteKind::Unreachable, link: None, via: None, onlink: false, source: None };
+        let mut kernel = FakeKernel::new();
+        kernel.owned.insert(key.clone(), KernelRow::Route(row));
+        let plan = Arc::default();
+        let (mut thread, core) = thread_over(kernel, &plan);
+        // As the monitor does when somebody changes what is ours.
+        thread.act(Pending { sync: true, ..Pending::default() });
+        assert!(thread.executor.kernel().owned.contains_key(&key));
+        assert!(core.try_recv().is_err(), "nothing was applied, and something was reported");
+        add(&plan, "a");
+        thread.act(Pending { sync: true, ..Pending::default() });
+        assert_eq!(reported(&core), 1);
+        assert!(!thread.executor.kernel().owned.contains_key(&key));
     }
 }
