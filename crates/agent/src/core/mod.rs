@@ -313,6 +313,8 @@ impl Core {
             self.after_first_sync();
         }
         self.last_report = report;
+        // An answer past its deadline finds nobody: what it would promise is taken back first.
+        self.expire_adding(Instant::now());
         self.settle_adding();
         self.settle_removing();
         self.announce_readiness();

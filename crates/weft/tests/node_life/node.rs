@@ -1,6 +1,8 @@
 //! A node with a real agent, in the test thread's own network and mount namespaces, and a runtime's calls.
 
-use std::os::fd::AsFd;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -8,10 +10,14 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 use weft_agent::crash::VARIABLE;
 use weft_cni::client::Exchange;
+use weft_cni::wire::encode_request;
 use weft_cni::{Call, Verb};
+
+const SOCKET: &str = "/run/weft/weft.sock";
 
 /// A node in this thread's own namespaces.
 pub struct Node {
@@ -63,7 +69,10 @@ impl Node {
 
     pub fn start(&mut self, crash_at: Option<&str>) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
-        command.args(["agent", "--config"]).arg(self.path("agent.yaml")).env("WEFT_LOG", "warn");
+        command
+            .args(["agent", "--config"])
+            .arg(self.path("agent.yaml"))
+            .env("WEFT_LOG", std::env::var("WEFT_LOG").unwrap_or_else(|_| "warn".into()));
         if let Some(place) = crash_at {
             command.env(VARIABLE, place);
         }
@@ -89,20 +98,15 @@ impl Node {
     }
 
     pub fn status(&self) -> Option<Value> {
-        let response = weft_agent::api::client::get(Path::new("/run/weft/weft.sock"), "/v1/status").ok()?;
+        let response = weft_agent::api::client::get(Path::new(SOCKET), "/v1/status").ok()?;
         serde_json::from_slice(&response.body).ok()
     }
 
-    pub fn call(
-        &self,
-        verb: Verb,
-        container: &str,
-        more: &Value,
-        patience: Duration,
-    ) -> Result<Value, String> {
+    /// The body of a call, as the plugin makes it, and the namespace that goes with it.
+    fn request(&self, container: &str, more: &Value) -> (Vec<u8>, Option<std::fs::File>) {
         let netns = format!("/run/netns/{container}");
         let file = std::fs::File::open(&netns).ok();
-        let mut config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "socket": "/run/weft/weft.sock",
+        let mut config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "socket": SOCKET,
             "stateDir": self.path("state")});
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let env = |key: &str| {
@@ -114,9 +118,34 @@ impl Node {
                 _ => return None,
             })
         };
-        let body = Call::new(env, config).encode();
+        (Call::new(env, config).encode(), file)
+    }
+
+    /// A plugin that is killed between its request and the answer.
+    pub fn hang_up(&self, verb: Verb, container: &str) {
+        let (body, file) = self.request(container, &json!({}));
+        let bytes = encode_request("POST", verb.path(), Duration::from_secs(20), &body);
+        let stream = UnixStream::connect(SOCKET).unwrap();
+        let netns = file.unwrap();
+        let descriptors = [netns.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let sent =
+            sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::empty(), None);
+        assert_eq!(sent, Ok(bytes.len()));
+        // It lives on for a moment, as long as the agent may take.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    pub fn call(
+        &self,
+        verb: Verb,
+        container: &str,
+        more: &Value,
+        patience: Duration,
+    ) -> Result<Value, String> {
+        let (body, file) = self.request(container, more);
         let exchange = Exchange {
-            socket: Path::new("/run/weft/weft.sock"),
+            socket: Path::new(SOCKET),
             method: "POST",
             path: verb.path(),
             body: &body,

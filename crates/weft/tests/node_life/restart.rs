@@ -72,6 +72,10 @@ fn a_restart_changes_nothing_and_a_flush_is_mended() {
     node.start(None);
     node.add("pod").unwrap();
     let before = kernel();
+    // What we put into nftables loads elsewhere and lists there as here.
+    sh(
+        "nft -s list ruleset >/run/here; unshare -n sh -ec 'nft -f /run/here; nft -s list ruleset >/run/there'; cmp /run/here /run/there",
+    );
     node.stop();
     node.start(None);
     assert_eq!(difference(&before, &kernel()), [""; 0], "a restart changes nothing");
