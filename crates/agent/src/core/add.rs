@@ -339,3 +339,6 @@ fn lease_error(error: &IpamError) -> CniError {
     };
     CniError::new(code, "no address for the pod", error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! The core without threads: messages in, and what it asks of the kernel thread out.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use weft_cni::{Command, Request};
+use weft_model::{Host, HostLink, Node, NodeCidr};
+use weft_plan::kernel::POD_LINK_PREFIX;
+use weft_store::Event;
+
+use super::super::{Around, Phase, PublishWork, SharedPlans};
+use super::*;
+use crate::message::{CniCall, CniVerb, Message, Report};
+
+struct Rig {
+    core: Core,
+    kernel: Receiver<Work>,
+    published: Receiver<PublishWork>,
+    folder: tempfile::TempDir,
+}
+
+type Answer = Receiver<Result<Value, CniError>>;
+
+fn rig() -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let config = json!({
+        "node": "n1",
+        "store": {"directory": at("cluster")},
+        "stateDir": at("state"),
+        "runDir": at("run"),
+        "cni": {"confDir": at("cni"), "leaseDir": at("leases")},
+    });
+    let (to_kernel, kernel) = channel();
+    let (to_publisher, published) = channel();
+    let around = Around { kernel: to_kernel, publish: to_publisher };
+    let config = serde_json::from_value(config).unwrap();
+    let core = Core::new(config, SharedPlans::default(), around).unwrap();
+    Rig { core, kernel, published, folder }
+}
+
+impl Rig {
+    fn tell(&mut self, message: Message) {
+        assert!(self.core.take(message));
+        self.core.flush();
+    }
+
+    /// What the host and the store have to say of a node with one block of addresses.
+    fn tell_facts(&mut self) {
+        let link = HostLink {
+            name: IfName::new("eth0").unwrap(),
+            mtu: 1500,
+            addresses: vec!["192.0.2.1/24".parse().unwrap()],
+            router_advertisements: false,
+        };
+        self.tell(Message::Host(Host { links: vec![link], ..Host::default() }));
+        let mut node = Node::named(self.core.node().clone());
+        let cidr = "10.244.0.0/24".parse().unwrap();
+        node.pod_cidrs.push(NodeCidr { network: NetworkName::ordinary(), cidr });
+        self.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
+    }
+
+    fn running() -> Self {
+        let mut rig = rig();
+        rig.tell_facts();
+        rig.tell(Message::Store(Event::Synced));
+        rig.apply(Extent::All);
+        assert_eq!(*rig.core.phase(), Phase::Running);
+        rig
+    }
+
+    /// The kernel thread's report that all of the plan is in force.
+    fn apply(&mut self, extent: Extent) {
+        let generation = self.core.plans().kernel.read().unwrap().generation;
+        self.tell(Message::Applied(Report { generation, full: extent == Extent::All, ..Report::default() }));
+    }
+
+    fn add(&mut self, deadline: Instant) -> Answer {
+        let env = |key: &str| {
+            let value = match key {
+                "CNI_CONTAINERID" => "c1",
+                "CNI_IFNAME" => "eth0",
+                "CNI_NETNS" => "/run/netns/c1",
+                "CNI_ARGS" => "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft"});
+        let Ok(Request::Add(attach)) = Request::read(Command::Add, env, &conf) else {
+            panic!("the call is not an ADD")
+        };
+        let netns = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let (reply, answer): (Sender<_>, Answer) = channel();
+        self.tell(Message::Cni(CniCall { verb: CniVerb::Add(attach, netns), deadline, reply }));
+        answer
+    }
+
+    fn asked_to_apply(&self) -> bool {
+        self.kernel.try_iter().any(|work| matches!(work, Work::Sync | Work::Step))
+    }
+
+    fn leased(&self) -> usize {
+        self.core.leases().map(|(_, leases)| leases.len()).sum()
+    }
+
+    fn records(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("state/attachments"))
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == "json"))
+            .count()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    Changes,
+}
+
+/// A minute from now: later than any test takes.
+fn patient() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Invariant 1.
+#[test]
+fn nothing_is_applied_before_the_first_snapshot_is_complete() {
+    let mut rig = rig();
+    rig.tell_facts();
+    rig.tell(Message::Tick(Instant::now()));
+    let refusal = rig.add(patient()).try_recv().unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::TRY_AGAIN_LATER, "{refusal:?}");
+    assert!(!rig.asked_to_apply());
+    assert!(rig.published.try_recv().is_err(), "nothing is known well enough to be told to others");
+    assert!(rig.core.plans().kernel.read().unwrap().kernel.is_empty());
+    assert_eq!((rig.leased(), rig.records()), (0, 0));
+
+    rig.tell(Message::Store(Event::Synced));
+    assert!(rig.asked_to_apply());
+    assert!(!rig.core.plans().kernel.read().unwrap().kernel.is_empty());
+}
+
+/// Invariant 8, when all is well.
+#[test]
+fn an_add_is_answered_when_its_own_rows_are_in_force() {
+    let mut rig = Rig::running();
+    let answer = rig.add(patient());
+    rig.tell(Message::Tick(Instant::now()));
+    assert!(answer.try_recv().is_err(), "its rows are not in force yet");
+    rig.apply(Extent::Changes);
+    let result = answer.try_recv().unwrap().unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.244.0.1/32");
+    assert_eq!((rig.leased(), rig.records()), (1, 1));
+}
+
+/// Invariant 8, when the kernel is late: `arrives` is what comes after the deadline.
+fn check_late(arrives: impl FnOnce(&mut Rig, Instant)) {
+    let mut rig = Rig::running();
+    let deadline = Instant::now();
+    let answer = rig.add(deadline);
+    arrives(&mut rig, deadline + Duration::from_millis(1));
+    let error = answer.try_recv().unwrap().unwrap_err();
+    assert_eq!(error.code, Code::TRY_AGAIN_LATER, "{error:?}");
+    // What was made until then is taken down, and only then is the address free.
+    rig.apply(Extent::Changes);
+    assert_eq!((rig.leased(), rig.records()), (0, 0));
+    let left = rig.core.plans().kernel.read().unwrap();
+    let of_pod =
+        |key: &KernelKey| matches!(key, KernelKey::Link(name) if name.as_str().starts_with(POD_LINK_PREFIX));
+    assert!(!left.kernel.iter().any(|(key, _)| of_pod(key)));
+    assert!(answer.try_recv().is_err(), "it was answered once");
+}
+
+#[test]
+fn an_add_past_its_deadline_is_told_to_come_again_and_leaves_nothing() {
+    check_late(|rig, late| {
+        rig.tell(Message::Tick(late));
+        assert_eq!(rig.leased(), 1, "the kernel has not let go of the address yet");
+    });
+}
+
+#[test]
+fn a_report_after_the_deadline_does_not_make_a_late_add_succeed() {
+    check_late(|rig, _| rig.apply(Extent::Changes));
+}
