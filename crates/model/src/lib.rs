@@ -27,7 +27,7 @@ pub use fact::{Change, Fact, FactKey, Warning};
 pub use host::{Host, HostLink};
 pub use labels::{Labels, Requirement, Selector};
 pub use name::{InvalidName, NamespaceName, NetworkName, NodeName, ObjectKey, ObjectName};
-pub use net::{Cidr, Family, IfName, InvalidNet, Mac, Port, Protocol, Vni};
+pub use net::{Cidr, Family, IfName, InvalidNet, Mac, Port, Protocol, Vni, machine_address};
 pub use network::{Network, Overlay, Shape};
 pub use node::{Node, NodeAddress, NodeCidr};
 pub use pod::{ContainerPort, Pod};

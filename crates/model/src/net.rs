@@ -1,7 +1,7 @@
 //! Addresses, prefixes, interface names and the other small numbers of networking.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -347,6 +347,30 @@ impl fmt::Debug for Mac {
     }
 }
 
+/// Blocks that no pod can have an address of, and what each is for.
+const SET_APART: [(&str, &str); 8] = [
+    ("0.0.0.0/8", "this network"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/3", "multicast and reserved"),
+    ("::/96", "loopback and no address"),
+    ("::ffff:0:0/96", "IPv4 in IPv6"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+];
+
+/// An address by which a machine can be reached from another one.
+///
+/// # Errors
+/// Where it is no single machine's: unspecified, loopback, broadcast or multicast.
+pub fn machine_address(address: IpAddr) -> Result<IpAddr, InvalidNet> {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast {
+        return Err(invalid("machine's address", address, "other machines can't reach one by it"));
+    }
+    Ok(address)
+}
+
 /// A block of addresses: prefix and length, no host bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -401,6 +425,24 @@ impl Cidr {
         self.0.contains(&address)
     }
 
+    /// The block, where ordinary machines may have its addresses.
+    ///
+    /// # Errors
+    /// Where a part of it is set apart for another use (RFC 6890), be it only because the block is far too large.
+    pub fn for_pods(self) -> Result<Self, InvalidNet> {
+        match SET_APART.iter().find(|(apart, _)| apart.parse().is_ok_and(|apart: Cidr| apart.overlaps(&self)))
+        {
+            Some((apart, what)) => Err(invalid(
+                "block for pods",
+                self,
+                format!(
+                    "it overlaps {apart} ({what}); use private addresses, such as 10.244.0.0/16 or fd00:244::/48"
+                ),
+            )),
+            None => Ok(self),
+        }
+    }
+
     /// True where the blocks share an address.
     pub fn overlaps(&self, other: &Cidr) -> bool {
         self.0.contains(&other.0) || other.0.contains(&self.0)
@@ -452,6 +494,34 @@ mod tests {
         assert!(error.to_string().contains("write 10.1.0.0/16"), "{error}");
         assert!("fd00::/48".parse::<Cidr>().is_ok());
         assert!("10.0.0.0".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn blocks_for_pods_hold_ordinary_addresses_only() {
+        for bad in [
+            "0.0.0.0/0",
+            "::/0",
+            "127.0.0.0/16",
+            "169.254.0.0/16",
+            "240.0.0.0/8",
+            "fe80::/64",
+            "ff00::/8",
+            "::/64",
+        ] {
+            let error = bad.parse::<Cidr>().unwrap().for_pods().unwrap_err();
+            assert!(error.to_string().contains("it overlaps"), "{error}");
+        }
+        for good in ["10.0.0.0/8", "100.64.0.0/10", "192.0.2.0/24", "fd00::/8", "2001:db8::/32"] {
+            assert!(good.parse::<Cidr>().unwrap().for_pods().is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn machines_have_addresses_of_their_own() {
+        for bad in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"] {
+            assert!(machine_address(bad.parse().unwrap()).is_err(), "{bad}");
+        }
+        assert!(machine_address("192.0.2.1".parse().unwrap()).is_ok());
     }
 
     #[test]

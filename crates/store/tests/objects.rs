@@ -305,6 +305,26 @@ fn an_error_names_line_object_field_value_and_mend() {
 }
 
 #[test]
+fn blocks_and_addresses_that_no_machine_can_have_are_refused() {
+    check_error(
+        "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {name: default}\nspec:\n  podCIDRs: [0.0.0.0/0]\n",
+        "line 5: network default: spec.podCIDRs[0]: \"0.0.0.0/0\" is no valid block for pods: it overlaps 0.0.0.0/8 \
+         (this network); use private addresses, such as 10.244.0.0/16 or fd00:244::/48",
+    );
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n";
+    check_error(
+        &format!("{node}spec:\n  podCIDRs: [127.0.0.0/24]\n"),
+        "line 5: node n1: spec.podCIDRs[0]: \"127.0.0.0/24\" is no valid block for pods: it overlaps 127.0.0.0/8 \
+         (loopback); use private addresses, such as 10.244.0.0/16 or fd00:244::/48",
+    );
+    check_error(
+        &format!("{node}status:\n  addresses:\n  - {{type: InternalIP, address: 0.0.0.0}}\n"),
+        "line 6: node n1: status.addresses[0].address: \"0.0.0.0\" is no valid machine's address: \
+         other machines can't reach one by it",
+    );
+}
+
+#[test]
 fn one_broken_document_leaves_the_others() {
     let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: [\n---\n\
                 apiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";

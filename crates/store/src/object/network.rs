@@ -9,6 +9,9 @@ pub(super) fn network(meta: &Meta, spec: &NetworkSpec) -> Result<Network, Object
     let name = NetworkName::new(&meta.name).map_err(|e| ObjectError::at("metadata.name", e))?;
     let mut network = Network::named(name);
     network.pod_cidrs = cidrs("spec.podCIDRs", &spec.pod_cidrs)?;
+    for (i, block) in network.pod_cidrs.iter().enumerate() {
+        block.for_pods().map_err(|e| ObjectError::at(format!("spec.podCIDRs[{i}]"), e))?;
+    }
     for family in Family::ALL {
         let blocks: Vec<&Cidr> = network.pod_cidrs.iter().filter(|c| c.family() == family).collect();
         if let [first, second, ..] = blocks[..] {

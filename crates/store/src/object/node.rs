@@ -1,6 +1,6 @@
 //! Nodes.
 
-use weft_model::{Cidr, NetworkName, Node, NodeAddress, NodeCidr, NodeName};
+use weft_model::{Cidr, NetworkName, Node, NodeAddress, NodeCidr, NodeName, machine_address};
 
 use super::error::keyed;
 use super::raw::{NodeSpec, NodeStatus, Object};
@@ -37,10 +37,11 @@ fn addresses(text: &str) -> Result<Vec<NodeAddress>, String> {
     parts(text)
         .map(|part| {
             let bad = || format!("{part:?} is no address; write ADDRESS/PREFIX, such as 192.0.2.1/24");
-            if let Ok(net) = part.parse::<ipnet::IpNet>() {
-                return Ok(NodeAddress { ip: net.addr(), prefix: Some(net.prefix_len()) });
-            }
-            Ok(NodeAddress { ip: part.parse().map_err(|_| bad())?, prefix: None })
+            let (ip, prefix) = match part.parse::<ipnet::IpNet>() {
+                Ok(net) => (net.addr(), Some(net.prefix_len())),
+                Err(_) => (part.parse().map_err(|_| bad())?, None),
+            };
+            Ok(NodeAddress { ip: machine_address(ip).map_err(|e| e.to_string())?, prefix })
         })
         .collect()
 }
@@ -50,12 +51,9 @@ fn internal_addresses(status: &NodeStatus) -> Result<Vec<NodeAddress>, ObjectErr
     let internal = status.addresses.iter().enumerate().filter(|(_, a)| a.r#type == "InternalIP");
     internal
         .map(|(i, a)| {
-            let ip = a.address.parse().map_err(|_| {
-                ObjectError::at(
-                    format!("status.addresses[{i}].address"),
-                    format!("{:?} is no IP address", a.address),
-                )
-            })?;
+            let broken = |reason: String| ObjectError::at(format!("status.addresses[{i}].address"), reason);
+            let ip = a.address.parse().map_err(|_| broken(format!("{:?} is no IP address", a.address)))?;
+            let ip = machine_address(ip).map_err(|e| broken(e.to_string()))?;
             Ok(NodeAddress { ip, prefix: None })
         })
         .collect()
@@ -69,7 +67,7 @@ fn ordinary_cidrs(spec: &NodeSpec) -> Result<Vec<NodeCidr>, ObjectError> {
     listed
         .chain(single)
         .map(|(field, text)| {
-            let cidr: Cidr = text.parse().map_err(|e| ObjectError::at(field, e))?;
+            let cidr = text.parse().and_then(Cidr::for_pods).map_err(|e| ObjectError::at(field, e))?;
             Ok(NodeCidr { network: NetworkName::ordinary(), cidr })
         })
         .collect()
@@ -83,7 +81,7 @@ fn named_cidrs(text: &str) -> Result<Vec<NodeCidr>, String> {
                 part.split_once('=').ok_or_else(|| format!("{part:?} is no block; write NETWORK=CIDR"))?;
             Ok(NodeCidr {
                 network: network.trim().parse().map_err(|e: weft_model::InvalidName| e.to_string())?,
-                cidr: cidr.trim().parse().map_err(|e: weft_model::InvalidNet| e.to_string())?,
+                cidr: cidr.trim().parse().and_then(Cidr::for_pods).map_err(|e| e.to_string())?,
             })
         })
         .collect()
