@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_compile::{DnsSettings, PodNames, Settings};
-use weft_model::{IfName, NodeName};
+use weft_model::{IfName, NodeName, machine_address};
 use weft_plan::DnsName;
 
 /// Where the cluster's facts come from. One field is set.
@@ -151,6 +151,16 @@ pub enum ConfigError {
         /// What is wrong, with line and field.
         reason: String,
     },
+    /// A field's value can't be used.
+    #[error("{}: {field}: {reason}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
     /// The host's name is no node name.
     #[error("the host's name is no node name ({0}); set `node` in the configuration")]
     HostName(String),
@@ -164,8 +174,58 @@ impl AgentConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: error.to_string() })
+        let config: Self = serde_saphyr::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: error.to_string() })?;
+        config.check().map_err(|(field, reason)| ConfigError::Value {
+            path: path.to_owned(),
+            field,
+            reason,
+        })?;
+        Ok(config)
+    }
+
+    /// What the types let pass: the field, and what is wrong with its value.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let StoreConfig::Directory(directory) = &self.store;
+        let folders = [
+            ("store.directory", directory),
+            ("stateDir", &self.state_dir),
+            ("runDir", &self.run_dir),
+            ("cni.confDir", &self.cni.conf_dir),
+            ("cni.leaseDir", &self.cni.lease_dir),
+        ];
+        for (field, folder) in folders {
+            if !folder.is_absolute() {
+                // Runtimes call the plugin in folders of their own.
+                return Err((field, format!("{:?} is no absolute path; begin it with /", folder.display())));
+            }
+        }
+        if self.cni.conf_name.starts_with('.')
+            || self.cni.conf_name.contains('/')
+            || !self.cni.conf_name.ends_with(".conflist")
+        {
+            let reason = format!("{:?} must be a file's name that ends in .conflist", self.cni.conf_name);
+            return Err(("cni.confName", reason));
+        }
+        // The specification's own rule for names (section 1, "Network configuration format").
+        let name = self.cni.network_name.as_bytes();
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
+        if !name.first().is_some_and(u8::is_ascii_alphanumeric) || !name.iter().all(allowed) {
+            let reason = format!(
+                "{:?} must begin with a letter or digit, and have letters, digits and _.- only",
+                self.cni.network_name
+            );
+            return Err(("cni.networkName", reason));
+        }
+        let addresses = [
+            ("addresses", &self.addresses),
+            ("dns.clusterAddresses", &self.dns.cluster_addresses),
+            ("dns.linkLocal", &self.dns.link_local),
+        ];
+        for (field, address) in addresses.into_iter().flat_map(|(f, list)| list.iter().map(move |a| (f, a))) {
+            machine_address(*address).map_err(|error| (field, error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// The node's name.
@@ -239,5 +299,35 @@ mod tests {
         assert!(error.to_string().contains("noed"), "{error}");
         let error = serde_saphyr::from_str::<AgentConfig>("store: {directory: /x}\nnode: N_1\n").unwrap_err();
         assert!(error.to_string().contains("no valid node name"), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_used_is_refused_with_its_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.yaml");
+        let check = |text: &str, expected: &str| {
+            std::fs::write(&path, text).unwrap();
+            let said = AgentConfig::read(&path).map(|_| String::new()).unwrap_or_else(|e| e.to_string());
+            assert!(said.contains(expected), "{text}: {said}");
+        };
+        check("store: {directory: cluster}\n", "store.directory: \"cluster\" is no absolute path");
+        let store = "store: {directory: /x}";
+        check(&format!("{store}\nrunDir: run\n"), "runDir: \"run\" is no absolute path");
+        for name in ["../x.conflist", "", ".conflist", "10-weft.conf"] {
+            check(&format!("{store}\ncni: {{confName: \"{name}\"}}\n"), "cni.confName: ");
+        }
+        check(&format!("{store}\ncni: {{networkName: a/b}}\n"), "cni.networkName: \"a/b\" must begin");
+        check(
+            &format!("{store}\naddresses: [127.0.0.1]\n"),
+            "addresses: \"127.0.0.1\" is no valid machine's address",
+        );
+        // A DNS server at all addresses would answer the world.
+        check(
+            &format!("{store}\ndns: {{clusterAddresses: [0.0.0.0]}}\n"),
+            "dns.clusterAddresses: \"0.0.0.0\"",
+        );
+        assert!(AgentConfig::read(&path).is_err());
+        std::fs::write(&path, store).unwrap();
+        assert!(AgentConfig::read(&path).is_ok());
     }
 }
