@@ -118,6 +118,22 @@ fn the_overlay_is_chosen_alike_by_both_ends() {
 }
 
 #[test]
+fn a_block_that_holds_a_nodes_own_address_is_left_out_and_named() {
+    // This node's link is 192.0.2.0/24: such a route would be more specific, and cut it off.
+    for (block, whose) in
+        [("192.0.2.0/25", "192.0.2.1 of node n1"), ("198.51.100.0/24", "198.51.100.9 of node x")]
+    {
+        let mut facts = cluster();
+        facts.push(node("x", "198.51.100.9/24", &[block]));
+        let plan = compile(settings(), facts);
+        let text = plan.to_string();
+        assert!(!text.contains(&format!("route {block}")), "{text}");
+        let expected = format!("node x: its block {block} holds the address {whose} itself: give x another");
+        assert!(plan.warnings.iter().any(|w| w.to_string() == expected), "{:?}", plan.warnings);
+    }
+}
+
+#[test]
 fn a_peer_that_host_gw_cannot_reach_is_closed_and_named() {
     let mut network = weft_model::Network::ordinary();
     network.overlay = Overlay::HostGw;

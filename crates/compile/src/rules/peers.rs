@@ -103,12 +103,21 @@ fn close(block: Cidr, origin: &FactKey, out: &mut Output) {
     out.kernel(route_key(block), KernelRow::Route(route), origin);
 }
 
-/// A peer's block that overlaps this node's own would take its pods away: it is left out.
+/// Why a peer's block is left out: it would take this node's pods away, or an address without which nobody is reached.
 fn clash(node: &Node, block: Cidr, context: &Context<'_>) -> Option<String> {
     let own = context.own_node()?;
-    let ours = own.pod_cidrs.iter().find(|c| c.cidr.overlaps(&block))?;
+    if let Some(ours) = own.pod_cidrs.iter().find(|c| c.cidr.overlaps(&block)) {
+        return Some(format!(
+            "its block {block} overlaps {} of this node ({}): give one of {} and {} another",
+            ours.cidr, own.name, node.name, own.name
+        ));
+    }
+    let host = context.facts.host().links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
+    let nodes = own.addresses.iter().chain(&node.addresses).map(|address| address.ip);
+    let address = nodes.chain(host).find(|address| block.contains(*address))?;
+    let whose = if node.addresses.iter().any(|a| a.ip == address) { &node.name } else { &own.name };
     Some(format!(
-        "its block {block} overlaps {} of this node ({}): give one of {} and {} another",
-        ours.cidr, own.name, node.name, own.name
+        "its block {block} holds the address {address} of node {whose} itself: give {} another",
+        node.name
     ))
 }
