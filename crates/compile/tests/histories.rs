@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use weft_compile::{Compiler, DnsSettings, Settings};
+use weft_compile::{Compiler, Settings};
 use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host,
     HostLink, HostPort, IfName, Labels, Mac, NamespaceName, Network, NetworkName, Node, NodeAddress,
     NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port, Protocol, Service, ServicePort, Shape,
-    SliceSource, TargetPort,
+    SliceSource, TargetPort, Vni,
 };
 use weft_plan::Plan;
 
@@ -19,7 +19,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| node(n, variant)),
         1 => any::<u8>().prop_map(host),
-        1 => any::<u8>().prop_map(network),
+        2 => (0u8..2, any::<u8>()).prop_map(|(n, variant)| network(n, variant)),
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| attachment(n, variant)),
         2 => (0u8..2, any::<bool>()).prop_map(|(n, there)| namespace(n, there)),
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| pod(n, variant)),
@@ -36,8 +36,8 @@ fn ordinary() -> NetworkName {
     NetworkName::ordinary()
 }
 
-fn key(namespace: u8, name: String) -> ObjectKey {
-    ObjectKey { namespace: namespace_name(namespace), name: ObjectName::new(&name).unwrap() }
+fn key(namespace: u8, name: &str) -> ObjectKey {
+    ObjectKey { namespace: namespace_name(namespace), name: ObjectName::new(name).unwrap() }
 }
 
 fn namespace_name(n: u8) -> NamespaceName {
@@ -66,6 +66,10 @@ fn node(n: u8, variant: u8) -> Change {
     if bit(variant, 5) {
         cidr(format!("fd00:244:0:{block}::/64"));
     }
+    if bit(variant, 6) {
+        let cidr = format!("10.245.{n}.0/24").parse().unwrap();
+        node.pod_cidrs.push(NodeCidr { network: blue(), cidr });
+    }
     Change::set(Fact::Node(node))
 }
 
@@ -84,11 +88,21 @@ fn host(variant: u8) -> Change {
     Change::set(Fact::Host(Host { links: vec![link] }))
 }
 
-fn network(variant: u8) -> Change {
+/// A second network: whatever there is one of in a node's kernel must not be one for each network.
+fn blue() -> NetworkName {
+    NetworkName::new("blue").unwrap()
+}
+
+fn network(n: u8, variant: u8) -> Change {
+    let name = if n.is_multiple_of(2) { ordinary() } else { blue() };
     if variant < 32 {
-        return Change::Remove(FactKey::Network(ordinary()));
+        return Change::Remove(FactKey::Network(name));
     }
-    let mut network = Network::ordinary();
+    let mut network = Network::named(name);
+    if network.name == blue() {
+        network.vni = Vni::new(77).unwrap();
+        network.vxlan_port = Port::new(if bit(variant, 6) { 4790 } else { Network::VXLAN_PORT }).unwrap();
+    }
     network.overlay = [Overlay::Auto, Overlay::Vxlan, Overlay::HostGw][usize::from(variant % 3)];
     network.shape = [Shape::Island, Shape::Flat, Shape::Isolated][usize::from(variant / 3 % 3)];
     if bit(variant, 7) {
@@ -109,7 +123,7 @@ fn attachment(n: u8, variant: u8) -> Change {
         protocol: Protocol::Tcp,
     };
     Change::set(Fact::Attachment(Attachment {
-        network: ordinary(),
+        network: if bit(variant, 3) { blue() } else { ordinary() },
         pod: None,
         addresses: vec![IpAddr::from([10, 244, 0, 10 + n]), format!("fd00:244::{}", 10 + n).parse().unwrap()],
         mac: Mac::derived(&id.container),
@@ -127,7 +141,7 @@ fn namespace(n: u8, there: bool) -> Change {
 }
 
 fn pod(n: u8, variant: u8) -> Change {
-    let key = key(n, format!("pod-{n}"));
+    let key = key(n, &format!("pod-{n}"));
     if variant < 48 {
         return Change::Remove(FactKey::Pod(key));
     }
@@ -148,7 +162,7 @@ fn pod(n: u8, variant: u8) -> Change {
 }
 
 fn service(n: u8, variant: u8) -> Change {
-    let key = key(n, format!("svc-{n}"));
+    let key = key(n, &format!("svc-{n}"));
     if variant < 32 {
         return Change::Remove(FactKey::Service(key));
     }
@@ -171,7 +185,7 @@ fn service(n: u8, variant: u8) -> Change {
 }
 
 fn slice(n: u8, variant: u8) -> Change {
-    let key = key(n, format!("slice-{n}"));
+    let key = key(n, &format!("slice-{n}"));
     if variant < 64 {
         return Change::Remove(FactKey::EndpointSlice(key));
     }

@@ -342,8 +342,8 @@ fn tunnel_packets_from_strangers_are_dropped() {
     udp 203.0.113.66:40000 → 192.168.1.1:4789
       n0 send from outside by eth0 [host]
       n0 prerouting pod_sources: iifname != "weftp*" accept comment "not from a pod" [node n0]
-      n0 prerouting tunnel_peers: meta l4proto udp th dport 4789 fib daddr type local ip saddr != @tunnel_peer4 counter drop comment "tunnel packets from nodes only" [network default]
-    dropped on n0: chain tunnel_peers: meta l4proto udp th dport 4789 fib daddr type local ip saddr != @tunnel_peer4 counter drop comment "tunnel packets from nodes only" [network default]
+      n0 prerouting tunnel_peers: meta l4proto . th dport @tunnel_ports fib daddr type local ip saddr != @tunnel_peer4 counter drop comment "tunnel packets from nodes only"; found udp . 4789 [network default]
+    dropped on n0: chain tunnel_peers: meta l4proto . th dport @tunnel_ports fib daddr type local ip saddr != @tunnel_peer4 counter drop comment "tunnel packets from nodes only"; found udp . 4789 [network default]
     "#);
     let known = forged.from(nodes[1].addresses[0]);
     let outcome = trace(&world, &from_outside("n0"), known).outcome;

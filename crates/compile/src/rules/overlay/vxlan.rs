@@ -11,16 +11,19 @@ use weft_plan::kernel::{
     ANSWER_MARK, LinkKind, MAIN_TABLE, Opening, POD_LINK_PREFIX, POD_TABLE, PolicyRule, VxlanLink,
 };
 use weft_plan::{
-    Atom, Fdb, Field, KernelKey, KernelRow, Link, Neighbour, Route, RouteKey, RouteKind, SetSpec, Statement,
-    Verdict,
+    Atom, Fdb, Field, Ident, KernelKey, KernelRow, Link, Neighbour, Route, RouteKey, RouteKind, SetSpec,
+    Statement, Type, Verdict,
 };
 
 use crate::engine::{Context, Output};
-use crate::rules::table::{Pair, address_type, filter, not_in_set};
+use crate::rules::table::{Pair, address_type, filter, in_set, not_in_set};
 use crate::topology::{link_local, tunnel_link};
 
 /// Underlay addresses from which tunnel packets are taken.
 pub const PEERS: Pair = Pair { v4: "tunnel_peer4", v6: "tunnel_peer6" };
+
+/// (protocol . port) of each network's tunnel.
+pub const PORTS: &str = "tunnel_ports";
 
 /// Tables of further networks: this bit and the VNI, which has 24.
 const FURTHER_TABLES: u32 = 1 << 24;
@@ -76,15 +79,13 @@ fn send_answers_back(origin: &FactKey, out: &mut Output) {
 }
 
 fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {
-    // A chain a network: each has a port of its own.
-    let name = match network.name == NetworkName::ordinary() {
-        true => "tunnel_peers".to_owned(),
-        false => format!("tunnel_peers_{}", network.vni.get()),
-    };
-    let to_tunnel = [
-        Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Udp.number())),
-        Statement::Match(Field::Dport, Comparison::Is, Value::Port(network.vxlan_port.get())),
-    ];
+    // One chain for all networks, whose ports are elements.
+    let ports = Ident::new(PORTS);
+    let spec = SetSpec::set(&[Type::InetProto, Type::InetService], "ports of tunnels");
+    out.table_set(ports.clone(), spec, origin);
+    let port = [Atom::Proto(Protocol::Udp.number()), Atom::Port(network.vxlan_port.get())];
+    out.member(ports.clone(), port, origin);
+    let to_tunnel = [in_set([Field::L4Proto, Field::Dport], ports)];
     // Masqueraded on its way to an address that a peer doesn't publish, it would pass for its node's own.
     let from_pod =
         Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX.into()));
@@ -108,7 +109,7 @@ fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {
                 .chain(refused.clone()),
         ));
     }
-    out.base_chain(&name, filter(HookKind::Prerouting, -305), rules, origin);
+    out.base_chain("tunnel_peers", filter(HookKind::Prerouting, -305), rules, origin);
 }
 
 /// The table that a network's pods look at first: each network reaches nodes by a tunnel of its own.
