@@ -349,6 +349,12 @@ fn tunnel_packets_from_strangers_are_dropped() {
     let outcome = trace(&world, &from_outside("n0"), known).outcome;
     let to_node = |outcome: &Outcome| matches!(outcome, Outcome::Delivered { to: Receiver::Node { .. }, .. });
     assert!(to_node(&outcome), "{outcome}");
+    // A pod's would be masqueraded on the way to an address that no node publishes, and so pass for its node's own.
+    for target in [nodes[1].addresses[0], ip("203.0.113.66")] {
+        let packet = Packet::to(Protocol::Udp, target, 4789);
+        let outcome = trace(&world, &from_pod("n0", "pod-0-0"), packet).outcome;
+        assert!(outcome.to_string().contains("\"pods send no tunnel packets\""), "{outcome}");
+    }
 }
 
 #[test]
