@@ -18,6 +18,7 @@ pub mod leftovers;
 pub mod load;
 pub mod machine;
 pub mod manifest;
+pub mod matrix;
 pub mod pod;
 pub mod probe;
 pub mod resolve;
@@ -27,6 +28,7 @@ pub mod serve;
 pub mod tool;
 pub mod topology;
 pub mod weft;
+pub mod witness;
 
 pub use error::LabError;
 pub use exec::exec_main;

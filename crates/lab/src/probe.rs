@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 
 use crate::serve::Greeting;
 
@@ -36,6 +37,19 @@ pub struct Target {
     pub address: SocketAddr,
     /// How long an answer may take, in milliseconds.
     pub patience_ms: u64,
+    /// The address to ask from, which the asker's machine must have; otherwise its kernel chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+}
+
+impl Target {
+    /// How long an answer may take where nothing else is said, in milliseconds.
+    const PATIENCE_MS: u64 = 2000;
+
+    /// A target with the usual patience.
+    pub fn new(transport: Transport, address: SocketAddr) -> Self {
+        Self { transport, address, patience_ms: Self::PATIENCE_MS, from: None }
+    }
 }
 
 /// What came of a probe.
@@ -88,8 +102,8 @@ fn probe(target: &Target) -> Outcome {
     let patience = Duration::from_millis(target.patience_ms);
     let start = Instant::now();
     let result = match target.transport {
-        Transport::Http => http(target.address, patience),
-        Transport::Udp => udp(target.address, patience),
+        Transport::Http => http(target, patience),
+        Transport::Udp => udp(target, patience),
     };
     match result {
         Ok(greeting) => Outcome::Answered {
@@ -101,8 +115,20 @@ fn probe(target: &Target) -> Outcome {
     }
 }
 
-fn http(address: SocketAddr, patience: Duration) -> io::Result<Greeting> {
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+/// A socket that packets leave from `target.from`, or from the address that the kernel chooses.
+fn bound(target: &Target, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(target.address), kind, None)?;
+    if let Some(from) = target.from {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    Ok(socket)
+}
+
+fn http(target: &Target, patience: Duration) -> io::Result<Greeting> {
+    let address = target.address;
+    let socket = bound(target, Type::STREAM)?;
+    socket.connect_timeout(&address.into(), patience)?;
+    let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
@@ -113,10 +139,9 @@ fn http(address: SocketAddr, patience: Duration) -> io::Result<Greeting> {
     parse(body)
 }
 
-fn udp(address: SocketAddr, patience: Duration) -> io::Result<Greeting> {
-    let any: IpAddr = if address.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(address)?;
+fn udp(target: &Target, patience: Duration) -> io::Result<Greeting> {
+    let socket = UdpSocket::from(bound(target, Type::DGRAM)?);
+    socket.connect(target.address)?;
     let mut buffer = [0; 2048];
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
     for _ in 0..3 {

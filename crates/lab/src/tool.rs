@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::machine::{Finished, Machine, Net};
-use crate::{LabError, load, machine, pod, probe, resolve, serve};
+use crate::{LabError, load, machine, pod, probe, resolve, serve, witness};
 
 /// The first argument of every call.
 pub const SUBCOMMAND: &str = "lab-tool";
@@ -27,6 +27,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         ["internet", name] => serve::internet_main(name),
         ["probe"] => answer(|targets: Vec<probe::Target>| probe::probe_all(&targets)),
         ["resolve"] => answer(|questions: Vec<resolve::Question>| resolve::resolve_all(&questions)),
+        ["witness"] => answer(|watch: witness::Watch| witness::watch(&watch)),
         ["load"] => answer(|job: load::Job| load::run(&job)),
         _ => {
             eprintln!("the lab has no such process: {arguments:?}");

@@ -22,6 +22,8 @@ pub const DNS: [IpAddr; 2] = [
 /// The agent's socket on a node.
 const SOCKET: &str = "/run/weft/weft.sock";
 const CONFIG: &str = "/etc/weft/agent.yaml";
+/// Questions of one request: an answer has a limit, and holds both ways of each packet.
+const QUESTIONS_AT_ONCE: usize = 200;
 /// How long an agent may take to end when asked.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -41,17 +43,65 @@ pub struct Prediction {
     pub works: bool,
     /// The way, for people.
     pub text: String,
+    /// What its receiver sees, where it has one.
+    #[serde(skip)]
+    pub seen: Option<Seen>,
+}
+
+/// A packet as its receiver sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// `namespace/name` of a pod, a node's name, or nothing for somebody outside.
+    pub receiver: Option<String>,
+    /// The source address in the packet.
+    pub client: IpAddr,
+    /// The destination in the packet.
+    pub server: SocketAddr,
 }
 
 /// A question for the oracle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Where it comes from.
-    pub from: IpAddr,
+    /// Where it comes from: a node's or a pod's name, or an address.
+    pub from: String,
+    /// The source address in it, where that isn't the one that the sender's kernel chooses.
+    pub source: Option<IpAddr>,
     /// Where it goes.
     pub to: SocketAddr,
     /// TCP, or UDP.
     pub transport: Transport,
+}
+
+impl Prediction {
+    /// Reads an element of the answer's `explanations`.
+    fn read(explanation: &Value) -> Result<Self, String> {
+        let mut prediction = Self::deserialize(explanation).map_err(|e| e.to_string())?;
+        let forward = &explanation["conversation"]["forward"];
+        if let Some(headers) = forward.get("seen") {
+            prediction.seen = Some(Seen::read(headers, &forward["to"])?);
+        }
+        Ok(prediction)
+    }
+}
+
+impl Seen {
+    fn read(headers: &Value, to: &Value) -> Result<Self, String> {
+        let address = |key: &str| {
+            let text = headers[key].as_str().unwrap_or_default();
+            text.parse::<IpAddr>().map_err(|e| format!("{key} {text:?}: {e}"))
+        };
+        let port = headers["dport"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+        let receiver = match to["receiver"].as_str() {
+            Some("pod") => to["name"].as_str(),
+            Some("node") => to["node"].as_str(),
+            _ => None,
+        };
+        Ok(Self {
+            receiver: receiver.map(str::to_owned),
+            client: address("source")?,
+            server: SocketAddr::new(address("destination")?, port),
+        })
+    }
 }
 
 impl Programs {
@@ -155,6 +205,20 @@ impl Agent {
         self.exchange("GET", "/v1/status", b"")
     }
 
+    /// The rows of its plan, each as `weft plan` prints it.
+    pub fn plan(&self) -> Result<Vec<String>, LabError> {
+        let answer = self.exchange("GET", "/v1/plan", b"")?;
+        let rows = answer["rows"].as_array().into_iter().flatten();
+        Ok(rows.filter_map(|row| row["row"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// Where the kernel differs from the plan, as `weft plan --diff` prints it.
+    pub fn differences(&self) -> Result<Vec<String>, LabError> {
+        let answer = self.exchange("GET", "/v1/plan/kernel", b"")?;
+        let lines = answer["differences"].as_array().into_iter().flatten();
+        Ok(lines.filter_map(Value::as_str).map(str::to_owned).collect())
+    }
+
     /// What the oracle says of each packet.
     pub fn predict(&self, packets: &[Packet]) -> Result<Vec<Prediction>, LabError> {
         let queries: Vec<Value> = packets
@@ -164,13 +228,21 @@ impl Agent {
                     Transport::Http => "tcp",
                     Transport::Udp => "udp",
                 };
-                json!({"from": packet.from, "to": format!("{}/{protocol}", packet.to)})
+                let mut query = json!({"from": packet.from, "to": format!("{}/{protocol}", packet.to)});
+                if let Some(source) = packet.source {
+                    query["source"] = json!(source);
+                }
+                query
             })
             .collect();
-        let body = json!({"queries": queries}).to_string();
-        let mut answer = self.exchange("POST", "/v1/explain", body.as_bytes())?;
-        let predictions: Vec<Prediction> = serde_json::from_value(answer["explanations"].take())
-            .map_err(|e| self.unreadable(&e.to_string()))?;
+        let mut predictions = Vec::with_capacity(packets.len());
+        for part in queries.chunks(QUESTIONS_AT_ONCE) {
+            let body = json!({"queries": part}).to_string();
+            let answer = self.exchange("POST", "/v1/explain", body.as_bytes())?;
+            for explanation in answer["explanations"].as_array().into_iter().flatten() {
+                predictions.push(Prediction::read(explanation).map_err(|why| self.unreadable(&why))?);
+            }
+        }
         if predictions.len() != packets.len() {
             return Err(self.unreadable(&format!(
                 "{} answers to {} questions",

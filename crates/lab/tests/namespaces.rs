@@ -19,13 +19,7 @@ fn targets(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Target> {
     let ports = [(Transport::Http, 8080), (Transport::Udp, 8081)];
     addresses
         .into_iter()
-        .flat_map(|ip| {
-            ports.map(|(transport, port)| Target {
-                transport,
-                address: SocketAddr::new(ip, port),
-                patience_ms: 2000,
-            })
-        })
+        .flat_map(|ip| ports.map(|(transport, port)| Target::new(transport, SocketAddr::new(ip, port))))
         .collect()
 }
 

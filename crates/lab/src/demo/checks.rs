@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use weft_lab::load::{Job, Report, percentile};
+use weft_lab::matrix::both;
 use weft_lab::probe::{Outcome, Target, Transport};
 use weft_lab::resolve::{Kind, Question, Reply};
 use weft_lab::runtime::Sandbox;
@@ -14,7 +15,7 @@ use weft_lab::weft::DNS;
 use weft_lab::{Pod, serve};
 
 use super::cluster::Cluster;
-use super::matrix::{self, Place, both};
+use super::matrix;
 
 /// Step: what each agent says of itself.
 pub fn status(cluster: &mut Cluster) -> Result<String> {
@@ -153,24 +154,14 @@ pub fn mapped_ports(cluster: &mut Cluster) -> Result<String> {
     let pod = cluster.pod("shop/web-1")?;
     let lab = cluster.lab()?;
     let n1 = lab.topology().machine("n1").context("there is no n1")?;
-    let client = lab.topology().machine(CLIENT).context("there is no client")?;
     let mapped = |ip: IpAddr| {
-        [(Transport::Http, 30080), (Transport::Udp, 30081)].map(|(transport, port)| Target {
-            transport,
-            address: SocketAddr::new(ip, port),
-            patience_ms: 2000,
-        })
+        [(Transport::Http, 30080), (Transport::Udp, 30081)]
+            .map(|(transport, port)| Target::new(transport, SocketAddr::new(ip, port)))
     };
     let from_outside: Vec<Target> = n1.addresses().flat_map(mapped).collect();
     let from_itself: Vec<Target> =
         from_outside.iter().cloned().chain(mapped([127, 0, 0, 1].into())).collect();
-    let mut places = matrix::places(cluster)?;
-    places.push(Place {
-        name: CLIENT.into(),
-        machine: lab.machine(CLIENT)?,
-        netns: None,
-        addresses: client.addresses().collect(),
-    });
+    let places = matrix::places(cluster)?;
     let oracle = matrix::oracle(cluster)?;
     let mut answers = 0;
     let mut problems = Vec::new();

@@ -1,113 +1,90 @@
-//! The reachability matrix: every pod and node asks every other, by HTTP and UDP, over both families, and the oracle
-//! has said before what would come of it.
+//! The reachability matrix: every pod and node, and a client outside, asks every other, by HTTP and UDP, over both
+//! families, and the oracle has said before what would come of it. One more row is a pod that pretends to be another.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use weft_lab::LabError;
+use weft_lab::matrix::{Expected, Place, Standing, both};
 use weft_lab::probe::{Outcome, Target, Transport};
-use weft_lab::weft::{Agent, Packet, Prediction};
-use weft_lab::{Machine, Net, Tool, serve};
+use weft_lab::topology::CLIENT;
+use weft_lab::weft::{Agent, Packet};
 
 use super::cluster::Cluster;
 
-/// A row and a column of the matrix.
-#[derive(Clone)]
-pub struct Place {
-    pub name: String,
-    pub machine: Arc<Machine>,
-    /// Absent for the machine's own network.
-    pub netns: Option<PathBuf>,
-    pub addresses: Vec<IpAddr>,
+/// The pod that pretends, and the one on the same node that it pretends to be.
+const PRETENDER: &str = "tools/probe-1";
+const PRETENDED: &str = "shop/web-1";
+/// How long an answer is waited for that isn't to come.
+const BLOCKED_MS: u64 = 600;
+
+/// A row: who asks, and under whose addresses where they aren't its own.
+struct Row {
+    name: String,
+    place: Place,
+    borrowed: Vec<IpAddr>,
 }
 
-impl Place {
-    /// The network that its probes run in.
-    pub fn net(&self) -> Net<'_> {
-        self.netns.as_deref().map_or(Net::Machine, Net::At)
-    }
-
-    /// Has this place ask all targets.
-    pub fn probe(&self, tool: &Tool, targets: &[Target]) -> Result<Vec<Outcome>> {
-        tool.ask(&self.machine, self.net(), "probe", targets)
-            .with_context(|| format!("can't probe from {}", self.name))
-    }
+/// A column: who is asked, and how.
+struct Column {
+    name: String,
+    targets: Vec<Target>,
+    /// Only the cluster's own network knows the way there.
+    island: Option<Vec<IpAddr>>,
 }
 
-/// One question of the matrix, what the oracle said, and what came of it.
+/// One question of the matrix, what was to come of it, and what came.
 struct Cell {
-    from: usize,
-    to: usize,
+    row: usize,
+    column: usize,
     target: Target,
-    predicted: Prediction,
+    expected: Expected,
     outcome: Outcome,
 }
 
 impl Cell {
-    /// What is wrong with it; nothing where kernel and oracle agree and the right server saw the right client.
-    fn problem(&self, places: &[Place]) -> Option<String> {
-        let (from, to) = (&places[self.from], &places[self.to]);
-        let what = format!("{} → {} ({} {})", from.name, to.name, self.target.transport, self.target.address);
-        match (self.predicted.works, &self.outcome) {
-            (true, Outcome::Answered { greeting, .. }) => {
-                let right = greeting.name == to.name && from.addresses.contains(&greeting.client.ip());
-                let (name, client) = (&greeting.name, greeting.client);
-                (!right).then(|| format!("{what}: {name} answered, and saw the client {client}"))
-            }
-            (false, Outcome::Refused(_) | Outcome::Silent) => None,
-            (true, failed) => Some(format!("{what}: predicted to work, and {failed:?}")),
-            (false, Outcome::Answered { .. }) => {
-                Some(format!("{what}: predicted {}, and it answered", self.predicted.verdict))
-            }
-        }
+    fn problem(&self, rows: &[Row], columns: &[Column]) -> Option<String> {
+        let (from, to) = (&rows[self.row].name, &columns[self.column].name);
+        let Target { transport, address, .. } = &self.target;
+        let objection = self.expected.objection(&self.outcome)?;
+        Some(format!("{from} → {to} ({transport} {address}): {objection}"))
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(self.expected, Expected::Answer(..))
     }
 }
 
-/// Every node and pod.
+/// Every node, every pod, and the client.
 pub fn places(cluster: &Cluster) -> Result<Vec<Place>> {
-    let nodes = cluster.nodes()?.into_iter().map(|(machine, addresses)| Place {
-        name: machine.name().into(),
-        machine,
-        netns: None,
-        addresses,
-    });
-    let pods = cluster.pods.values().map(|pod| Place {
-        name: pod.key(),
-        machine: Arc::clone(pod.machine()),
-        netns: match pod.net() {
-            Net::Machine => None,
-            Net::At(path) => Some(path.into()),
-        },
-        addresses: pod.addresses().to_vec(),
-    });
-    Ok(nodes.chain(pods).collect())
-}
-
-/// Both ways to ask an address.
-pub fn both(address: IpAddr) -> [Target; 2] {
-    [(Transport::Http, serve::HTTP), (Transport::Udp, serve::UDP)].map(|(transport, port)| Target {
-        transport,
-        address: SocketAddr::new(address, port),
-        patience_ms: 2000,
-    })
+    let nodes = cluster.nodes()?.into_iter();
+    let nodes = nodes.map(|(machine, addresses)| Place::machine(machine, addresses, Standing::InCluster));
+    let pods = cluster.pods.values().map(Place::pod);
+    let lab = cluster.lab()?;
+    let addresses = lab.topology().machine(CLIENT).context("there is no client")?.addresses().collect();
+    let client = Place::machine(lab.machine(CLIENT)?, addresses, Standing::Outside);
+    Ok(nodes.chain(pods).chain([client]).collect())
 }
 
 /// Step: the whole matrix beside the oracle's.
 pub fn compare(cluster: &mut Cluster) -> Result<String> {
     let places = places(cluster)?;
     settle(cluster, &places)?;
-    let cells = fill(cluster, &places)?;
-    cluster.show(table(&places, &cells));
-    let problems: Vec<String> = cells.iter().filter_map(|c| c.problem(&places)).collect();
-    let working = cells.iter().filter(|c| c.predicted.works).count();
+    let columns = columns(cluster, &places)?;
+    let rows = rows(cluster, places)?;
+    let cells = fill(cluster, &rows, &columns)?;
+    cluster.show(table(&rows, &columns, &cells));
+    let problems: Vec<String> = cells.iter().filter_map(|c| c.problem(&rows, &columns)).collect();
+    let working = cells.iter().filter(|c| c.is_answered()).count();
     if !problems.is_empty() {
         let shown: Vec<&str> = problems.iter().take(5).map(String::as_str).collect();
         bail!("{} of {} cells are wrong: {}", problems.len(), cells.len(), shown.join("; "));
     }
-    Ok(format!("{} cells, each as the oracle says ({working} reachable)", cells.len()))
+    let blocked = cells.len() - working;
+    Ok(format!("{} cells, each as the oracle says ({working} answered, {blocked} blocked)", cells.len()))
 }
 
 /// How long facts may take from node to node.
@@ -120,7 +97,7 @@ fn settle(cluster: &Cluster, places: &[Place]) -> Result<()> {
     let all: Vec<Target> = places.iter().flat_map(|p| p.addresses.iter().flat_map(|a| both(*a))).collect();
     let tool = cluster.lab()?.tool();
     let oracle = oracle(cluster)?;
-    for place in places.iter().filter(|p| p.netns.is_none()) {
+    for place in places.iter().filter(|p| p.netns.is_none() && p.standing == Standing::InCluster) {
         loop {
             let reached = place.probe(tool, &all)?.iter().all(|o| o.greeting().is_some());
             let foreseen = oracle.predict(&packets(place, &all))?.iter().all(|p| p.works);
@@ -138,57 +115,122 @@ pub fn oracle(cluster: &Cluster) -> Result<&Agent> {
     cluster.agents.values().next().context("no agent is running")
 }
 
-fn fill(cluster: &Cluster, places: &[Place]) -> Result<Vec<Cell>> {
+/// The packets that a place's probes begin with.
+pub fn packets(source: &Place, targets: &[Target]) -> Vec<Packet> {
+    targets.iter().map(|target| source.packet(target)).collect()
+}
+
+fn columns(cluster: &Cluster, places: &[Place]) -> Result<Vec<Column>> {
+    let mut columns: Vec<Column> = places
+        .iter()
+        .map(|place| Column {
+            name: place.name.clone(),
+            targets: place.addresses.iter().flat_map(|a| both(*a)).collect(),
+            island: place.netns.is_some().then(|| place.addresses.clone()),
+        })
+        .collect();
+    let mapped = cluster.pod(PRETENDED)?;
+    let node = mapped.machine().name().to_owned();
+    let addresses = places.iter().find(|p| p.name == node).context("its node isn't there")?.addresses.iter();
+    let targets = addresses.flat_map(|ip| {
+        [(Transport::Http, 30080), (Transport::Udp, 30081)]
+            .map(|(transport, port)| Target::new(transport, SocketAddr::new(*ip, port)))
+    });
+    columns.push(Column { name: format!("ports of {node}"), targets: targets.collect(), island: None });
+    Ok(columns)
+}
+
+fn rows(cluster: &Cluster, places: Vec<Place>) -> Result<Vec<Row>> {
+    let borrowed = cluster.pod(PRETENDED)?.addresses().to_vec();
+    let pretender = Place::pod(cluster.pod(PRETENDER)?);
+    let name = format!("{PRETENDER} as {PRETENDED}");
+    let row = |place: Place| Row { name: place.name.clone(), place, borrowed: Vec::new() };
+    let mut rows: Vec<Row> = places.into_iter().map(row).collect();
+    rows.push(Row { name, place: pretender, borrowed });
+    Ok(rows)
+}
+
+fn fill(cluster: &Cluster, rows: &[Row], columns: &[Column]) -> Result<Vec<Cell>> {
     let oracle = oracle(cluster)?;
-    let tool = cluster.lab()?.tool();
+    let lab = cluster.lab()?;
+    let outside = |ip: IpAddr| {
+        lab.topology().machines.iter().find(|m| m.addresses().any(|a| a == ip)).map(|m| m.name.clone())
+    };
     let mut cells = Vec::new();
-    for (from, source) in places.iter().enumerate() {
-        let asked: Vec<(usize, Target)> = places
-            .iter()
-            .enumerate()
-            .filter(|(to, _)| *to != from)
-            .flat_map(|(to, place)| place.addresses.iter().flat_map(|a| both(*a)).map(move |t| (to, t)))
-            .collect();
-        let targets: Vec<Target> = asked.iter().map(|(_, t)| t.clone()).collect();
-        let outcomes = source.probe(tool, &targets)?;
-        let predictions = oracle.predict(&packets(source, &targets))?;
-        for (((to, target), predicted), outcome) in asked.into_iter().zip(predictions).zip(outcomes) {
-            cells.push(Cell { from, to, target, predicted, outcome });
+    for (number, row) in rows.iter().enumerate() {
+        let mut asked = questions(row, columns);
+        let targets: Vec<Target> = asked.iter().map(|(_, target)| target.clone()).collect();
+        let predictions = oracle.predict(&packets(&row.place, &targets))?;
+        let mut expected = Vec::new();
+        for ((column, target), prediction) in asked.iter_mut().zip(predictions) {
+            // The oracle follows what has entered a node, and a client's packets to an island's pods never do.
+            let island = &columns[*column].island;
+            let lost = row.place.standing == Standing::Outside && island.is_some();
+            let expects = match lost {
+                true => Expected::NoAnswer,
+                false => Expected::of(&prediction, target.transport, outside),
+            };
+            if !matches!(expects, Expected::Answer(..)) {
+                target.patience_ms = BLOCKED_MS;
+            }
+            expected.push(expects);
+        }
+        let targets: Vec<Target> = asked.iter().map(|(_, target)| target.clone()).collect();
+        borrow(row, "add")?;
+        let outcomes = row.place.probe(lab.tool(), &targets);
+        borrow(row, "del")?;
+        for (((column, target), expected), outcome) in asked.into_iter().zip(expected).zip(outcomes?) {
+            cells.push(Cell { row: number, column, target, expected, outcome });
         }
     }
     Ok(cells)
 }
 
-/// The packets that a place's probes begin with.
-pub fn packets(source: &Place, targets: &[Target]) -> Vec<Packet> {
-    let of_family = |to: IpAddr| source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4());
-    targets
-        .iter()
-        .map(|target| Packet {
-            // A place without an address of the family can't send; any source then gives the same prediction.
-            from: of_family(target.address.ip()).unwrap_or(target.address.ip()),
-            to: target.address,
-            transport: target.transport,
-        })
-        .collect()
+/// What a row asks: everybody but itself. Under another's addresses a pod asks whoever isn't on its own machine, because
+/// that one's answers are none of the network's business.
+fn questions(row: &Row, columns: &[Column]) -> Vec<(usize, Target)> {
+    let from = |to: IpAddr| row.borrowed.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4());
+    let others = columns.iter().enumerate().filter(|(_, c)| c.name != row.place.name);
+    let others = others.filter(|(_, c)| c.island.as_ref().is_none_or(|a| *a != row.borrowed));
+    let targets = others.flat_map(|(number, c)| c.targets.iter().map(move |t| (number, t)));
+    targets.map(|(number, t)| (number, Target { from: from(t.address.ip()), ..t.clone() })).collect()
+}
+
+/// Gives a pretender the addresses that it borrows, or takes them away.
+fn borrow(row: &Row, verb: &str) -> Result<()> {
+    for address in &row.borrowed {
+        let mut command = Command::new("ip");
+        command.args(["address", verb, &format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })]);
+        command.args(["dev", "eth0"]);
+        if address.is_ipv6() && verb == "add" {
+            command.arg("nodad");
+        }
+        let machine = &row.place.machine;
+        machine.output(command, row.place.net(), b"")?.success_or(|output| LabError::Command {
+            machine: machine.name().into(),
+            command: format!("ip address {verb} {address} in {}", row.place.name),
+            output,
+        })?;
+    }
+    Ok(())
 }
 
 /// A mark a cell of four: reached, not reached as predicted, wrong.
-fn table(places: &[Place], cells: &[Cell]) -> String {
-    let width = places.iter().map(|p| p.name.len()).max().unwrap_or(0);
+fn table(rows: &[Row], columns: &[Column], cells: &[Cell]) -> String {
+    let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     let mut text = format!("{:width$}  ", "");
-    (1..=places.len()).for_each(|column| {
+    (1..=columns.len()).for_each(|column| {
         let _ = write!(text, "{column:>3}");
     });
-    for (from, place) in places.iter().enumerate() {
-        let _ = write!(text, "\n{:<width$}  ", place.name);
-        for to in 0..places.len() {
-            let of: Vec<&Cell> = cells.iter().filter(|c| (c.from, c.to) == (from, to)).collect();
+    for (number, row) in rows.iter().enumerate() {
+        let _ = write!(text, "\n{:<width$}  ", row.name);
+        for column in 0..columns.len() {
+            let of: Vec<&Cell> = cells.iter().filter(|c| (c.row, c.column) == (number, column)).collect();
             let mark = if of.is_empty() {
                 " "
-            } else if of.iter().any(|c| c.problem(places).is_some()) {
+            } else if of.iter().any(|c| c.problem(rows, columns).is_some()) {
                 "✗"
-            } else if of.iter().all(|c| c.predicted.works) {
+            } else if of.iter().all(|c| c.is_answered()) {
                 "✓"
             } else {
                 "·"
@@ -196,6 +238,10 @@ fn table(places: &[Place], cells: &[Cell]) -> String {
             let _ = write!(text, "{mark:>3}");
         }
     }
-    text.push_str("\ncolumns are the rows in order; ✓ HTTP and UDP over IPv4 and IPv6 as predicted, · blocked as predicted, ✗ wrong");
+    let last = columns.last().map_or("", |column| column.name.as_str());
+    let _ = write!(
+        text,
+        "\ncolumns are the rows in order, the last one the mapped {last}; ✓ HTTP and UDP over IPv4 and IPv6 as predicted, · blocked as predicted, ✗ wrong"
+    );
     text
 }
