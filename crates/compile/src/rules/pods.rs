@@ -68,10 +68,26 @@ fn constant(context: &Context<'_>, out: &mut Output) {
             &origin,
         );
     }
+    // Proxy ARP answers only for what the node has a route to: without a default route, this one keeps pods' gateway there.
+    let gateway = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(GATEWAY_V4.into()), metric: 0 };
+    let local = Route {
+        kind: RouteKind::Local,
+        link: Some(IfName::loopback()),
+        via: None,
+        onlink: false,
+        source: None,
+    };
+    out.kernel(KernelKey::Route(gateway), KernelRow::Route(local), &origin);
+    out.base_chain("pod_sources", filter(HookKind::Prerouting, -310), source_rules(), &origin);
+    out.base_chain("hairpin", nat(HookKind::Postrouting, 90), hairpin_rules(context), &origin);
+}
+
+/// A pod's link passes what has the pod's own source address, and what finds neighbours.
+fn source_rules() -> Vec<weft_plan::Rule> {
     let icmpv6 = |kind| Statement::Match(Field::Icmpv6Type, Comparison::Is, Value::Byte(kind));
     let own_source = |family| in_set([Field::Iifname, Field::Saddr(family)], SOURCES.of(family));
     let verdict = Statement::Verdict;
-    let sources = vec![
+    vec![
         weft_plan::Rule::new(
             "not from a pod",
             [
@@ -113,19 +129,7 @@ fn constant(context: &Context<'_>, out: &mut Output) {
             "not the pod's own source address",
             [Statement::Counter, verdict(Verdict::Drop)],
         ),
-    ];
-    // Proxy ARP answers only for what the node has a route to: without a default route, this one keeps pods' gateway there.
-    let gateway = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(GATEWAY_V4.into()), metric: 0 };
-    let local = Route {
-        kind: RouteKind::Local,
-        link: Some(IfName::loopback()),
-        via: None,
-        onlink: false,
-        source: None,
-    };
-    out.kernel(KernelKey::Route(gateway), KernelRow::Route(local), &origin);
-    out.base_chain("pod_sources", filter(HookKind::Prerouting, -310), sources, &origin);
-    out.base_chain("hairpin", nat(HookKind::Postrouting, 90), hairpin_rules(context), &origin);
+    ]
 }
 
 /// What a translation sent back to its sender, or to a pod from the node's loopback, gets the node's address: the answer

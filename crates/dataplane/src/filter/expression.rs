@@ -330,13 +330,21 @@ fn read_named(name: &str, a: Attributes<'_>) -> Option<Expression> {
         "immediate" => {
             Some(Expression::Immediate(register(k::NFTA_IMMEDIATE_DREG)?, value(k::NFTA_IMMEDIATE_DATA)?))
         }
+        _ => read_act(name, a),
+    }
+}
+
+/// Expressions that do something to the packet, and load no register.
+fn read_act(name: &str, a: Attributes<'_>) -> Option<Expression> {
+    let number = |kind: u16| a.get(kind)?.u32();
+    match name {
         "counter" => Some(Expression::Counter {
             packets: a.get(k::NFTA_COUNTER_PACKETS)?.u64()?,
             bytes: a.get(k::NFTA_COUNTER_BYTES)?.u64()?,
         }),
         "notrack" => Some(Expression::Notrack),
         "nat" => read_nat(a),
-        "masq" if register(k::NFTA_MASQ_FLAGS + 1).is_none() => {
+        "masq" if a.get(k::NFTA_MASQ_FLAGS + 1).is_none() => {
             Some(Expression::Masquerade(number(k::NFTA_MASQ_FLAGS).unwrap_or_default()))
         }
         "reject" => Some(Expression::Reject(
