@@ -5,7 +5,7 @@
 //! What always holds: nothing is applied before the core has made its first plan, whoever asks. What is reported as in force
 //! has been applied: a turn that only tries again or looks after something reports the generation of the last one that took changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -70,6 +70,8 @@ pub struct KernelThread<K> {
     core: Sender<Message>,
     /// The plan's generation when its changes were taken last.
     taken: u64,
+    /// Rows among those taken of whose objects the kernel tells nothing: a few, however large the plan is.
+    silent: BTreeSet<KernelKey>,
 }
 
 /// What is to be done now.
@@ -86,7 +88,7 @@ struct Pending {
 impl<K: NodeKernel> KernelThread<K> {
     /// A thread's worth of work over a kernel.
     pub fn new(kernel: K, plan: Arc<RwLock<Plan>>, inbox: Receiver<Work>, core: Sender<Message>) -> Self {
-        Self { executor: Executor::new(kernel), plan, inbox, core, taken: 0 }
+        Self { executor: Executor::new(kernel), plan, inbox, core, taken: 0, silent: BTreeSet::new() }
     }
 
     /// Works until it is told to stop, or nobody can tell it anything any more.
@@ -147,6 +149,7 @@ impl<K: NodeKernel> KernelThread<K> {
             self.taken = plan.generation;
             plan.kernel.take_changed()
         });
+        self.keep_silent(&plan, changed.as_deref().unwrap_or_default());
         // Without letting go: what is applied, and reported as this generation, is exactly what was taken.
         let plan = RwLockWriteGuard::downgrade(plan);
         // A namespace is sent before the row that needs it: with the row in the plan, it is here.
@@ -181,9 +184,17 @@ impl<K: NodeKernel> KernelThread<K> {
 
     /// Sets again what is not as it should be among the rows of which no notification comes.
     fn tend(&mut self, plan: &Plan) -> Result<Outcome, weft_dataplane::ExecutorError> {
-        let silent = |key: &&KernelKey| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_));
-        let keys: Vec<KernelKey> = plan.kernel.iter().map(|(key, _)| key).filter(silent).cloned().collect();
+        let keys: Vec<KernelKey> = self.silent.iter().cloned().collect();
         self.executor.step(plan, &keys)
+    }
+
+    fn keep_silent(&mut self, plan: &Plan, changed: &[KernelKey]) {
+        for key in changed.iter().filter(|key| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_))) {
+            match plan.kernel.get(key) {
+                Some(_) => self.silent.insert(key.clone()),
+                None => self.silent.remove(key),
+            };
+        }
     }
 
     /// Tells the core what came of it; false where nothing could be applied at all.
@@ -303,6 +314,22 @@ mod tests {
         thread.act(Pending { step: true, ..Pending::default() });
         assert_eq!(reported(&core), 2);
         assert_eq!(thread.executor.kernel().sysctls.len(), 2);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_of_is_set_again() {
+        let plan = Arc::default();
+        let (mut thread, _core) = thread_over(FakeKernel::new(), &plan);
+        add(&plan, "a");
+        thread.act(Pending { sync: true, ..Pending::default() });
+        add(&plan, "b");
+        thread.act(Pending { step: true, ..Pending::default() });
+        thread.executor.kernel_mut().sysctls.clear();
+        thread.act(Pending { tend: true, ..Pending::default() });
+        assert_eq!(thread.executor.kernel().sysctls.len(), 2);
+        plan.write().unwrap().kernel.remove(&sysctl("a").0);
+        thread.act(Pending { step: true, ..Pending::default() });
+        assert_eq!(thread.silent.len(), 1);
     }
 
     #[test]
