@@ -9,6 +9,12 @@ use crate::{packages, shell};
 
 pub fn run(options: &[&str]) -> Result<()> {
     packages::provide();
+    build_release()?;
+    shell::must(command(&shell::target().join("release")).args(options))
+}
+
+/// Builds the programs that demo and benchmarks run.
+pub fn build_release() -> Result<()> {
     eprintln!("building (release)…");
     shell::must(shell::cargo().args([
         "build",
@@ -20,8 +26,7 @@ pub fn run(options: &[&str]) -> Result<()> {
         "weft-cni",
         "-p",
         "weft-lab",
-    ]))?;
-    shell::must(command(&shell::target().join("release")).args(options))
+    ]))
 }
 
 /// How a demo went.

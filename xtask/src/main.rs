@@ -3,6 +3,7 @@
 //! What always holds: every command can be run from any folder of the checkout, says what it does, and its exit
 //! status is 0 only where everything went well.
 
+mod bench;
 mod demo;
 mod packages;
 mod shell;
@@ -15,6 +16,7 @@ const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   demo [OPTION...]   build Weft and show a cluster of three nodes on this machine (--help for its options)
+  bench NAME         measure beside peers: cni, dataplane or scale (--help for options)
   test               tidy's checks, every test, and the tests in network namespaces
   tidy               layout, licences, crate directions, text rules, rustfmt and clippy
   ci                 what continuous integration runs: test, then tidy's rustfmt and clippy
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["demo", options @ ..] => demo::run(options),
+        ["bench", options @ ..] => bench::run(options),
         ["test"] => test::run(),
         ["tidy"] => tidy::run(),
         ["ci"] => tidy::format_and_lints().and_then(|()| test::run()),

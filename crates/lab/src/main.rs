@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use weft_lab::{Lab, LabError, Tool, Topology, sandbox, tool};
 
+mod bench;
 mod demo;
 
 const USAGE: &str = "\
 Usage: weft-lab demo [--short] [--keep] a cluster of three nodes, shown and tested
+       weft-lab bench cni|dataplane|scale      measurements beside peers
        weft-lab up [routed|one-link]    start machines without agents, until standard input ends
        weft-lab list                    what runs in a lab
        weft-lab exec NAME -- COMMAND    run a command on a machine or in a pod
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ["up"] | ["up", "routed"] => up(Topology::routed()),
         ["up", "one-link"] => up(Topology::one_link(3)),
         ["demo", options @ ..] => demo::run(options),
+        ["bench", options @ ..] => bench::run(options),
         ["exec" | "list", ..] => return weft_lab::exec_main(&arguments),
         _ => {
             eprint!("{USAGE}");

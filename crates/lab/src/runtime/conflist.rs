@@ -117,7 +117,7 @@ impl ConfList {
     }
 
     /// What a plugin reads on standard input.
-    pub(super) fn request(
+    pub fn request(
         &self,
         plugin: &Value,
         sandbox: Option<&Sandbox>,

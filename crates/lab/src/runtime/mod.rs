@@ -124,7 +124,7 @@ impl Sandbox {
     }
 
     /// CNI_ARGS, as a kubelet's runtime writes it.
-    fn cni_args(&self) -> String {
+    pub fn cni_args(&self) -> String {
         let Some(pod) = &self.pod else { return String::new() };
         format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",

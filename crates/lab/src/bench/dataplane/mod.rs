@@ -1,0 +1,199 @@
+//! Throughput and round trips between pods, beside links, routes and tunnels that were made by hand.
+//!
+//! One lab with seven machines: `n1` and `n2` run Weft with host-gw, `n3` and `n4` with vxlan, `n5` and `n6` have pods made
+//! by hand with `ip` and connection tracking by `nft`, and `n7` has two namespaces with nothing but a cable between them.
+//! All machines hang on one bridge. Every measurement is taken in turns, each client on the first processor, each server on
+//! the second.
+
+mod hand_made;
+mod iperf;
+mod round_trip;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use weft_lab::load::percentile;
+use weft_lab::runtime::{Runtime, Sandbox};
+use weft_lab::{Lab, Machine, Process, Tool, Topology};
+
+use super::report::{Bound, Report};
+use super::{Options, cluster};
+pub use round_trip::{answer, ask};
+
+/// A pod, or what stands for one: a namespace on a machine, with an address.
+pub struct Place {
+    machine: Arc<Machine>,
+    netns: PathBuf,
+    address: IpAddr,
+}
+
+/// From where to where.
+struct Way {
+    client: Place,
+    server: Place,
+    /// iperf3 and the round trips' server.
+    _servers: [Process; 2],
+}
+
+/// One shape of path: Weft's, and the one made by hand.
+struct Shape {
+    name: &'static str,
+    ours: Way,
+    peer: Way,
+}
+
+/// What is measured on each way; the values are those of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Tcp1,
+    Tcp8,
+    RoundTrips,
+    Connections,
+}
+
+const MEASURES: [Measure; 4] = [Measure::Tcp1, Measure::Tcp8, Measure::RoundTrips, Measure::Connections];
+
+/// Ours, the peer's, or the bare cable's.
+const OURS: usize = 0;
+const PEER: usize = 1;
+const LIMIT: usize = 2;
+
+/// Values by metric (with its unit), of each of the three.
+type Values = BTreeMap<(String, &'static str), [Vec<f64>; 3]>;
+
+impl Measure {
+    /// Takes the measurement: metric, unit, value.
+    fn take(self, tool: &Tool, way: &Way, seconds: u32) -> Result<Vec<(String, &'static str, f64)>> {
+        let name = match self {
+            Self::Tcp1 => return Ok(vec![("tcp1".into(), "Gb/s", iperf::gigabits(way, 1, seconds)?)]),
+            Self::Tcp8 => return Ok(vec![("tcp8".into(), "Gb/s", iperf::gigabits(way, 8, seconds)?)]),
+            Self::RoundTrips => "rr",
+            Self::Connections => "crr",
+        };
+        let found = round_trip::measure(tool, way, name, seconds)?;
+        Ok(vec![
+            (name.into(), "1/s", found.per_second),
+            (format!("{name}.p50"), "ms", found.p50_us / 1000.0),
+            (format!("{name}.p99"), "ms", found.p99_us / 1000.0),
+        ])
+    }
+}
+
+/// Measures, and says what came of it.
+pub fn run(options: &Options) -> Result<Report> {
+    let lab = Lab::new("bench-dataplane", Topology::one_link(7), Tool::current()?)?;
+    let programs = options.programs()?;
+    let direct = cluster::start(&lab, &programs, "direct", &["n1", "n2"], "host-gw")?;
+    let tunnel = cluster::start(&lab, &programs, "tunnel", &["n3", "n4"], "vxlan")?;
+    let hand = hand_made::lay(&lab)?;
+    let weft = |a: &Arc<Runtime>, b: &Arc<Runtime>, name: &str| -> Result<Way> {
+        Way::between(&lab, attach(a, &format!("{name}-client"))?, attach(b, &format!("{name}-server"))?)
+    };
+    let by_hand = |(client, server): (Place, Place)| Way::between(&lab, client, server);
+    let shapes = [
+        Shape {
+            name: "same-node",
+            ours: weft(&direct[0].runtime, &direct[0].runtime, "same")?,
+            peer: by_hand(hand.same_node)?,
+        },
+        Shape {
+            name: "host-gw",
+            ours: weft(&direct[0].runtime, &direct[1].runtime, "direct")?,
+            peer: by_hand(hand.direct)?,
+        },
+        Shape {
+            name: "vxlan",
+            ours: weft(&tunnel[0].runtime, &tunnel[1].runtime, "tunnel")?,
+            peer: by_hand(hand.tunnel)?,
+        },
+    ];
+    let bare = by_hand(hand.bare)?;
+    let rounds = options.rounds.unwrap_or(5);
+    let mut values = Values::new();
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        one_round(&lab, &shapes, &bare, round, options.seconds, &mut values)?;
+    }
+    let report = summarise(values);
+    drop((shapes, bare));
+    cluster::stop(direct)?;
+    cluster::stop(tunnel)?;
+    lab.close()?;
+    Ok(report)
+}
+
+/// Each measurement on each way once. Who comes first changes from round to round.
+fn one_round(
+    lab: &Lab,
+    shapes: &[Shape],
+    bare: &Way,
+    round: usize,
+    seconds: u32,
+    values: &mut Values,
+) -> Result<()> {
+    for measure in MEASURES {
+        let limits = measure.take(lab.tool(), bare, seconds).context("the bare cable")?;
+        for shape in shapes {
+            for (metric, unit, value) in &limits {
+                note(values, shape.name, metric, unit, LIMIT, *value);
+            }
+            let mut turns = [(OURS, &shape.ours), (PEER, &shape.peer)];
+            if round % 2 == 1 {
+                turns.reverse();
+            }
+            for (whose, way) in turns {
+                let found = measure
+                    .take(lab.tool(), way, seconds)
+                    .with_context(|| format!("{} of {}", shape.name, ["Weft", "the hand-made"][whose]))?;
+                for (metric, unit, value) in found {
+                    note(values, shape.name, &metric, unit, whose, value);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn note(values: &mut Values, shape: &str, metric: &str, unit: &'static str, whose: usize, value: f64) {
+    values.entry((format!("dataplane.{shape}.{metric}"), unit)).or_default()[whose].push(value);
+}
+
+fn summarise(values: Values) -> Report {
+    let mut report = Report::new(
+        "dataplane",
+        "peer: routes and tunnels made by hand, with connection tracking; limit: two namespaces and a bare veth pair",
+    );
+    for ((metric, unit), mut found) in values {
+        let [ours, peer, limit] = found.each_mut().map(|v| percentile(v, 50));
+        if unit != "ms" {
+            report.aim(format!("{metric}: ours / hand-made"), ours / peer, Bound::AtLeast(0.95));
+        }
+        report.add(metric, unit, [Some(ours), Some(peer), Some(limit)]);
+    }
+    report
+}
+
+/// A pod that Weft connects.
+fn attach(runtime: &Arc<Runtime>, name: &str) -> Result<Place> {
+    let netns = runtime.create_netns(name)?;
+    let added = runtime.add(&Sandbox::new(name, &netns))?;
+    let address = added.result.ips().find(IpAddr::is_ipv4).context("a pod has no IPv4 address")?;
+    Ok(Place { machine: Arc::clone(runtime.machine()), netns, address })
+}
+
+impl Way {
+    fn between(lab: &Lab, client: Place, server: Place) -> Result<Self> {
+        let servers = [iperf::serve(&server)?, round_trip::serve(lab.tool(), &server)?];
+        let way = Self { client, server, _servers: servers };
+        // The first packets find neighbours; and a path that doesn't work is named before anything is measured.
+        let patience = Duration::from_secs(5);
+        round_trip::wait_for(lab.tool(), &way, patience).with_context(|| {
+            format!("{} on {} can't reach its server", way.client.address, way.client.machine.name())
+        })?;
+        Ok(way)
+    }
+}

@@ -1,0 +1,99 @@
+//! The benchmarks: `cargo xtask bench cni | dataplane | scale`.
+//!
+//! What always holds: everything runs in private namespaces; ours, the peer and the floor or ceiling are measured in one
+//! run, in turns, so that a busy machine is busy for all of them; medians are reported, and the table says what was aimed
+//! at. A missed aim is a result, not a failure of the run.
+
+mod cluster;
+mod cni;
+mod dataplane;
+mod report;
+mod scale;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use weft_lab::sandbox;
+use weft_lab::weft::Programs;
+
+/// Help text of the subcommand.
+pub const USAGE: &str = "\
+Usage: cargo xtask bench cni|dataplane|scale [OPTION...]
+
+  cni         ADD and DEL beside the reference plugins and beside raw netlink
+  dataplane   throughput and round trips beside hand-made links, routes and tunnels
+  scale       one node of clusters of 100, 1,000 and 5,000 nodes
+
+  --rounds N    cni: ADDs and DELs one after the other (100); dataplane: rounds (5); scale: changes of each kind (200)
+  --seconds N   dataplane: length of each measurement (2)
+  --out FOLDER  where NAME.json goes (target/bench)
+";
+
+/// What was asked for.
+#[derive(Debug)]
+pub struct Options {
+    /// The folder with `weft` and `weft-cni`.
+    programs: PathBuf,
+    /// Where the results go.
+    out: PathBuf,
+    /// See [`USAGE`].
+    rounds: Option<usize>,
+    seconds: u32,
+}
+
+impl Options {
+    fn parse(arguments: &[&str]) -> Result<Self> {
+        let here = std::env::current_exe().context("can't find this program")?;
+        let folder = here.parent().map(PathBuf::from).unwrap_or_default();
+        let mut options = Self { programs: folder, out: "target/bench".into(), rounds: None, seconds: 2 };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let value = rest.next().with_context(|| format!("{argument} needs a value\n\n{USAGE}"))?;
+            match *argument {
+                "--programs" => options.programs = value.into(),
+                "--out" => options.out = value.into(),
+                "--rounds" => options.rounds = Some(positive(value)?),
+                "--seconds" => options.seconds = u32::try_from(positive(value)?)?,
+                other => bail!("I don't know the option {other}.\n\n{USAGE}"),
+            }
+        }
+        Ok(options)
+    }
+
+    fn programs(&self) -> Result<Programs> {
+        Programs::in_folder(&self.programs)
+            .context("build them with `cargo build --release -p weft -p weft-cni`")
+    }
+}
+
+fn positive(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => bail!("{text} is no positive number"),
+    }
+}
+
+/// Runs a benchmark, or one of the processes that benchmarks start.
+pub fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        [] | ["--help" | "-h", ..] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        ["answer", address] => dataplane::answer(address),
+        ["ask", address, what, seconds] => dataplane::ask(address, what, seconds),
+        ["one-size", nodes, changes] => scale::one_size(positive(nodes)?, positive(changes)?),
+        [name, options @ ..] => {
+            let options = Options::parse(options)?;
+            sandbox::enter()?;
+            let report = match *name {
+                "cni" => cni::run(&options)?,
+                "dataplane" => dataplane::run(&options)?,
+                "scale" => scale::run(&options)?,
+                other => bail!("I don't know the benchmark {other}.\n\n{USAGE}"),
+            };
+            print!("{report}");
+            report.write(&options.out)
+        }
+    }
+}
