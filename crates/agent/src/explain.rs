@@ -18,7 +18,7 @@ use weft_model::{
 };
 use weft_plan::{DnsName, Plan, Record};
 
-use crate::core::Core;
+use crate::core::{Core, SharedPlans};
 
 /// What is asked: from where, to where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,22 +53,42 @@ pub struct Explanation {
     pub conversation: Option<Conversation>,
 }
 
-/// Answers many questions over one view of the cluster.
-pub fn explain(core: &Core, queries: &[Query]) -> Vec<Explanation> {
-    let facts = core.facts();
-    let peers: Vec<(NodeName, Plan, Host)> = involved(core, queries)
-        .into_iter()
-        .map(|node| (node.name.clone(), peer_plan(core.compiler().settings(), facts, node), peer_host(node)))
-        .collect();
-    let own = core.plans().kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let views = std::iter::once(NodeView { name: core.node().clone(), plan: &own, host: facts.host() })
-        .chain(peers.iter().map(|(name, plan, host)| NodeView { name: name.clone(), plan, host }));
-    let world = World::new(views);
-    queries.iter().map(|query| answer(core, &world, query)).collect()
+/// What the core knows, at one moment: answers take long in a large cluster, and the core has others waiting.
+pub struct Known {
+    node: NodeName,
+    settings: Settings,
+    facts: Facts,
+    plans: SharedPlans,
 }
 
-fn answer(core: &Core, world: &World<'_>, query: &Query) -> Explanation {
-    match resolve(core, world, query) {
+impl Known {
+    /// A copy, the plans apart, which are shared.
+    pub fn of(core: &Core) -> Self {
+        Self {
+            node: core.node().clone(),
+            settings: core.compiler().settings().clone(),
+            facts: core.facts().clone(),
+            plans: core.plans().clone(),
+        }
+    }
+}
+
+/// Answers many questions over one view of the cluster.
+pub fn explain(known: &Known, queries: &[Query]) -> Vec<Explanation> {
+    let facts = &known.facts;
+    let peers: Vec<(NodeName, Plan, Host)> = involved(known, queries)
+        .into_iter()
+        .map(|node| (node.name.clone(), peer_plan(&known.settings, facts, node), peer_host(node)))
+        .collect();
+    let own = known.plans.kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let views = std::iter::once(NodeView { name: known.node.clone(), plan: &own, host: facts.host() })
+        .chain(peers.iter().map(|(name, plan, host)| NodeView { name: name.clone(), plan, host }));
+    let world = World::new(views);
+    queries.iter().map(|query| answer(known, &world, query)).collect()
+}
+
+fn answer(known: &Known, world: &World<'_>, query: &Query) -> Explanation {
+    match resolve(known, world, query) {
         Ok((start, packet)) => {
             let conversation = converse(world, &start, packet);
             let verdict = serde_json::to_value(&conversation.forward.outcome)
@@ -93,10 +113,10 @@ fn answer(core: &Core, world: &World<'_>, query: &Query) -> Explanation {
 }
 
 /// Nodes other than this one that a question names, its pods are on, or its addresses belong to. With few nodes, all.
-fn involved<'a>(core: &'a Core, queries: &[Query]) -> Vec<&'a Node> {
+fn involved<'a>(known: &'a Known, queries: &[Query]) -> Vec<&'a Node> {
     const ALL_UP_TO: usize = 16;
-    let facts = core.facts();
-    let others = || facts.nodes().filter(|node| node.name != *core.node());
+    let facts = &known.facts;
+    let others = || facts.nodes().filter(|node| node.name != known.node);
     let mut found: BTreeMap<&NodeName, &Node> = BTreeMap::new();
     if others().count() <= ALL_UP_TO {
         found.extend(others().map(|node| (&node.name, node)));
@@ -107,7 +127,7 @@ fn involved<'a>(core: &'a Core, queries: &[Query]) -> Vec<&'a Node> {
         });
         for end in ends {
             let pod_node = pod_key(&end).and_then(|key| facts.pod(&key)?.node.clone());
-            let addresses = addresses_of(core, &end);
+            let addresses = addresses_of(known, &end);
             let owns = |node: &Node| {
                 addresses.iter().any(|ip| {
                     node.addresses.iter().any(|a| a.ip == *ip)
@@ -216,23 +236,23 @@ fn pod_key(text: &str) -> Option<ObjectKey> {
 }
 
 /// Addresses that a person may mean: an address itself, a pod's, a node's, or a DNS name's.
-fn addresses_of(core: &Core, text: &str) -> Vec<IpAddr> {
+fn addresses_of(known: &Known, text: &str) -> Vec<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return vec![address];
     }
-    if let Some(pod) = pod_key(text).and_then(|key| core.facts().pod(&key)) {
+    if let Some(pod) = pod_key(text).and_then(|key| known.facts.pod(&key)) {
         return pod.ips.clone();
     }
-    if let Some(record) =
-        core.attached().find(|r| r.attachment.owner() == text || *r.attachment.id.container == *text)
+    if let Some(attachment) =
+        known.facts.attachments().find(|a| a.owner() == text || *a.id.container == *text)
     {
-        return record.attachment.addresses.clone();
+        return attachment.addresses.clone();
     }
-    if let Some(node) = NodeName::new(text).ok().and_then(|name| core.facts().node(&name)) {
+    if let Some(node) = NodeName::new(text).ok().and_then(|name| known.facts.node(&name)) {
         return node.addresses.iter().map(|a| a.ip).collect();
     }
-    let zone = &core.compiler().settings().dns.zone;
-    let names = core.plans().names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let zone = &known.settings.dns.zone;
+    let names = known.plans.names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     let candidates = ["", ".default.svc", ".svc", "."].map(|suffix| match suffix {
         "" => DnsName::new(text),
         "." => zone.child(text),
@@ -250,10 +270,10 @@ fn addresses_of(core: &Core, text: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-fn resolve(core: &Core, world: &World<'_>, query: &Query) -> Result<(Start, Packet), String> {
+fn resolve(known: &Known, world: &World<'_>, query: &Query) -> Result<(Start, Packet), String> {
     let target = Target::from_str(&query.to)?;
     let unknown = |text: &str| format!("{text:?} is no pod, node, address or name that this node knows");
-    let (sources, destinations) = (addresses_of(core, &query.from), addresses_of(core, &target.place));
+    let (sources, destinations) = (addresses_of(known, &query.from), addresses_of(known, &target.place));
     if sources.is_empty() {
         return Err(unknown(&query.from));
     }
@@ -278,7 +298,7 @@ fn resolve(core: &Core, world: &World<'_>, query: &Query) -> Result<(Start, Pack
         return Ok((Start::Node { node: node.clone() }, packet));
     }
     let entry = world.node_at(destination).cloned().or_else(|| Some(world.pod_at(destination)?.node));
-    let entry = entry.unwrap_or_else(|| core.node().clone());
+    let entry = entry.unwrap_or_else(|| known.node.clone());
     Ok((Start::Outside { node: entry, link: None }, packet.from(query.source.unwrap_or(source))))
 }
 

@@ -3,21 +3,21 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::json;
 use weft_cni::{Call, CniError, Code, Request, Verb};
-use weft_compile::{Compiler, Facts};
+use weft_compile::{Compiler, Facts, Settings};
 use weft_model::{Change, Fact};
 use weft_plan::Plan;
 use weft_plan::diff::Difference;
 use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, StoreError};
 
 use crate::api::{ApiRequest, ApiResponse, Handler};
-use crate::core::{Core, Work};
+use crate::core::{Core, SharedPlans, Work};
 use crate::explain::{self, Query};
 use crate::message::{CniCall, CniVerb, Message};
 use crate::status::Status;
@@ -37,7 +37,7 @@ impl Handler for Routes {
         }
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/v1/status") => self.inspect(|core| Ok(ApiResponse::json(&Status::of(core)))),
-            ("GET", "/v1/plan") => self.inspect(|core| Ok(plan(core))),
+            ("GET", "/v1/plan") => self.ask(|core| core.plans().clone()).map(|plans| plan(&plans)).into(),
             ("GET", "/v1/plan/kernel") => self.kernel_differences(),
             ("POST", "/v1/plan/preview") => self.preview(&request.body),
             ("POST", "/v1/explain") => self.explain(&request.body),
@@ -54,7 +54,7 @@ impl Routes {
     }
 
     fn send(&self, message: Message) {
-        let core = self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         // A core that has ended answers nothing, which the waiting side sees.
         let _ = core.send(message);
     }
@@ -116,7 +116,8 @@ impl Routes {
                     _ => {}
                 }
             }
-            let lines = self.ask(move |core| preview(core, changes))?;
+            let (basis, plans) = self.ask(move |core| (Basis::of(core, changes), core.plans().clone()))?;
+            let lines = preview(basis, &plans);
             Ok(ApiResponse::json(&json!({ "differences": lines, "notices": notices })))
         };
         run().into()
@@ -125,7 +126,8 @@ impl Routes {
     fn explain(&self, body: &[u8]) -> ApiResponse {
         let run = || -> Result<ApiResponse, CniError> {
             let Questions { queries, check_kernel } = decode(body)?;
-            let explanations = self.ask(move |core| explain::explain(core, &queries))?;
+            let known = self.ask(explain::Known::of)?;
+            let explanations = explain::explain(&known, &queries);
             let differences = if check_kernel { Some(self.differences()?) } else { None };
             let kernel = differences.map(|lines| json!({ "agrees": lines.is_empty(), "differences": lines }));
             Ok(ApiResponse::json(&json!({ "explanations": explanations, "kernel": kernel })))
@@ -183,9 +185,9 @@ fn cni_verb(request: Request, netns: Option<OwnedFd>) -> Result<CniVerb, CniErro
     })
 }
 
-fn plan(core: &Core) -> ApiResponse {
-    let plan = core.plans().kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let names = core.plans().names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+fn plan(plans: &SharedPlans) -> ApiResponse {
+    let plan = plans.kernel.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let names = plans.names.read().unwrap_or_else(PoisonError::into_inner).clone();
     let rows: Vec<_> =
         plan.kernel
             .sorted()
@@ -233,22 +235,34 @@ fn with_what_nodes_say(mut changes: Vec<Change>, now: &Facts) -> Vec<Change> {
     changes
 }
 
-/// What would change if the store held these facts: this node's own facts stay as they are.
-fn preview(core: &Core, changes: Vec<Change>) -> Vec<String> {
-    let mut compiler = Compiler::new(core.compiler().settings().clone());
-    let own = core.facts();
-    compiler.apply(Change::set(Fact::Host(own.host().clone())));
-    for attachment in own.attachments() {
-        compiler.apply(Change::set(Fact::Attachment(attachment.clone())));
+/// What a preview starts from: this node's own facts, and the manifests with what nodes make known themselves.
+struct Basis {
+    settings: Settings,
+    facts: Vec<Change>,
+}
+
+impl Basis {
+    fn of(core: &Core, changes: Vec<Change>) -> Self {
+        let own = core.facts();
+        let attachments = own.attachments().cloned().map(Fact::Attachment);
+        let mut facts: Vec<Change> =
+            std::iter::once(Fact::Host(own.host().clone())).chain(attachments).map(Change::set).collect();
+        facts.extend(with_what_nodes_say(changes, own));
+        Self { settings: core.compiler().settings().clone(), facts }
     }
-    for change in with_what_nodes_say(changes, own) {
+}
+
+/// What would change if the store held these facts.
+fn preview(basis: Basis, plans: &SharedPlans) -> Vec<String> {
+    let mut compiler = Compiler::new(basis.settings);
+    for change in basis.facts {
         compiler.apply(change);
     }
     let mut to = Plan::default();
     compiler.flush(&mut to);
     let from = Plan {
-        kernel: core.plans().kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner).kernel.clone(),
-        names: core.plans().names.read().unwrap_or_else(std::sync::PoisonError::into_inner).names.clone(),
+        kernel: plans.kernel.read().unwrap_or_else(PoisonError::into_inner).kernel.clone(),
+        names: plans.names.read().unwrap_or_else(PoisonError::into_inner).names.clone(),
         ..Plan::default()
     };
     Difference::between(&from, &to).to_string().lines().map(str::to_owned).collect()
@@ -256,7 +270,6 @@ fn preview(core: &Core, changes: Vec<Change>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use weft_compile::Settings;
     use weft_model::{Node, NodeAddress, NodeName};
 
     use super::*;
