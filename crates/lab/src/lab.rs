@@ -96,6 +96,14 @@ impl Lab {
         let machine = self.machine(name)?;
         self.machines().remove(name);
         machine.kill();
+        // The kernel takes its network away when it has the time; until then its cables would be in the next one's way.
+        if let Some(spec) = self.topology.machine(name) {
+            let fabric = self.machine(FABRIC)?;
+            for number in 0..spec.ports.len() {
+                // It is gone already where the kernel was quicker.
+                let _ = fabric.run("ip", &["link", "delete", &format!("{name}.{number}")]);
+            }
+        }
         let mut state = self.state();
         state.places.remove(name);
         self.directory.write_state(&state)
