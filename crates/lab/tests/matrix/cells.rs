@@ -1,4 +1,4 @@
-//! Every cell: who asks whom, what the oracle says, and what comes of it.
+//! Every cell of the reachability matrix: who asks whom, what the oracle says, and what comes of it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -125,34 +125,4 @@ fn questions(place: &Place, places: &[Place], mappings: &[Mapping]) -> Vec<Quest
         }
     }
     questions
-}
-
-/// While no router outside knows the way to pods, nobody there reaches one; island pods reach everybody, and are seen
-/// with their node's address.
-pub fn an_island_that_nobody_outside_knows(rig: &Rig) {
-    let places = rig.places();
-    let pods: Vec<&Place> = places.iter().filter(|p| p.netns.is_some()).collect();
-    let outside: Vec<&Place> = places.iter().filter(|p| p.standing == Standing::Outside).collect();
-    let targets = |of: &[&Place], patience_ms| -> Vec<Target> {
-        let addresses = of.iter().flat_map(|p| p.addresses.iter().copied());
-        addresses.flat_map(both).map(|target| Target { patience_ms, ..target }).collect()
-    };
-    for stranger in &outside {
-        let outcomes = stranger.probe(rig.lab.tool(), &targets(&pods, BLOCKED_MS)).expect("the probe runs");
-        assert!(outcomes.iter().all(|o| o.greeting().is_none()), "{} → pods: {outcomes:?}", stranger.name);
-    }
-    let targets = targets(&outside, 2000);
-    for pod in pods {
-        let node = rig.lab.topology().machine(pod.machine.name()).expect("it is in the topology");
-        let outcomes = pod.probe(rig.lab.tool(), &targets).expect("the probe runs");
-        for (target, outcome) in targets.iter().zip(outcomes) {
-            let seen = outcome.greeting().map(|greeting| greeting.client.ip());
-            assert_eq!(
-                seen,
-                node.address_like(target.address.ip()),
-                "{} → {target:?}: {outcome:?}",
-                pod.name
-            );
-        }
-    }
 }

@@ -59,7 +59,7 @@ pub struct Rig {
     pub runtimes: BTreeMap<String, Arc<Runtime>>,
     pub pods: BTreeMap<String, Pod>,
     pub programs: Programs,
-    servers: BTreeMap<String, Process>,
+    pub servers: BTreeMap<String, Process>,
     pub lab: Lab,
 }
 
@@ -79,7 +79,7 @@ impl Rig {
         };
         std::fs::create_dir(rig.folder()).expect("the shared folder can be made");
         rig.write(settings);
-        std::fs::write(rig.folder().join("10-pods.yaml"), pods(&rig)).expect("the pods can be written");
+        rig.write_file("10-pods.yaml", &pods(&rig));
         for name in [INTERNET, CLIENT, "n1", "n2", "n3"] {
             rig.serve(name);
         }
@@ -98,8 +98,14 @@ impl Rig {
         rig
     }
 
-    fn folder(&self) -> PathBuf {
+    /// The folder of facts.
+    pub fn folder(&self) -> PathBuf {
         shared_folder(&self.lab).0
+    }
+
+    /// Writes a file of facts.
+    pub fn write_file(&self, name: &str, text: &str) {
+        std::fs::write(self.folder().join(name), text).expect("the file can be written");
     }
 
     fn write(&self, settings: Settings) {
