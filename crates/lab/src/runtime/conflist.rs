@@ -117,12 +117,7 @@ impl ConfList {
     }
 
     /// What a plugin reads on standard input.
-    pub fn request(
-        &self,
-        plugin: &Value,
-        sandbox: Option<&Sandbox>,
-        previous: Option<&Value>,
-    ) -> Value {
+    pub fn request(&self, plugin: &Value, sandbox: Option<&Sandbox>, previous: Option<&Value>) -> Value {
         let mut request = plugin.as_object().cloned().unwrap_or_default();
         let supported = request.remove("capabilities");
         request.insert("name".into(), self.name.clone().into());
