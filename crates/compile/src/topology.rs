@@ -56,6 +56,14 @@ impl<'a> Context<'a> {
             .or_else(|| self.facts.host().address(family).map(|net| net.addr()))
     }
 
+    /// An address of this machine itself that lies in `block`: no pod may have addresses of such a block.
+    pub fn own_address_in(&self, block: Cidr) -> Option<IpAddr> {
+        let host = self.facts.host().links.iter().flat_map(|link| &link.addresses).map(IpNet::addr);
+        let published =
+            self.own_node().into_iter().flat_map(|node| &node.addresses).map(|address| address.ip);
+        published.chain(host).find(|address| block.contains(*address))
+    }
+
     /// The link that this node's preferred address is on.
     pub fn uplink(&self) -> Option<&'a HostLink> {
         let host = self.facts.host();

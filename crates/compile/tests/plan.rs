@@ -134,6 +134,16 @@ fn a_block_that_holds_a_nodes_own_address_is_left_out_and_named() {
 }
 
 #[test]
+fn a_nodes_own_block_that_holds_its_own_address_is_named() {
+    let facts = vec![host("192.0.2.1/24"), node("n1", "192.0.2.1/24", &["192.0.2.0/24"])];
+    let warnings = compile(settings(), facts).warnings;
+    let named = |w: &weft_model::Warning| {
+        w.to_string().starts_with("node n1: its block 192.0.2.0/24 holds its own address 192.0.2.1:")
+    };
+    assert!(warnings.iter().any(named), "{warnings:?}");
+}
+
+#[test]
 fn a_peer_that_host_gw_cannot_reach_is_closed_and_named() {
     let mut network = weft_model::Network::ordinary();
     network.overlay = Overlay::HostGw;

@@ -8,7 +8,7 @@ use weft_cni::{AddResult, Attach, CniError, Code, HostPortProtocol, Interface, I
 use weft_compile::Context;
 use weft_ipam::{DirectoryLeases, IpamError, Leases, Pool};
 use weft_model::{
-    Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, Mac, NetworkName, ObjectKey,
+    Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, Mac, NetworkName, ObjectKey, Overlay,
     PodIdentity, Port, Protocol,
 };
 use weft_plan::KernelKey;
@@ -56,6 +56,7 @@ impl Core {
             .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
         let host_ports = host_ports(attach)?;
         self.refuse_taken_ports(&host_ports)?;
+        self.refuse_tunnel_ports(&host_ports)?;
         let pod = pod_identity(attach)?;
         let mac = match &attach.wishes.mac {
             Some(text) => text.parse::<Mac>().map_err(|error| {
@@ -93,10 +94,11 @@ impl Core {
         Ok(id)
     }
 
-    /// This node's addresses in a network.
+    /// This node's addresses in a network: blocks that hold an address of the node itself give none.
     pub(super) fn pool(&self, network: &NetworkName) -> Pool {
         let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
-        Pool::new(context.own_node().map(|node| node.cidrs(network).collect()).unwrap_or_default())
+        let blocks = context.own_node().into_iter().flat_map(|node| node.cidrs(network));
+        Pool::new(blocks.filter(|block| context.own_address_in(*block).is_none()).collect())
     }
 
     fn allocate(
@@ -128,7 +130,36 @@ impl Core {
             .ok_or_else(|| CniError::new(Code::IO_FAILURE, "leases can't be opened", network.to_string()))
     }
 
+    /// A mapping of a tunnel's port would hand all that peers send through it to the pod.
+    fn refuse_tunnel_ports(&self, wanted: &[HostPort]) -> Result<(), CniError> {
+        let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
+        let networks = context.networks();
+        let tunnels = || networks.iter().filter(|network| network.overlay != Overlay::HostGw);
+        for port in wanted.iter().filter(|port| port.protocol == Protocol::Udp) {
+            if let Some(network) = tunnels().find(|network| network.vxlan_port == port.host_port) {
+                return Err(CniError::new(
+                    Code::CONFLICT,
+                    format!(
+                        "host port {}/udp is taken by the tunnel of network {}",
+                        port.host_port, network.name
+                    ),
+                    "give the pod another host port, or the network another vxlanPort",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn refuse_taken_ports(&self, wanted: &[HostPort]) -> Result<(), CniError> {
+        for (i, port) in wanted.iter().enumerate() {
+            if wanted[..i].iter().any(|earlier| clash(port, earlier)) {
+                return Err(CniError::new(
+                    Code::INVALID_CONFIG,
+                    format!("host port {}/{} is mapped twice", port.host_port, port.protocol),
+                    "map each host port to one port of the container",
+                ));
+            }
+        }
         for record in self.attached.values() {
             for taken in &record.attachment.host_ports {
                 if let Some(port) = wanted.iter().find(|port| clash(port, taken)) {

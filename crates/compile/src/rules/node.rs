@@ -44,6 +44,18 @@ impl Rule for NodeRule {
                 Route { kind: RouteKind::Unreachable, link: None, via: None, onlink: false, source: None };
             out.kernel(KernelKey::Route(key), KernelRow::Route(route), &origin);
         }
+        for block in &cidrs {
+            if let Some(address) = context.own_address_in(block.cidr) {
+                out.warn(
+                    &origin,
+                    format!(
+                        "its block {} holds its own address {address}: no pod gets an address of it; \
+                         give the node, or network {}, other blocks",
+                        block.cidr, block.network
+                    ),
+                );
+            }
+        }
         if context.own_node().is_some_and(|node| node.pod_cidrs.is_empty()) {
             out.warn(
                 &origin,

@@ -112,10 +112,10 @@ fn clash(node: &Node, block: Cidr, context: &Context<'_>) -> Option<String> {
             ours.cidr, own.name, node.name, own.name
         ));
     }
-    let host = context.facts.host().links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
-    let nodes = own.addresses.iter().chain(&node.addresses).map(|address| address.ip);
-    let address = nodes.chain(host).find(|address| block.contains(*address))?;
-    let whose = if node.addresses.iter().any(|a| a.ip == address) { &node.name } else { &own.name };
+    let theirs = node.addresses.iter().map(|address| address.ip).find(|address| block.contains(*address));
+    let (address, whose) = theirs
+        .map(|address| (address, &node.name))
+        .or_else(|| Some((context.own_address_in(block)?, &own.name)))?;
     Some(format!(
         "its block {block} holds the address {address} of node {whose} itself: give {} another",
         node.name

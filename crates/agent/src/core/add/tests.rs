@@ -77,6 +77,10 @@ impl Rig {
     }
 
     fn add(&mut self, deadline: Instant) -> Answer {
+        self.add_with(&json!({}), deadline)
+    }
+
+    fn add_with(&mut self, runtime_config: &Value, deadline: Instant) -> Answer {
         let env = |key: &str| {
             let value = match key {
                 "CNI_CONTAINERID" => "c1",
@@ -87,7 +91,8 @@ impl Rig {
             };
             Some(value.to_owned())
         };
-        let conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft"});
+        let conf =
+            json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "runtimeConfig": runtime_config});
         let Ok(Request::Add(attach)) = Request::read(Command::Add, env, &conf) else {
             panic!("the call is not an ADD")
         };
@@ -185,4 +190,33 @@ fn an_add_past_its_deadline_is_told_to_come_again_and_leaves_nothing() {
 #[test]
 fn a_report_after_the_deadline_does_not_make_a_late_add_succeed() {
     check_late(|rig, _| rig.apply(Extent::Changes));
+}
+
+#[test]
+fn a_mapping_that_cannot_be_is_refused_and_leaves_nothing() {
+    let tunnel = json!([{"hostPort": 4789, "containerPort": 80, "protocol": "udp"}]);
+    let twice = json!([{"hostPort": 80, "containerPort": 80}, {"hostPort": 80, "containerPort": 81}]);
+    for (mappings, expected) in [
+        (tunnel, "host port 4789/udp is taken by the tunnel of network default"),
+        (twice, "host port 80/tcp is mapped twice"),
+    ] {
+        let mut rig = Rig::running();
+        let answer = rig.add_with(&json!({"portMappings": mappings}), patient());
+        let error = answer.try_recv().expect("it is answered at once").unwrap_err();
+        assert_eq!(error.msg, expected);
+        assert_eq!((rig.leased(), rig.records()), (0, 0));
+    }
+}
+
+#[test]
+fn no_pod_gets_an_address_of_a_block_that_holds_the_nodes_own() {
+    let mut rig = Rig::running();
+    let mut node = Node::named(rig.core.node().clone());
+    let cidr = "192.0.2.0/24".parse().unwrap();
+    node.pod_cidrs.push(NodeCidr { network: NetworkName::ordinary(), cidr });
+    rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
+    let answer = rig.add(patient());
+    let error = answer.try_recv().expect("it is answered at once").unwrap_err();
+    assert_eq!((error.code, error.msg.as_str()), (Code::TRY_AGAIN_LATER, "this node has no pod CIDR"));
+    assert_eq!(rig.leased(), 0);
 }
