@@ -93,8 +93,16 @@ impl DirectoryLeases {
     /// Takes host-local's lock until the file is dropped.
     fn lock(&self) -> Result<File, LeaseError> {
         let path = self.dir.join(LOCK);
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let lock = || -> std::io::Result<File> {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let file = match open() {
+                // Somebody has removed the folder: without one no pod could come or go until the next start.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    std::fs::create_dir_all(&self.dir)?;
+                    open()
+                }
+                result => result,
+            }?;
             loop {
                 match file.lock() {
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -136,6 +136,27 @@ impl<S: LeaseStore> Leases<S> {
         Ok(given)
     }
 
+    /// Takes these very addresses for `owner` where it doesn't hold them: what a pod uses stays its own, also where
+    /// somebody has removed its lease. Returns those that were taken again.
+    ///
+    /// # Errors
+    /// When another owner has one by now, or a lease can't be written; the others are taken all the same.
+    pub fn restore(&mut self, owner: &AttachmentId, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, IpamError> {
+        let mut restored = Vec::new();
+        let mut failed = None;
+        for address in addresses.iter().copied() {
+            if self.taken.get(&address).is_some_and(|holder| holder.is(owner)) {
+                continue;
+            }
+            match self.take(address, owner) {
+                Ok(address) => restored.push(address),
+                Err(IpamError::RequestTaken { owner: holder, .. }) if holder.is(owner) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(restored), Err)
+    }
+
     /// The addresses that `owner` holds, IPv4 first.
     pub fn by_owner(&self, owner: &AttachmentId) -> Vec<IpAddr> {
         let addresses = self.held.get(&owner.container).into_iter().flatten();

@@ -349,3 +349,24 @@ fn the_real_host_local_shares_the_directory() {
     host_local(dir.path(), "CHECK", "ours-too").unwrap();
     assert!(dir.path().join("default/boot_id").exists());
 }
+
+#[test]
+fn a_lost_lease_is_restored_before_somebody_else_gets_the_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = pool(&["10.0.0.0/29"]);
+    let (a, b) = (id("a"), id("b"));
+    let addresses = directory(dir.path()).allocate(&a, &pool, &[]).unwrap();
+    fs::remove_dir_all(dir.path()).unwrap();
+
+    let mut leases = directory(dir.path());
+    assert_eq!(leases.restore(&a, &addresses).unwrap(), addresses);
+    assert_eq!(leases.restore(&a, &addresses).unwrap(), Vec::<IpAddr>::new());
+    assert_eq!(texts(&leases.allocate(&b, &pool, &[]).unwrap()), ["10.0.0.2"]);
+    let error = leases.restore(&b, &addresses).unwrap_err().to_string();
+    assert!(error.contains("10.0.0.1 is held by a:eth0"), "{error}");
+
+    // With the folder gone under a running agent, pods still come and go.
+    fs::remove_dir_all(dir.path()).unwrap();
+    leases.release(&b).unwrap();
+    leases.allocate(&id("c"), &pool, &[]).unwrap();
+}

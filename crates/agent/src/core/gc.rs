@@ -62,5 +62,6 @@ impl Core {
                 Err(error) => tracing::warn!("leases can't be reconciled: {error}"),
             }
         }
+        self.hold_addresses();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use weft_compile::Compiler;
 use weft_ipam::{Boot, DirectoryLeases, LeaseError, Leases};
-use weft_model::{Change, Fact, NetworkName};
+use weft_model::{Attachment, Change, Fact, NetworkName};
 
 use super::{Around, Core, Phase, SharedPlans};
 use crate::config::{AgentConfig, ConfigError};
@@ -77,6 +77,7 @@ impl Core {
         };
         core.open_leases(&found)?;
         core.take_up(found);
+        core.hold_addresses();
         Ok(core)
     }
 
@@ -99,6 +100,23 @@ impl Core {
             self.leases.insert(network, Leases::open(store)?);
         }
         Ok(())
+    }
+
+    /// Sees to it that every attachment holds the leases of its addresses: one that somebody has removed would be given to
+    /// another pod.
+    pub(super) fn hold_addresses(&mut self) {
+        let attached = self.attached.values().chain(self.removing.values().filter_map(|r| r.record.as_ref()));
+        for Attachment { id, network, addresses, .. } in attached.map(|record| &record.attachment) {
+            let Some(leases) = self.leases.get_mut(network) else { continue };
+            match leases.restore(id, addresses) {
+                Ok(restored) => {
+                    for address in restored {
+                        tracing::warn!("the lease of {address}, which {id} uses, was gone: made again");
+                    }
+                }
+                Err(error) => tracing::warn!("{id}: its addresses are not all its own: {error}"),
+            }
+        }
     }
 
     /// Attached ones are facts again. What was under way when the last agent ended is taken down by the first

@@ -220,3 +220,16 @@ fn no_pod_gets_an_address_of_a_block_that_holds_the_nodes_own() {
     assert_eq!((error.code, error.msg.as_str()), (Code::TRY_AGAIN_LATER, "this node has no pod CIDR"));
     assert_eq!(rig.leased(), 0);
 }
+
+#[test]
+fn an_agent_that_starts_without_its_leases_makes_them_again() {
+    let mut rig = Rig::running();
+    let _answer = rig.add(patient());
+    rig.apply(Extent::Changes);
+    std::fs::remove_dir_all(rig.folder.path().join("leases")).unwrap();
+    let around = Around { kernel: channel().0, publish: channel().0 };
+    let again = Core::new(rig.core.config().clone(), SharedPlans::default(), around).unwrap();
+    let leased: Vec<String> =
+        again.leases().flat_map(|(_, leases)| leases).map(|lease| lease.address.to_string()).collect();
+    assert_eq!(leased, ["10.244.0.1"]);
+}
