@@ -189,7 +189,10 @@ fn peer_host(node: &Node) -> Host {
     };
     let addresses: Vec<IpNet> = node.addresses.iter().map(full).collect();
     let name = IfName::new("uplink").unwrap_or_else(|_| IfName::loopback());
-    Host { links: vec![HostLink { name, mtu: 1500, router_advertisements: false, addresses }] }
+    Host {
+        links: vec![HostLink { name, mtu: 1500, router_advertisements: false, addresses }],
+        ..Host::default()
+    }
 }
 
 /// The far end of a question.

@@ -26,8 +26,7 @@ impl Core {
         match self.begin(&attach) {
             Ok(id) => {
                 self.send(Work::Netns(id.clone(), netns));
-                let generation = self.flushed_generation();
-                self.adding.insert(id, Adding { generation, deadline, reply, attach });
+                self.adding.insert(id, Adding { generation: None, deadline, reply, attach });
             }
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -185,7 +184,7 @@ impl Core {
         let due: Vec<AttachmentId> = self
             .adding
             .iter()
-            .filter(|(_, adding)| adding.generation <= in_force)
+            .filter(|(_, adding)| adding.generation.is_some_and(|awaited| awaited <= in_force))
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {

@@ -60,7 +60,8 @@ impl Core {
         }
         crash::point("del:marked");
         self.compiler.apply(Change::Remove(FactKey::Attachment(id.clone())));
-        let generation = if record.is_some() { self.flushed_generation() } else { self.generation_in_force };
+        // Nothing in the kernel is of somebody who was never attached.
+        let generation = if record.is_some() { None } else { Some(self.generation_in_force) };
         let waiting = waiting.into_iter().collect();
         self.removing.insert(id.clone(), Removing { generation, record, waiting });
         self.settle_removing();
@@ -73,7 +74,8 @@ impl Core {
             .removing
             .iter()
             .filter(|(id, removing)| {
-                removing.generation <= in_force && !self.failed.contains_key(&KernelKey::Link(id.host_link()))
+                removing.generation.is_some_and(|awaited| awaited <= in_force)
+                    && !self.failed.contains_key(&KernelKey::Link(id.host_link()))
             })
             .map(|(id, _)| id.clone())
             .collect();

@@ -100,7 +100,8 @@ pub enum Phase {
 
 /// An ADD that waits for its rows.
 struct Adding {
-    generation: u64,
+    /// The plan that has them; `None` until the next flush.
+    generation: Option<u64>,
     deadline: Instant,
     reply: CniReply,
     attach: Box<weft_cni::Attach>,
@@ -108,7 +109,8 @@ struct Adding {
 
 /// An attachment on its way out, and who wants to know.
 struct Removing {
-    generation: u64,
+    /// The plan that no longer has its rows; `None` until the next flush.
+    generation: Option<u64>,
     record: Option<Record>,
     /// Who waits, until when, and what they are told.
     waiting: Vec<(CniReply, Instant, Result<serde_json::Value, CniError>)>,
@@ -264,7 +266,7 @@ impl Core {
         if self.phase == Phase::Waiting {
             return;
         }
-        let changed = {
+        let (changed, generation) = {
             let mut kernel = lock(&self.plans.kernel);
             let mut names = lock(&self.plans.names);
             // One plan for the time of the flush, two for its readers.
@@ -273,17 +275,28 @@ impl Core {
             std::mem::swap(&mut kernel.names, &mut names.names);
             names.names.take_changed();
             names.generation = kernel.generation;
-            changed
+            (changed, kernel.generation)
         };
         if changed && self.phase == Phase::Running {
             self.send(Work::Step);
         }
+        self.await_generation(generation);
     }
 
-    /// The generation that the plan has once the facts of now are in it.
-    fn flushed_generation(&mut self) -> u64 {
-        self.flush();
-        self.plans.kernel.read().map_or(0, |plan| plan.generation)
+    /// Has those who came since the last flush wait for this generation; one that is in force already has them answered.
+    fn await_generation(&mut self, generation: u64) {
+        let mut settled = false;
+        let adding = self.adding.values_mut().map(|adding| &mut adding.generation);
+        for awaited in adding.chain(self.removing.values_mut().map(|removing| &mut removing.generation)) {
+            if awaited.is_none() {
+                *awaited = Some(generation);
+                settled |= generation <= self.generation_in_force;
+            }
+        }
+        if settled {
+            self.settle_adding();
+            self.settle_removing();
+        }
     }
 
     /// Gives the kernel thread work.

@@ -131,7 +131,7 @@ impl Core {
                 }
                 Stage::Adding | Stage::Deleting => {
                     let removing =
-                        super::Removing { generation: 1, record: Some(record), waiting: Vec::new() };
+                        super::Removing { generation: Some(1), record: Some(record), waiting: Vec::new() };
                     self.removing.insert(id, removing);
                 }
             }

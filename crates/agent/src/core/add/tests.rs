@@ -54,7 +54,7 @@ impl Rig {
             addresses: vec!["192.0.2.1/24".parse().unwrap()],
             router_advertisements: false,
         };
-        self.tell(Message::Host(Host { links: vec![link] }));
+        self.tell(Message::Host(Host { links: vec![link], ..Host::default() }));
         let mut node = Node::named(self.core.node().clone());
         let cidr = "10.244.0.0/24".parse().unwrap();
         node.pod_cidrs.push(NodeCidr { network: NetworkName::ordinary(), cidr });
