@@ -56,6 +56,14 @@ impl<'a> Context<'a> {
             .or_else(|| self.facts.host().address(family).map(|net| net.addr()))
     }
 
+    /// The address that packets of this node itself should have towards pods: its own one, while the kernel has it. It
+    /// refuses a route by any other, so that pods would be lost along with the address.
+    pub fn route_source(&self, family: Family) -> Option<IpAddr> {
+        let host = self.facts.host();
+        let own = self.own_address(family).filter(|own| host.has(*own));
+        own.or_else(|| host.address(family).map(|net| net.addr()))
+    }
+
     /// An address of this machine itself that lies in `block`: no pod may have addresses of such a block.
     pub fn own_address_in(&self, block: Cidr) -> Option<IpAddr> {
         let host = self.facts.host().links.iter().flat_map(|link| &link.addresses).map(IpNet::addr);

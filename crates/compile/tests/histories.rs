@@ -85,7 +85,7 @@ fn host(variant: u8) -> Change {
         router_advertisements: bit(variant, 1),
         addresses,
     };
-    Change::set(Fact::Host(Host { links: vec![link] }))
+    Change::set(Fact::Host(Host { links: vec![link], ..Host::default() }))
 }
 
 /// A second network: whatever there is one of in a node's kernel must not be one for each network.

@@ -25,7 +25,7 @@ fn host(address: &str) -> Fact {
         router_advertisements: false,
         addresses: vec![address.parse().unwrap()],
     };
-    Fact::Host(Host { links: vec![link] })
+    Fact::Host(Host { links: vec![link], ..Host::default() })
 }
 
 fn attachment(container: &str, address: &str, host_port: Option<u32>) -> Fact {
@@ -131,6 +131,24 @@ fn a_block_that_holds_a_nodes_own_address_is_left_out_and_named() {
         let expected = format!("node x: its block {block} holds the address {whose} itself: give x another");
         assert!(plan.warnings.iter().any(|w| w.to_string() == expected), "{:?}", plan.warnings);
     }
+}
+
+#[test]
+fn routes_survive_the_loss_of_the_nodes_address() {
+    let source_of = |host_facts: Host| {
+        let mut facts = cluster();
+        facts[0] = Fact::Host(host_facts);
+        let text = compile(settings(), facts).to_string();
+        let line = text.lines().find(|line| line.starts_with("route 10.244.1.2/32")).unwrap().to_owned();
+        line.split_once(" src ").map_or(String::new(), |(_, source)| source.to_owned())
+    };
+    let Fact::Host(usual) = host("192.0.2.1/24") else { panic!("no host") };
+    let Fact::Host(another) = host("203.0.113.7/24") else { panic!("no host") };
+    assert_eq!(source_of(usual), "192.0.2.1");
+    // The kernel refuses routes by a source that it doesn't have.
+    assert_eq!(source_of(another.clone()), "203.0.113.7");
+    assert_eq!(source_of(Host::default()), "");
+    assert_eq!(source_of(Host { loopback: vec!["192.0.2.1".parse().unwrap()], ..another }), "192.0.2.1");
 }
 
 #[test]

@@ -33,8 +33,12 @@ pub fn observe_host() -> Result<Host, KernelError> {
         Dump::Again => links.clear(),
         Dump::Object(message) => links.extend(state::read(&message)),
     })?;
-    links.retain(|link| !link.is_ours() && link.flags & libc::IFF_LOOPBACK as u32 == 0);
     let addresses = global_addresses(&mut rtnl)?;
+    let (lo, mut links): (Vec<_>, Vec<_>) =
+        links.into_iter().partition(|link| link.flags & libc::IFF_LOOPBACK as u32 != 0);
+    let on_lo = addresses.iter().filter(|(index, _)| lo.iter().any(|link| link.index == *index));
+    let loopback = on_lo.map(|(_, net)| net.addr()).collect();
+    links.retain(|link| !link.is_ours());
     let first = match default_link(&mut rtnl, NOWHERE_V4.into())? {
         Some(index) => Some(index),
         None => default_link(&mut rtnl, NOWHERE_V6.into())?,
@@ -49,7 +53,7 @@ pub fn observe_host() -> Result<Host, KernelError> {
         let (name, mtu) = (link.name, link.mtu);
         (!addresses.is_empty()).then_some(HostLink { name, mtu, router_advertisements, addresses })
     };
-    Ok(Host { links: links.into_iter().filter_map(with_addresses).collect() })
+    Ok(Host { links: links.into_iter().filter_map(with_addresses).collect(), loopback })
 }
 
 /// Global addresses by link index; IPv6 privacy addresses, which come and go, are left out.

@@ -26,6 +26,9 @@ pub struct HostLink {
 pub struct Host {
     /// Links with addresses, loopback left out, the one with the default route first.
     pub links: Vec<HostLink>,
+    /// Global addresses on the loopback link: a router's, as a rule.
+    #[serde(default)]
+    pub loopback: Vec<IpAddr>,
 }
 
 impl Host {
@@ -39,6 +42,11 @@ impl Host {
     /// The link that has `address` as its own.
     pub fn link_of(&self, address: IpAddr) -> Option<&HostLink> {
         self.links.iter().find(|link| link.addresses.iter().any(|net| net.addr() == address))
+    }
+
+    /// True where this machine has `address` now.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.loopback.contains(&address) || self.link_of(address).is_some()
     }
 
     /// The first address of a family: what peers should use.

@@ -63,7 +63,7 @@ fn peer(node: &Node, origin: &FactKey, context: &Context<'_>, out: &mut Output) 
                 continue;
             }
             let family = block.family();
-            let source = context.own_address(family);
+            let source = context.route_source(family);
             match context.way(node, &network, family) {
                 Way::Direct { via, link } => {
                     let route = Route {

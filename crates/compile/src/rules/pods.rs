@@ -188,7 +188,7 @@ fn pod(attachment: &Attachment, origin: &FactKey, context: &Context<'_>, out: &m
                 link: Some(name),
                 via: None,
                 onlink: false,
-                source: context.own_address(family),
+                source: context.route_source(family),
             }),
             origin,
         );

@@ -64,7 +64,7 @@ mod tests {
             mtu: 1500,
             addresses: vec![address.parse().unwrap()],
         };
-        let host = Host { links: links.iter().map(link).collect() };
+        let host = Host { links: links.iter().map(link).collect(), ..Host::default() };
         let config: AgentConfig = serde_json::from_value(config).unwrap();
         let found = finding(&host, Some(&config));
         assert!(found.verdict == expected && found.text.contains(word), "{found:?}");

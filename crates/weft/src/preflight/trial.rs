@@ -159,7 +159,7 @@ fn tiny_cluster() -> Result<(Plan, AttachmentId), Box<dyn std::error::Error>> {
     settings.dns = DnsSettings { addresses: dns.into(), ..DnsSettings::default() };
     let facts = [
         Fact::Network(network),
-        Fact::Host(Host { links: vec![link] }),
+        Fact::Host(Host { links: vec![link], ..Host::default() }),
         node("n1", 1, addresses)?,
         node("n2", 2, vec![peer])?,
         Fact::Attachment(attachment),

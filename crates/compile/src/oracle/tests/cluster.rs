@@ -62,6 +62,7 @@ impl Cluster {
                             .map(|a| ipnet::IpNet::new_assert(a.ip, a.prefix.unwrap()))
                             .collect(),
                     }],
+                    ..Host::default()
                 };
                 let pods: Vec<_> = (0..*pods).map(|pod| self.pod(at, pod)).collect();
                 let own = [self.network(), Fact::Host(host.clone())];

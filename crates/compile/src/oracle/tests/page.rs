@@ -76,6 +76,7 @@ fn cluster(shape: Shape) -> Vec<(NodeName, Plan, Host)> {
                     router_advertisements: false,
                     addresses,
                 }],
+                ..Host::default()
             };
             let mut facts = vec![Fact::Host(host.clone()), Fact::Network(network.clone())];
             facts.extend(NODES.iter().map(|(name, v4, v6, number)| node(name, v4, v6, *number)));
