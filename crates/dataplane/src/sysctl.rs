@@ -66,7 +66,7 @@ impl SysctlOriginals {
         write("write", path, value)
     }
 
-    /// Puts a sysctl back; one that was never changed stays.
+    /// Puts a sysctl back; one that was never changed stays, and one that went with its link is forgotten.
     ///
     /// # Errors
     /// [`KernelError::Originals`] or [`KernelError::Sysctl`].
@@ -74,8 +74,12 @@ impl SysctlOriginals {
         let Some(original) = self.values.get(path) else {
             return Ok(());
         };
-        write("restore", path, original)?;
-        self.values.remove(path);
+        match fs::write(file_of(path), original) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(sysctl_error("restore", path, &error));
+            }
+            _ => self.values.remove(path),
+        };
         self.save()
     }
 
@@ -160,6 +164,18 @@ mod tests {
         assert_eq!(again.values, originals.values);
         again.values.clear();
         again.save().unwrap();
+        assert!(!directory.join(FILE).exists());
+        fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_sysctl_that_went_with_its_link_is_forgotten() {
+        let directory = std::env::temp_dir().join(format!("weft-sysctl-gone-{}", std::process::id()));
+        let path = "net/ipv6/conf/no-such-link/accept_ra";
+        let mut originals = SysctlOriginals::open(&directory).unwrap();
+        originals.values.insert(path.into(), "1".into());
+        originals.save().unwrap();
+        originals.restore(path).unwrap();
         assert!(!directory.join(FILE).exists());
         fs::remove_dir(&directory).unwrap();
     }
