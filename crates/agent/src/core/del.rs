@@ -55,7 +55,15 @@ impl Core {
                 tracing::warn!("{error}");
             }
             if let Some(pod) = self.published(&record.attachment) {
-                self.publish(PublishWork::Publish(Published::PodGone { node: pod.node, key: pod.key }));
+                // A pod's new sandbox may be here before its old one has gone.
+                let successor = self.attached.values().find_map(|record| {
+                    let other = self.published(&record.attachment).filter(|other| other.key == pod.key)?;
+                    (!self.adding.contains_key(&record.attachment.id)).then_some(other)
+                });
+                self.publish(PublishWork::Publish(match successor {
+                    Some(other) => Published::Pod(other),
+                    None => Published::PodGone { node: pod.node, key: pod.key },
+                }));
             }
         }
         crash::point("del:marked");

@@ -18,6 +18,8 @@ struct Rig {
     kernel: Receiver<Work>,
     published: Receiver<PublishWork>,
     folder: tempfile::TempDir,
+    /// Whom the next ADD is for.
+    container: &'static str,
 }
 
 type Answer = Receiver<Result<Value, CniError>>;
@@ -37,7 +39,7 @@ fn rig() -> Rig {
     let around = Around { kernel: to_kernel, publish: to_publisher };
     let config = serde_json::from_value(config).unwrap();
     let core = Core::new(config, SharedPlans::default(), around).unwrap();
-    Rig { core, kernel, published, folder }
+    Rig { core, kernel, published, folder, container: "c1" }
 }
 
 impl Rig {
@@ -81,9 +83,10 @@ impl Rig {
     }
 
     fn add_with(&mut self, runtime_config: &Value, deadline: Instant) -> Answer {
+        let container = self.container;
         let env = |key: &str| {
             let value = match key {
-                "CNI_CONTAINERID" => "c1",
+                "CNI_CONTAINERID" => container,
                 "CNI_IFNAME" => "eth0",
                 "CNI_NETNS" => "/run/netns/c1",
                 "CNI_ARGS" => "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web",
@@ -232,4 +235,24 @@ fn an_agent_that_starts_without_its_leases_makes_them_again() {
     let leased: Vec<String> =
         again.leases().flat_map(|(_, leases)| leases).map(|lease| lease.address.to_string()).collect();
     assert_eq!(leased, ["10.244.0.1"]);
+}
+
+#[test]
+fn a_pods_old_sandbox_goes_without_its_new_one() {
+    let mut rig = Rig::running();
+    for container in ["old", "new"] {
+        rig.container = container;
+        let answer = rig.add(patient());
+        rig.apply(Extent::Changes);
+        answer.try_recv().unwrap().unwrap();
+    }
+    let id = AttachmentId { container: "old".into(), ifname: IfName::new("eth0").unwrap() };
+    let (reply, _answer) = channel();
+    rig.tell(Message::Cni(CniCall { verb: CniVerb::Del(id), deadline: patient(), reply }));
+    match rig.published.try_iter().last() {
+        Some(PublishWork::Publish(Published::Pod(pod))) => {
+            assert_eq!(pod.ips, ["10.244.0.2".parse::<IpAddr>().unwrap()]);
+        }
+        _ => panic!("the pod was taken back, though it is here"),
+    }
 }
