@@ -1,5 +1,6 @@
 //! Starting an agent: the core, and the threads around it.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -9,12 +10,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::Flock;
 use weft_dataplane::{Ledger, LinuxKernel, Monitor, Notification, observe_host};
 use weft_dns::forward::UpstreamSource;
 use weft_model::NodeName;
 use weft_store::{DirectoryOptions, DirectoryStore, Store};
 
-use crate::api::{ApiServer, Limits, RunDir, RunDirError};
+use crate::api::{ApiServer, Limits, RunDir, RunDirError, hold_state};
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
 use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
 use crate::kernel_thread::KernelThread;
@@ -68,6 +70,7 @@ pub struct Agent {
     api: Option<ApiServer>,
     dns: Option<weft_dns::server::Handle>,
     _run_dir: RunDir,
+    _state: Flock<File>,
 }
 
 impl Agent {
@@ -79,6 +82,7 @@ impl Agent {
         let node = config.node_name()?;
         make_folder(&config.state_dir)?;
         let run_dir = RunDir::claim(&config.run_dir)?;
+        let state = hold_state(&config.state_dir)?;
         let store = open_store(config.store.clone());
         let kernel = LinuxKernel::open(&config.state_dir)?;
         let ledger = kernel.ledger();
@@ -106,6 +110,7 @@ impl Agent {
             api: Some(api),
             dns,
             _run_dir: run_dir,
+            _state: state,
         })
     }
 

@@ -19,5 +19,5 @@ mod server;
 mod tests;
 
 pub use exchange::{ApiRequest, ApiResponse, Handler};
-pub use run_dir::{RunDir, RunDirError};
+pub use run_dir::{RunDir, RunDirError, hold_state};
 pub use server::{ApiServer, Limits, StartError};

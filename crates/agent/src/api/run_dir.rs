@@ -39,6 +39,26 @@ pub enum RunDirError {
         /// Its process id, as it wrote it down.
         pid: String,
     },
+    /// Another agent uses the state folder, with a run folder of its own.
+    #[error("another agent uses {path}; stop it first, or give this one a stateDir of its own")]
+    StateHeld {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// Takes hold of the state folder until the result is dropped: two agents would undo each other's work. Nothing is written,
+/// since an agent has to start on a full disk as well.
+///
+/// # Errors
+/// [`RunDirError`]: it can't be opened, or another agent has it.
+pub fn hold_state(folder: &Path) -> Result<Flock<File>, RunDirError> {
+    let failed = |cause| RunDirError::Write { path: folder.to_owned(), cause };
+    let opened = File::open(folder).map_err(failed)?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => RunDirError::StateHeld { path: folder.to_owned() },
+        errno => failed(errno.into()),
+    })
 }
 
 /// A run folder that this process holds.

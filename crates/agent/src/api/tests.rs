@@ -17,7 +17,7 @@ use weft_cni::Code;
 use weft_cni::client::Exchange;
 use weft_cni::wire::Response;
 
-use super::{ApiRequest, ApiResponse, ApiServer, Limits, RunDir, RunDirError, client};
+use super::{ApiRequest, ApiResponse, ApiServer, Limits, RunDir, RunDirError, client, hold_state};
 
 /// A folder that is gone with the test.
 struct Folder(PathBuf);
@@ -248,6 +248,17 @@ fn a_run_folder_has_one_agent() {
     assert_eq!(again.path(), folder.0);
     let in_the_way = folder.0.join("agent.pid").join("below-a-file");
     assert!(matches!(RunDir::claim(&in_the_way), Err(RunDirError::Create { .. })));
+}
+
+#[test]
+fn a_state_folder_has_one_agent() {
+    let folder = Folder::new();
+    fs::create_dir_all(&folder.0).unwrap();
+    let first = hold_state(&folder.0).unwrap();
+    assert!(matches!(hold_state(&folder.0), Err(RunDirError::StateHeld { .. })));
+    drop(first);
+    assert!(hold_state(&folder.0).is_ok());
+    assert!(matches!(hold_state(&folder.0.join("absent")), Err(RunDirError::Write { .. })));
 }
 
 #[test]
