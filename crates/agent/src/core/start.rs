@@ -105,8 +105,8 @@ impl Core {
     /// Sees to it that every attachment holds the leases of its addresses: one that somebody has removed would be given to
     /// another pod.
     pub(super) fn hold_addresses(&mut self) {
-        let attached = self.attached.values().chain(self.removing.values().filter_map(|r| r.record.as_ref()));
-        for Attachment { id, network, addresses, .. } in attached.map(|record| &record.attachment) {
+        // Not for one on its way out: its leases may have gone already, as the last step but one.
+        for Attachment { id, network, addresses, .. } in self.attached.values().map(|r| &r.attachment) {
             let Some(leases) = self.leases.get_mut(network) else { continue };
             match leases.restore(id, addresses) {
                 Ok(restored) => {
