@@ -8,6 +8,7 @@ use weft_dataplane::{Executor, LinuxKernel};
 use weft_lab::load::percentile;
 use weft_model::{Change, Fact};
 use weft_plan::Plan;
+use weft_store::object::Interner;
 
 use super::Changed;
 use super::facts::{self, Cluster, State};
@@ -25,7 +26,11 @@ type Kind = (&'static str, fn(Cluster, usize, State) -> Result<Fact>, fn(Cluster
 const KINDS: [Kind; 3] = [
     // The one that is looked at stays where it is.
     ("node-address", |_, number, state| facts::node(number + 1, state), |cluster| cluster.nodes - 1),
-    ("pod-labels", |cluster, number, state| cluster.pod(number, state), |cluster| cluster.pods()),
+    (
+        "pod-labels",
+        |cluster, number, state| cluster.pod(number, state, &mut Interner::default()),
+        |cluster| cluster.pods(),
+    ),
     ("endpoint", |cluster, number, state| cluster.slice(number, state), |cluster| cluster.slices()),
 ];
 

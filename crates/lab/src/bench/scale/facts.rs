@@ -1,5 +1,7 @@
 //! A made-up cluster: nodes in subnets of 250, 30 pods a node, services with and without selectors. Pure.
 //!
+//! Text that objects have in common is shared, as the store's reader shares it.
+//!
 //! The node that is looked at is number 0; its own subnet's nodes are direct peers, the others are behind tunnels.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,6 +12,7 @@ use weft_model::{
     NamespaceName, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Pod,
     PodIdentity, Port, Protocol, Service, ServicePort, SliceSource, TargetPort,
 };
+use weft_store::object::Interner;
 
 /// Pods on each node.
 pub const PODS_A_NODE: usize = 30;
@@ -54,9 +57,10 @@ impl Cluster {
 
     /// All facts but those of the host, one after the other.
     pub fn facts(self) -> impl Iterator<Item = Result<Fact>> {
+        let mut names = Interner::default();
         let namespaces = (0..NAMESPACES).map(|n| Ok(Fact::Namespace(namespace(n)?)));
         let nodes = (0..self.nodes).map(|n| node(n, State::First));
-        let pods = (0..self.pods()).map(move |n| self.pod(n, State::First));
+        let pods = (0..self.pods()).map(move |n| self.pod(n, State::First, &mut names));
         let services = (0..self.services()).map(service);
         let slices = (0..self.slices()).map(move |n| self.slice(n, State::First));
         let attachments = (0..PODS_A_NODE).map(attachment);
@@ -70,21 +74,23 @@ impl Cluster {
     }
 
     /// A pod; pods are dealt out to applications, and applications to namespaces.
-    pub fn pod(self, number: usize, state: State) -> Result<Fact> {
+    pub fn pod(self, number: usize, state: State, names: &mut Interner) -> Result<Fact> {
         let application = number % self.services();
-        let mut pod = Pod::named(pod_key(number, self.services())?);
+        let mut key = pod_key(number, self.services())?;
+        key.namespace = names.namespace(key.namespace.as_str())?;
+        let mut pod = Pod::named(key);
         let app = match state {
             State::First => format!("app-{application}"),
             State::Second => "somewhere-else".into(),
         };
-        pod.labels = [
+        let labels = [
             ("app", app),
             ("tier", ["front", "back"][number % 2].to_owned()),
             ("pod-template-hash", format!("{:08x}", application * 7919)),
-        ]
-        .into_iter()
-        .collect();
-        pod.node = Some(node_name(number / PODS_A_NODE)?);
+        ];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value));
+        pod.labels = names.labels(labels.iter().map(|(key, value)| (key, value)));
+        pod.node = Some(names.node(node_name(number / PODS_A_NODE)?.as_str())?);
         pod.ips = pod_ips(number).to_vec();
         pod.ready = true;
         Ok(Fact::Pod(pod))
@@ -263,10 +269,10 @@ mod tests {
 
     #[test]
     fn the_second_state_differs() {
-        let cluster = Cluster { nodes: 100 };
+        let (cluster, names) = (Cluster { nodes: 100 }, &mut Interner::default());
         for (first, second) in [
             (node(7, State::First), node(7, State::Second)),
-            (cluster.pod(7, State::First), cluster.pod(7, State::Second)),
+            (cluster.pod(7, State::First, names), cluster.pod(7, State::Second, names)),
             (cluster.slice(1, State::First), cluster.slice(1, State::Second)),
         ] {
             let (first, second) = (first.expect("a fact"), second.expect("a fact"));
