@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 use weft_model::{Cidr, FactKey, Family, Host, HostLink, IfName};
-use weft_plan::filter::HookKind;
+use weft_plan::filter::{HookKind, Statement};
 use weft_plan::kernel::{GATEWAY_V6, LOCAL_TABLE, LinkKind, MAIN_TABLE};
 use weft_plan::{
     Atom, Chain, Ident, KernelKey, KernelRow, Link, Plan, PodLink, Route, RouteKey, RouteKind, VxlanLink,
@@ -131,6 +131,8 @@ pub(super) struct Index<'a> {
     choices: Vec<TableChoice>,
     events: FxHashMap<HookKind, Vec<Event<'a>>>,
     nat: FxHashMap<HookKind, Vec<BaseChain<'a>>>,
+    /// Some rule makes the kernel track connections.
+    tracks: bool,
     intervals: FxHashMap<&'a Ident, Intervals<'a>>,
     sysctls: FxHashMap<&'a str, &'a str>,
     pub pods: Vec<(IfName, &'a Link, &'a PodLink, &'a FactKey)>,
@@ -149,6 +151,7 @@ impl<'a> Index<'a> {
             ],
             events: FxHashMap::default(),
             nat: FxHashMap::default(),
+            tracks: false,
             intervals: FxHashMap::default(),
             sysctls: FxHashMap::default(),
             pods: Vec::new(),
@@ -182,8 +185,12 @@ impl<'a> Index<'a> {
                     };
                     self.choices.push(choice);
                 }
-                (KernelKey::Chain(name), KernelRow::Chain(chain)) if chain.hook.is_some() => {
-                    chains.push(BaseChain { name, chain, origin });
+                (KernelKey::Chain(name), KernelRow::Chain(chain)) => {
+                    let mut statements = chain.rules.iter().flat_map(|rule| &rule.statements);
+                    self.tracks |= statements.any(Statement::asks_for_tracking);
+                    if chain.hook.is_some() {
+                        chains.push(BaseChain { name, chain, origin });
+                    }
                 }
                 (KernelKey::Set(name), KernelRow::Set(spec)) if spec.interval => {
                     self.intervals.entry(name).or_default();
@@ -286,7 +293,9 @@ impl<'a> Index<'a> {
         let mut events: FxHashMap<HookKind, Vec<(i32, u8, Event<'a>)>> = FxHashMap::default();
         for hook in [HookKind::Prerouting, HookKind::Output] {
             let list = events.entry(hook).or_default();
-            list.push((CONNTRACK_PRIORITY, 0, Event::Track));
+            if self.tracks {
+                list.push((CONNTRACK_PRIORITY, 0, Event::Track));
+            }
             list.push((DNAT_PRIORITY, 0, Event::Translate(Manip::Destination)));
         }
         for hook in [HookKind::Input, HookKind::Postrouting] {

@@ -106,6 +106,13 @@ impl Field {
     }
 }
 
+impl Field {
+    /// Whether it is read from the packet's connection.
+    fn is_of_connection(self) -> bool {
+        matches!(self, Field::CtMark | Field::CtState | Field::CtStatus | Field::CtDirection)
+    }
+}
+
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
@@ -270,6 +277,25 @@ pub enum Statement {
     Reject(Reject),
     /// Ends the chain.
     Verdict(Verdict),
+}
+
+impl Statement {
+    /// Whether a rule with it makes the kernel track connections. Without any such rule in a network namespace nothing is
+    /// tracked there, and nat chains are never asked (`nf_ct_netns_get` in the expressions' set-up).
+    pub fn asks_for_tracking(&self) -> bool {
+        match self {
+            Statement::Match(field, ..) => field.is_of_connection(),
+            Statement::Lookup(key, ..) | Statement::SetMarkFrom(key, _) | Statement::VerdictFrom(key, _) => {
+                key.iter().any(|field| field.is_of_connection())
+            }
+            Statement::SaveMark | Statement::Dnat(_) | Statement::Snat(_) | Statement::Masquerade => true,
+            Statement::Counter
+            | Statement::Notrack
+            | Statement::SetMark(_)
+            | Statement::Reject(_)
+            | Statement::Verdict(_) => false,
+        }
+    }
 }
 
 /// One rule.

@@ -208,6 +208,14 @@ fn untracked_packets_are_not_translated() {
 }
 
 #[test]
+fn nat_chains_need_somebody_who_asks_for_tracking() {
+    let all = || made().nat("nat", IN, -100, vec![rule([drop()])]);
+    check(all(), "passed");
+    let asks = rule([Statement::Match(Field::CtMark, Comparison::Is, Value::Mark(1))]);
+    check(all().chain("ask", HookKind::Input, 0, vec![asks]), "dropped in nat");
+}
+
+#[test]
 fn a_connection_is_translated_once() {
     // The first nat chain that decides is the last one asked; filter chains see what it did only afterwards.
     let to = |address: &str| vec![rule([Statement::Dnat(NatTarget::Address(ip(address)))])];
