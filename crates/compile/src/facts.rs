@@ -12,6 +12,8 @@ use weft_model::{
     Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
 };
 
+use crate::services::groups::{GroupIndex, GroupKey};
+
 /// What a change did: the fact before and after it. Equal ones never reach a rule.
 #[derive(Debug, Clone)]
 pub struct Transition {
@@ -50,6 +52,9 @@ pub struct Facts {
     population: FxHashMap<NamespaceName, usize>,
     /// Pods in their node's network whose addresses nobody has written.
     on_host: FxHashMap<NodeName, BTreeSet<ObjectKey>>,
+    groups: GroupIndex,
+    /// Services by the seconds for which their clients keep an endpoint.
+    affinity_timeouts: BTreeMap<u32, usize>,
 }
 
 impl Facts {
@@ -116,6 +121,16 @@ impl Facts {
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
+    }
+
+    /// Numbers of services' groups of endpoints.
+    pub fn groups(&self) -> &GroupIndex {
+        &self.groups
+    }
+
+    /// Every time, in seconds, for which some service's clients keep their endpoint.
+    pub fn affinity_timeouts(&self) -> impl Iterator<Item = u32> + '_ {
+        self.affinity_timeouts.keys().copied()
     }
 
     /// A slice by key.
@@ -273,6 +288,10 @@ impl Facts {
                 if let Some(selector) = &service.selector {
                     link(&mut self.services_by_label, &service.key, selector);
                 }
+                GroupKey::all_of(service).for_each(|group| self.groups.insert(group));
+                if let Some(seconds) = service.affinity_seconds {
+                    *self.affinity_timeouts.entry(seconds).or_default() += 1;
+                }
             }
             Fact::EndpointSlice(slice) => {
                 if let Some(service) = slice.service_key() {
@@ -314,6 +333,15 @@ impl Facts {
                 self.leave(&service.key.namespace);
                 if let Some(selector) = &service.selector {
                     unlink(&mut self.services_by_label, &service.key, selector);
+                }
+                GroupKey::all_of(service).for_each(|group| self.groups.remove(&group));
+                if let Some(seconds) = service.affinity_seconds
+                    && let Some(count) = self.affinity_timeouts.get_mut(&seconds)
+                {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.affinity_timeouts.remove(&seconds);
+                    }
                 }
             }
             Fact::EndpointSlice(slice) => {

@@ -13,9 +13,10 @@ pub mod facts;
 pub mod names;
 pub mod oracle;
 pub mod rules;
+pub mod services;
 pub mod settings;
 pub mod topology;
 
 pub use engine::{Compiler, Context, Output, Rule, RuleKey, compile};
 pub use facts::{Facts, Transition};
-pub use settings::{DnsSettings, PodNames, Settings};
+pub use settings::{DnsSettings, PodNames, ServiceSettings, Settings};

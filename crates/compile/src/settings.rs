@@ -1,8 +1,9 @@
 //! What one node's configuration says to `compile`: fixed for the life of a compiler.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use weft_model::{NodeName, Port, Protocol};
+use weft_model::{Cidr, NodeName, Port, Protocol};
 use weft_plan::DnsName;
 
 /// How `10-1-2-3.NAMESPACE.pod.ZONE` is answered.
@@ -35,6 +36,15 @@ impl Default for DnsSettings {
     }
 }
 
+/// The services part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// Services with this `service.kubernetes.io/service-proxy-name` are ours; without a name, those without the label.
+    pub proxy_name: Option<Arc<str>>,
+    /// Blocks in which the node's addresses must be to serve node ports; empty means all of them.
+    pub node_port_addresses: Vec<Cidr>,
+}
+
 /// Everything that isn't a fact of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -42,14 +52,21 @@ pub struct Settings {
     pub node: NodeName,
     /// Names.
     pub dns: DnsSettings,
+    /// Services; `None` where another program serves them.
+    pub services: Option<ServiceSettings>,
     /// Ports of this node's own servers that pods and peers must reach through a closed INPUT firewall, beside those
     /// of DNS and the overlay.
     pub open_ports: Vec<(Protocol, Port)>,
 }
 
 impl Settings {
-    /// Settings of a node that serves no names.
+    /// Settings of a node that serves services but no names.
     pub fn new(node: NodeName) -> Self {
-        Self { node, dns: DnsSettings::default(), open_ports: Vec::new() }
+        Self {
+            node,
+            dns: DnsSettings::default(),
+            services: Some(ServiceSettings::default()),
+            open_ports: Vec::new(),
+        }
     }
 }
