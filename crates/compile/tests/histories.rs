@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use weft_compile::{Compiler, Settings};
 use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host,
-    HostLink, HostPort, IfName, Labels, Mac, NamespaceName, Network, NetworkName, Node, NodeAddress,
-    NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port, Protocol, Service, ServicePort, Shape,
-    SliceSource, TargetPort, Vni,
+    HostLink, HostPort, IfName, IngressMode, Labels, LoadBalancerAddress, Mac, NamespaceName, Network,
+    NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port, Protocol,
+    Service, ServicePort, Shape, SliceSource, TargetPort, TrafficDistribution, TrafficPolicy, Vni,
 };
 use weft_plan::Plan;
 
@@ -23,8 +23,8 @@ fn change() -> impl Strategy<Value = Change> {
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| attachment(n, variant)),
         2 => (0u8..2, any::<bool>()).prop_map(|(n, there)| namespace(n, there)),
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| pod(n, variant)),
-        3 => (0u8..3, any::<u8>()).prop_map(|(n, variant)| service(n, variant)),
-        2 => (0u8..3, any::<u8>()).prop_map(|(n, variant)| slice(n, variant)),
+        4 => (0u8..3, any::<u8>(), any::<u16>()).prop_map(|(n, variant, more)| service(n, variant, more)),
+        3 => (0u8..3, any::<u8>(), any::<u8>()).prop_map(|(n, variant, more)| slice(n, variant, more)),
     ]
 }
 
@@ -70,6 +70,10 @@ fn node(n: u8, variant: u8) -> Change {
         let cidr = format!("10.245.{n}.0/24").parse().unwrap();
         node.pod_cidrs.push(NodeCidr { network: blue(), cidr });
     }
+    if bit(variant, 7) {
+        let zone = if bit(variant, 0) { "a" } else { "b" };
+        node.labels = [("topology.kubernetes.io/zone", zone)].into_iter().collect();
+    }
     Change::set(Fact::Node(node))
 }
 
@@ -107,6 +111,7 @@ fn network(n: u8, variant: u8) -> Change {
     network.shape = [Shape::Island, Shape::Flat, Shape::Isolated][usize::from(variant / 3 % 3)];
     if bit(variant, 7) {
         network.pod_cidrs = vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()];
+        network.service_cidrs = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
     }
     Change::set(Fact::Network(network))
 }
@@ -161,7 +166,7 @@ fn pod(n: u8, variant: u8) -> Change {
     Change::set(Fact::Pod(pod))
 }
 
-fn service(n: u8, variant: u8) -> Change {
+fn service(n: u8, variant: u8, more: u16) -> Change {
     let key = key(n, &format!("svc-{n}"));
     if variant < 32 {
         return Change::Remove(FactKey::Service(key));
@@ -179,12 +184,38 @@ fn service(n: u8, variant: u8) -> Change {
         protocol: Protocol::Tcp,
         port: Port::new(80).unwrap(),
         target: TargetPort::Number(Port::new(8080).unwrap()),
-        node_port: None,
+        node_port: Port::new(30080 + u32::from(more % 2)).ok().filter(|_| more & 2 != 0),
     }];
+    let has = |at: u16| more >> at & 1 == 1;
+    let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+    service.internal_policy = policy(has(2));
+    service.external_policy = policy(has(3));
+    service.affinity_seconds = [None, None, Some(60), Some(10_800)][usize::from(more >> 4 & 3)];
+    // Services may ask for one address and port.
+    if has(6) {
+        service.external_ips = vec![IpAddr::from([198, 51, 100, 7])];
+    }
+    if has(7) {
+        let ip = IpAddr::from([198, 51, 100, 10 + n]);
+        let mode = if has(8) { IngressMode::Proxy } else { IngressMode::Vip };
+        service.load_balancer = vec![LoadBalancerAddress { ip, mode }];
+        if has(9) {
+            service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+        }
+    }
+    if has(10) {
+        service.families = Family::ALL.to_vec();
+        service.cluster_ips.push(format!("fd00:96::{}", 10 + n).parse().unwrap());
+    }
+    service.distribution = [None, Some(TrafficDistribution::SameZone), Some(TrafficDistribution::SameNode)]
+        [usize::from(more >> 11) % 3];
+    if has(15) && has(14) && has(13) {
+        service.labels = [("service.kubernetes.io/service-proxy-name", "other")].into_iter().collect();
+    }
     Change::set(Fact::Service(service))
 }
 
-fn slice(n: u8, variant: u8) -> Change {
+fn slice(n: u8, variant: u8, more: u8) -> Change {
     let key = key(n, &format!("slice-{n}"));
     if variant < 64 {
         return Change::Remove(FactKey::EndpointSlice(key));
@@ -192,13 +223,17 @@ fn slice(n: u8, variant: u8) -> Change {
     let endpoint = |last: u8| Endpoint {
         addresses: vec![IpAddr::from([10, 244, 0, last])],
         ready: bit(variant, 0),
-        serving: true,
-        terminating: false,
+        serving: bit(more, 0),
+        terminating: bit(more, 1),
         hostname: None,
-        node: None,
+        node: NodeName::new(&format!("n{}", last % 2)).ok().filter(|_| bit(more, 2)),
         zone: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
+        hint_zones: if bit(more, 3) { vec![["a", "b"][usize::from(last % 2)].into()] } else { Vec::new() },
+        hint_nodes: if bit(more, 4) {
+            NodeName::new(&format!("n{}", last % 2)).into_iter().collect()
+        } else {
+            Vec::new()
+        },
         pod: None,
     };
     Change::set(Fact::EndpointSlice(EndpointSlice {
