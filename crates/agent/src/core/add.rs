@@ -297,9 +297,17 @@ impl Core {
         }
     }
 
-    /// What the cluster is told of an attachment; nothing of containers that are no pods.
+    /// What the cluster is told of an attachment; nothing of containers that are no pods. A pod is known by the addresses
+    /// of its first interface: `eth0`, or the first by name.
     pub(super) fn published(&self, attachment: &Attachment) -> Option<PublishedPod> {
         let pod = attachment.pod.as_ref()?;
+        let id = &attachment.id;
+        let rank = |ifname: IfName| (ifname.as_str() != "eth0", ifname);
+        let before =
+            |other: &AttachmentId| other.container == id.container && rank(other.ifname) < rank(id.ifname);
+        if rank(id.ifname).0 && self.attached.keys().any(before) {
+            return None;
+        }
         Some(PublishedPod {
             key: pod.key.clone(),
             uid: pod.uid.clone(),

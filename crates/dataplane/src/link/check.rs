@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use weft_model::{Family, IfName};
-use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6};
+use weft_plan::kernel::{GATEWAY_V6, MAIN_TABLE};
 use weft_plan::{Link, PodLink};
 
 use super::host_end::{self, Gateway};
-use super::netns;
-use super::pod_end::addresses;
+use super::pod_end::{addresses, gateway};
 use super::request::find;
 use super::state::LinkState;
+use super::{netns, pod_routes};
 use crate::KernelError;
 use crate::netlink::{Dump, Message, Rtnl};
 use crate::route::af;
@@ -52,9 +52,13 @@ pub(crate) fn check(
         }
     }
     for family in Family::ALL {
-        if pod.addresses.iter().any(|a| Family::of(*a) == family) && !has_default_route(&mut inside, family)?
-        {
-            faults.push(format!("the pod has no {family} default route by {}", gateway(family)));
+        if !pod.addresses.iter().any(|a| Family::of(*a) == family) {
+            continue;
+        }
+        let present = default_routes(&mut inside, end.index, family)?;
+        for table in pod_routes::tables(pod, end.index).into_iter().filter(|table| !present.contains(table)) {
+            let place = if table == MAIN_TABLE { String::new() } else { format!(" in table {table}") };
+            faults.push(format!("{inner} has no {family} default route by {}{place}", gateway(family)));
         }
     }
     Ok(faults)
@@ -99,25 +103,23 @@ fn check_pod_end(end: &LinkState, pod: &PodLink, faults: &mut Vec<String>) {
     }
 }
 
-fn gateway(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(GATEWAY_V4),
-        Family::V6 => IpAddr::V6(GATEWAY_V6),
-    }
-}
-
-fn has_default_route(rtnl: &mut Rtnl, family: Family) -> Result<bool, KernelError> {
+/// Tables that have a default route by the gateway on the link.
+fn default_routes(rtnl: &mut Rtnl, link: u32, family: Family) -> Result<Vec<u32>, KernelError> {
     let mut header = [0; 12];
     header[0] = af(family);
     let request = Message::new(libc::RTM_GETROUTE, 0, &header);
-    let mut found = false;
+    let mut found = Vec::new();
     rtnl.dump("routes", &request, |dump| match dump {
-        Dump::Again => found = false,
+        Dump::Again => found.clear(),
         Dump::Object(message) => {
             let attributes = message.attributes(header.len());
-            found |= message.body.get(1) == Some(&0)
+            if message.body.get(1) == Some(&0)
                 && message.body.first() == Some(&af(family))
-                && attributes.address(libc::RTA_GATEWAY) == Some(gateway(family));
+                && attributes.u32(libc::RTA_OIF) == Some(link)
+                && attributes.address(libc::RTA_GATEWAY) == Some(gateway(family))
+            {
+                found.extend(attributes.u32(libc::RTA_TABLE));
+            }
         }
     })?;
     Ok(found)

@@ -8,11 +8,11 @@ use std::os::fd::BorrowedFd;
 
 use weft_model::{Family, IfName};
 use weft_plan::PodLink;
-use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6, HOST_END_MAC, MAIN_TABLE};
+use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6, HOST_END_MAC};
 
-use super::netns;
 use super::request::{OwnAddresses, Request, change, send, settings, up};
 use super::state::{Conf, LinkState};
+use super::{netns, pod_routes};
 use crate::KernelError;
 use crate::netlink::{Dump, Message, Rtnl, headers, number};
 use crate::route::af;
@@ -22,7 +22,7 @@ const LOOPBACK: u32 = 1;
 /// Length of `struct ifaddrmsg`.
 const ADDRESS_FIXED: usize = 8;
 /// It is so already.
-const EXISTS: &[i32] = &[libc::EEXIST];
+pub(super) const EXISTS: &[i32] = &[libc::EEXIST];
 
 /// Sets up a fresh end: loopback, addresses, link, neighbours, routes.
 pub(crate) fn configure(
@@ -108,7 +108,7 @@ fn enable_ipv6(namespace: BorrowedFd<'_>, link: IfName) -> Result<(), KernelErro
     netns::within(namespace, link, || crate::sysctl::enable_ipv6(link))?
 }
 
-fn object(pod: &PodLink) -> String {
+pub(super) fn object(pod: &PodLink) -> String {
     format!("link {} of {}", pod.attachment.ifname, pod.attachment.container)
 }
 
@@ -128,13 +128,13 @@ fn requests(pod: &PodLink, index: u32) -> Vec<Request> {
     for family in Family::ALL {
         if pod.addresses.iter().any(|a| Family::of(*a) == family) {
             requests.push(gateway_neighbour(pod, index, family));
-            requests.extend(routes(pod, index, family));
+            requests.extend(pod_routes::requests(pod, index, family));
         }
     }
     requests
 }
 
-fn gateway(family: Family) -> IpAddr {
+pub(super) fn gateway(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(GATEWAY_V4),
         Family::V6 => IpAddr::V6(GATEWAY_V6),
@@ -157,32 +157,4 @@ fn gateway_neighbour(pod: &PodLink, index: u32, family: Family) -> Request {
         .address(libc::NDA_DST, gateway(family))
         .attr(libc::NDA_LLADDR, &HOST_END_MAC.0);
     Request::new(message, "add", format!("the gateway's neighbour on {}", object(pod)))
-}
-
-/// The gateway on the link, for IPv4 (IPv6's is link-local and needs no route), and the default route by it. Another
-/// interface of the pod may have taken the place: then that one leads out.
-fn routes(pod: &PodLink, index: u32, family: Family) -> Vec<Request> {
-    let route = |prefix: u8, scope: u8| {
-        let header = headers::Route {
-            family: af(family),
-            destination_len: prefix,
-            source_len: 0,
-            table: MAIN_TABLE,
-            // As if typed: `ip route` prints it without a word about its origin.
-            protocol: libc::RTPROT_BOOT,
-            scope,
-            kind: libc::RTN_UNICAST,
-            flags: 0,
-        };
-        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        Message::new(libc::RTM_NEWROUTE, flags, &header.bytes()).u32(libc::RTA_OIF, index)
-    };
-    let mut requests = Vec::with_capacity(2);
-    if family == Family::V4 {
-        let message = route(32, libc::RT_SCOPE_LINK).address(libc::RTA_DST, gateway(family));
-        requests.push(Request::new(message, "add", format!("the route to the gateway on {}", object(pod))));
-    }
-    let message = route(0, libc::RT_SCOPE_UNIVERSE).address(libc::RTA_GATEWAY, gateway(family));
-    requests.push(Request::new(message, "add", format!("the {family} default route on {}", object(pod))));
-    requests.into_iter().map(|r| r.tolerate(EXISTS)).collect()
 }

@@ -3,5 +3,6 @@
 //! Needs root: each test works in a network and mount namespace of its own.
 
 mod crash_points;
+mod interfaces;
 mod node;
 mod restart;

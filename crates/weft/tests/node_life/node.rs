@@ -19,6 +19,22 @@ use weft_cni::{Call, Verb};
 
 const SOCKET: &str = "/run/weft/weft.sock";
 
+/// What a call is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Interface<'a> {
+    /// The container's id.
+    pub container: &'a str,
+    /// The interface's name in it.
+    pub ifname: &'a str,
+}
+
+impl<'a> Interface<'a> {
+    /// The one that every container has.
+    pub fn first(container: &'a str) -> Self {
+        Self { container, ifname: "eth0" }
+    }
+}
+
 /// A node in this thread's own namespaces.
 pub struct Node {
     folder: tempfile::TempDir,
@@ -103,7 +119,8 @@ impl Node {
     }
 
     /// The body of a call, as the plugin makes it, and the namespace that goes with it.
-    fn request(&self, container: &str, more: &Value) -> (Vec<u8>, Option<std::fs::File>) {
+    fn request(&self, to: Interface<'_>, more: &Value) -> (Vec<u8>, Option<std::fs::File>) {
+        let Interface { container, ifname } = to;
         let netns = format!("/run/netns/{container}");
         let file = std::fs::File::open(&netns).ok();
         let mut config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "socket": SOCKET,
@@ -112,7 +129,7 @@ impl Node {
         let env = |key: &str| {
             Some(match key {
                 "CNI_CONTAINERID" => container.to_owned(),
-                "CNI_IFNAME" => "eth0".to_owned(),
+                "CNI_IFNAME" => ifname.to_owned(),
                 "CNI_NETNS" => netns.clone(),
                 "CNI_ARGS" => format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}"),
                 _ => return None,
@@ -123,7 +140,7 @@ impl Node {
 
     /// A plugin that is killed between its request and the answer.
     pub fn hang_up(&self, verb: Verb, container: &str) {
-        let (body, file) = self.request(container, &json!({}));
+        let (body, file) = self.request(Interface::first(container), &json!({}));
         let bytes = encode_request("POST", verb.path(), Duration::from_secs(20), &body);
         let stream = UnixStream::connect(SOCKET).unwrap();
         let netns = file.unwrap();
@@ -143,7 +160,18 @@ impl Node {
         more: &Value,
         patience: Duration,
     ) -> Result<Value, String> {
-        let (body, file) = self.request(container, more);
+        self.call_for(verb, Interface::first(container), more, patience)
+    }
+
+    /// A call about any interface of a container.
+    pub fn call_for(
+        &self,
+        verb: Verb,
+        to: Interface<'_>,
+        more: &Value,
+        patience: Duration,
+    ) -> Result<Value, String> {
+        let (body, file) = self.request(to, more);
         let exchange = Exchange {
             socket: Path::new(SOCKET),
             method: "POST",
