@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use weft_compile::{DnsSettings, PodNames, Settings};
-use weft_model::{IfName, NodeName, machine_address};
+use weft_compile::{DnsSettings, PodNames, ServiceSettings, Settings};
+use weft_model::{Cidr, IfName, NodeName, machine_address};
 use weft_plan::DnsName;
 
 /// Where the cluster's facts come from. One field is set.
@@ -95,6 +96,24 @@ impl Default for DnsConfig {
     }
 }
 
+/// Service addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicesConfig {
+    /// Whether Weft leads packets to services' addresses. Without, what it made for them is removed.
+    pub enabled: bool,
+    /// The `service.kubernetes.io/service-proxy-name` of the services that are ours; otherwise those without one.
+    pub proxy_name: Option<Arc<str>>,
+    /// Blocks in which the node's addresses must be to serve node ports; empty means all of them.
+    pub node_port_addresses: Vec<Cidr>,
+}
+
+impl Default for ServicesConfig {
+    fn default() -> Self {
+        Self { enabled: true, proxy_name: None, node_port_addresses: Vec::new() }
+    }
+}
+
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -122,6 +141,9 @@ pub struct AgentConfig {
     /// Names.
     #[serde(default)]
     pub dns: DnsConfig,
+    /// Services.
+    #[serde(default)]
+    pub services: ServicesConfig,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -257,6 +279,10 @@ impl AgentConfig {
             addresses: self.dns_addresses(),
             pod_names,
         };
+        settings.services = self.services.enabled.then(|| ServiceSettings {
+            proxy_name: self.services.proxy_name.clone(),
+            node_port_addresses: self.services.node_port_addresses.clone(),
+        });
         Ok(settings)
     }
 
