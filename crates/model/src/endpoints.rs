@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Family, NodeName, ObjectKey, ObjectName, Port, Protocol};
+use crate::{Family, Keyed, NodeName, ObjectKey, ObjectName, Port, Protocol};
 
 /// What wrote a slice, which decides whether another one hides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +69,13 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+}
+
+impl Keyed for EndpointSlice {
+    type Key = ObjectKey;
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
 }
 
 impl EndpointSlice {

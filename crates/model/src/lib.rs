@@ -20,6 +20,7 @@ pub mod network;
 pub mod node;
 pub mod pod;
 pub mod service;
+pub mod table;
 
 pub use attachment::{Attachment, AttachmentId, HostPort, PodIdentity};
 pub use endpoints::{Endpoint, EndpointPort, EndpointSlice, SliceSource};
@@ -35,3 +36,4 @@ pub use service::{
     IngressMode, LoadBalancerAddress, Service, ServiceKind, ServicePort, TargetPort, TrafficDistribution,
     TrafficPolicy,
 };
+pub use table::{Keyed, Slot, Table};

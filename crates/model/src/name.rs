@@ -3,7 +3,7 @@
 //! All are cheap to clone (one shared allocation): a fact's name appears in indices, plan rows and messages.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +114,9 @@ names! {
 impl NetworkName {
     /// The network that pods belong to unless something says otherwise.
     pub fn ordinary() -> Self {
-        Self("default".into())
+        // Every pod has it: once in memory.
+        static ORDINARY: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
+        Self(ORDINARY.clone())
     }
 }
 

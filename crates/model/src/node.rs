@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, Family, Labels, Mac, NetworkName, NodeName};
+use crate::{Cidr, Family, Keyed, Labels, Mac, NetworkName, NodeName};
 
 /// One of a node's own addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +37,13 @@ pub struct Node {
     pub pod_cidrs: Vec<NodeCidr>,
     /// MAC of its tunnel end, where it isn't the one that [`Node::vtep_mac`] derives.
     pub published_vtep_mac: Option<Mac>,
+}
+
+impl Keyed for Node {
+    type Key = NodeName;
+    fn key(&self) -> &NodeName {
+        &self.name
+    }
 }
 
 impl Node {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Labels, NetworkName, NodeName, ObjectKey, Port, Protocol};
+use crate::{Keyed, Labels, NetworkName, NodeName, ObjectKey, Port, Protocol};
 
 /// A port that a container declares; services refer to it by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,6 +47,13 @@ pub struct Pod {
     pub subdomain: Option<Arc<str>>,
     /// Ports that have a name.
     pub named_ports: Vec<ContainerPort>,
+}
+
+impl Keyed for Pod {
+    type Key = ObjectKey;
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
 }
 
 impl Pod {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, Family, Labels, ObjectKey, Port, Protocol};
+use crate::{Cidr, Family, Keyed, Labels, ObjectKey, Port, Protocol};
 
 /// What a service offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,13 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Preferred endpoints.
     pub distribution: Option<TrafficDistribution>,
+}
+
+impl Keyed for Service {
+    type Key = ObjectKey;
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
 }
 
 impl Service {
