@@ -176,7 +176,7 @@ fn guessed_attachment(pod: &weft_model::Pod) -> Attachment {
         pod: Some(PodIdentity { key: pod.key.clone(), uid: pod.uid.clone() }),
         addresses: pod.ips.clone(),
         mtu: None,
-        host_ports: Vec::new(),
+        host_ports: pod.host_ports.to_vec(),
         netns: String::new(),
     }
 }
@@ -327,5 +327,49 @@ mod tests {
         check("shop/web-0", "shop/web-0", None);
         assert!(Target::from_str("web:0").is_err());
         assert!(Target::from_str("web:x").is_err());
+    }
+
+    fn node(name: &str, last: u8) -> Node {
+        let mut node = Node::named(NodeName::new(name).unwrap());
+        let ip = IpAddr::from([192, 0, 2, last]);
+        node.addresses = vec![weft_model::NodeAddress { ip, prefix: Some(24) }];
+        let cidr = format!("10.244.{last}.0/24").parse().unwrap();
+        node.pod_cidrs = vec![weft_model::NodeCidr { network: weft_model::NetworkName::ordinary(), cidr }];
+        node
+    }
+
+    #[test]
+    fn a_mapped_port_of_another_node_is_known_here() {
+        let mut compiler = Compiler::new(Settings::new(NodeName::new("n1").unwrap()));
+        let (here, there) = (node("n1", 1), node("n2", 2));
+        let mut web = weft_model::Pod::named(ObjectKey::new("default", "web").unwrap());
+        web.node = Some(there.name.clone());
+        web.ips = vec!["10.244.2.5".parse().unwrap()];
+        web.host_ports = Box::new([weft_model::HostPort {
+            host_ip: None,
+            host_port: Port::new(8080).unwrap(),
+            container_port: Port::new(80).unwrap(),
+            protocol: Protocol::Tcp,
+        }]);
+        let host = Fact::Host(peer_host(&here));
+        for fact in [host, Fact::Node(here), Fact::Node(there), Fact::Pod(web)] {
+            compiler.apply(Change::set(fact));
+        }
+        let plans = SharedPlans::default();
+        compiler.flush(&mut plans.kernel.write().unwrap());
+        let known = Known {
+            node: NodeName::new("n1").unwrap(),
+            settings: compiler.settings().clone(),
+            facts: compiler.facts().clone(),
+            plans,
+        };
+        let ask = |to: &str| {
+            let query = Query { from: "n1".into(), to: to.into(), family: None, source: None };
+            explain(&known, &[query]).remove(0)
+        };
+        let mapped = ask("192.0.2.2:8080");
+        assert!(mapped.works && mapped.text.contains("10.244.2.5"), "{}", mapped.text);
+        let other = ask("192.0.2.2:8081");
+        assert!(!other.text.contains("10.244.2.5"), "{}", other.text);
     }
 }

@@ -47,6 +47,9 @@ pub struct Pod {
     pub subdomain: Option<Arc<str>>,
     /// Ports that have a name.
     pub named_ports: Vec<ContainerPort>,
+    /// Ports of its node that lead to it.
+    #[serde(default)]
+    pub host_ports: Box<[crate::HostPort]>,
 }
 
 impl Keyed for Pod {
@@ -73,6 +76,7 @@ impl Pod {
             hostname: None,
             subdomain: None,
             named_ports: Vec::new(),
+            host_ports: Box::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use weft_model::{Change, Cidr, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey};
+use weft_model::{Change, Cidr, HostPort, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey};
 
 /// A place that holds the cluster's facts. Every call may block, on its own thread; a store that needs a runtime
 /// brings it along.
@@ -146,6 +146,9 @@ pub struct PublishedPod {
     pub node: NodeName,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// Ports of the node that lead to it. A store whose Pods say so by themselves (`hostPort` of a container) need not keep
+    /// them.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// What came of claiming blocks.

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use weft_model::{
-    Change, Cidr, Fact, FactKey, Family, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Pod,
+    Change, Cidr, Fact, FactKey, Family, HostPort, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey,
+    Pod, Port, Protocol,
 };
 use weft_store::{
     DirectoryOptions, DirectoryStore, Event, Published, PublishedNode, PublishedPod, Store, StoreError,
@@ -171,11 +172,18 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
     );
 
     let ips = vec!["10.244.0.7".parse().unwrap(), "fd00:244::7".parse().unwrap()];
-    let fact = PublishedPod { key: web.clone(), uid: None, node: n1.clone(), ips };
+    let host_ports = vec![HostPort {
+        host_ip: Some("192.0.2.1".parse().unwrap()),
+        host_port: Port::new(8080).unwrap(),
+        container_port: Port::new(80).unwrap(),
+        protocol: Protocol::Udp,
+    }];
+    let fact = PublishedPod { key: web.clone(), uid: None, node: n1.clone(), ips, host_ports };
     store.publish(&Published::Pod(fact.clone())).unwrap();
     store.publish(&Published::Pod(fact.clone())).unwrap();
     watching.until_facts("the pod's addresses", |f| pod(f, &web).is_some_and(|p| p.ips == fact.ips));
-    assert_eq!(watching.pod(&web).unwrap().labels.get("app"), Some("web"));
+    let told = watching.pod(&web).unwrap();
+    assert_eq!((told.labels.get("app"), told.host_ports.to_vec()), (Some("web"), fact.host_ports.clone()));
     // A pod that nobody has described is known all the same.
     let bare = ObjectKey::new("default", "bare").unwrap();
     store.publish(&Published::Pod(PublishedPod { key: bare.clone(), ..fact })).unwrap();
@@ -237,7 +245,15 @@ fn forgets_a_node_on_demand(bench: &dyn Bench) {
         store.publish(&Published::Node(said)).unwrap();
         let key = ObjectKey::new("default", name.as_str()).unwrap();
         let ips = vec!["10.0.0.1".parse().unwrap()];
-        store.publish(&Published::Pod(PublishedPod { key, uid: None, node: name.clone(), ips })).unwrap();
+        store
+            .publish(&Published::Pod(PublishedPod {
+                key,
+                uid: None,
+                node: name.clone(),
+                ips,
+                host_ports: Vec::new(),
+            }))
+            .unwrap();
     }
     let first = store.claim_pod_cidrs(&network(), &n1, &[]).unwrap();
     let mut watching = Watching::begin(bench.store());

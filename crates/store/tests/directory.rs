@@ -178,6 +178,7 @@ fn published(node: &str, ip: &str) -> Published {
         uid: None,
         node: NodeName::new(node).unwrap(),
         ips: vec![ip.parse().unwrap()],
+        host_ports: Vec::new(),
     })
 }
 

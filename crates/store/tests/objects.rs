@@ -72,7 +72,7 @@ spec:
   - name: web
     ports:
     - {name: http, containerPort: 8080}
-    - {containerPort: 9}
+    - {containerPort: 9, hostPort: 90, hostIP: 192.0.2.1}
     - {name: dns, containerPort: 53, protocol: UDP}
 status:
   phase: Running
@@ -93,6 +93,9 @@ status:
     let ports: Vec<_> =
         pod.named_ports.iter().map(|p| format!("{}={}/{}", p.name, p.port, p.protocol)).collect();
     assert_eq!(ports, ["http=8080/tcp", "dns=53/udp", "metrics=9090/tcp"]);
+    let mapped = &pod.host_ports[0];
+    assert_eq!((mapped.host_port.get(), mapped.container_port.get(), pod.host_ports.len()), (90, 9, 1));
+    assert_eq!(mapped.host_ip.unwrap().to_string(), "192.0.2.1");
 }
 
 #[test]
@@ -101,10 +104,11 @@ fn what_a_pod_leaves_out_has_its_usual_meaning() {
     assert_eq!(least.key.to_string(), "default/a");
     assert_eq!(least.network.as_str(), "default");
     assert!(!least.ready && least.ips.is_empty() && least.node.is_none());
-    let ended =
-        pod("apiVersion: v1\nkind: Pod\nmetadata: {name: a, deletionTimestamp: \"2024-01-01T00:00:00Z\"}\n\
-                     spec: {hostNetwork: true}\nstatus: {phase: Failed, podIP: 192.0.2.1}\n");
-    assert!(ended.finished && ended.terminating && ended.host_network);
+    let ended = pod(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, deletionTimestamp: \"2024-01-01T00:00:00Z\"}\n\
+                     spec: {hostNetwork: true, containers: [{ports: [{containerPort: 9, hostPort: 9}]}]}\nstatus: {phase: Failed, podIP: 192.0.2.1}\n",
+    );
+    assert!(ended.finished && ended.terminating && ended.host_network && ended.host_ports.is_empty());
     assert_eq!(ended.ips.len(), 1);
 }
 

@@ -313,6 +313,7 @@ impl Core {
             uid: pod.uid.clone(),
             node: self.node.clone(),
             ips: attachment.addresses.clone(),
+            host_ports: attachment.host_ports.clone(),
         })
     }
 }

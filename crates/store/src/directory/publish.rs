@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use weft_model::{NetworkName, NodeName};
+use weft_model::{HostPort, NetworkName, NodeName};
 
 use super::layout;
 use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
@@ -70,13 +70,30 @@ fn render_pod(pod: &PublishedPod) -> Value {
         metadata["uid"] = uid.as_ref().into();
     }
     let ips: Vec<Value> = pod.ips.iter().map(|ip| json!({ "ip": ip })).collect();
+    let mut spec = json!({ "nodeName": pod.node });
+    if !pod.host_ports.is_empty() {
+        let ports: Vec<Value> = pod.host_ports.iter().map(render_host_port).collect();
+        spec["containers"] = json!([{ "name": "mapped", "ports": ports }]);
+    }
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": metadata,
-        "spec": { "nodeName": pod.node },
+        "spec": spec,
         "status": { "podIPs": ips },
     })
+}
+
+fn render_host_port(port: &HostPort) -> Value {
+    let mut value = json!({
+        "hostPort": port.host_port,
+        "containerPort": port.container_port,
+        "protocol": port.protocol.to_string().to_uppercase(),
+    });
+    if let Some(ip) = port.host_ip {
+        value["hostIP"] = json!(ip);
+    }
+    value
 }
 
 /// Writes an object, unless the file says the same already.

@@ -2,7 +2,7 @@
 //!
 //! What always holds: the outcome depends on what the files say now, never on the order in which they came. Of two
 //! files of people that hold one object, the first by path wins. Of what a node has published, the node has the last
-//! word: a node's addresses, tunnel MAC and claimed blocks; a pod's addresses, node and uid. All else is the people's.
+//! word: a node's addresses, tunnel MAC and claimed blocks; a pod's addresses, mapped ports, node and uid. All else is the people's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -220,6 +220,7 @@ fn merged_pod(people: Option<&Decoded>, nodes: &[Word]) -> Option<Pod> {
     let mut pod = match (wanted, said) {
         (Some(mut pod), Some(said)) => {
             pod.ips = said.ips;
+            pod.host_ports = said.host_ports;
             pod.node = said.node;
             pod.uid = pod.uid.or(said.uid);
             pod

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use weft_model::{ContainerPort, NetworkName, ObjectKey, Pod, Port};
+use weft_model::{ContainerPort, HostPort, NetworkName, ObjectKey, Pod, Port, Protocol};
 
 use super::decode::{key_of, protocol};
 use super::error::keyed;
-use super::raw::{Object, PodSpec, PodStatus};
+use super::raw::{self, Object, PodSpec, PodStatus};
 use super::{Interner, NETWORK_ANNOTATION, ObjectError};
 
 /// The pod, and its Ready condition where it has conditions at all.
@@ -33,6 +33,7 @@ pub(super) fn pod(
     pod.hostname = some(&raw.spec.hostname).map(|h| names.string(&h));
     pod.subdomain = some(&raw.spec.subdomain).map(|s| names.string(&s));
     pod.named_ports = named_ports(&raw.spec, names)?;
+    pod.host_ports = host_ports(&raw.spec)?;
     let ready = raw
         .status
         .conditions
@@ -63,23 +64,51 @@ fn addresses(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {
     Ok(ips)
 }
 
-/// Named ports of containers, and of init containers that stay (`restartPolicy: Always`).
-fn named_ports(spec: &PodSpec, names: &mut Interner) -> Result<Vec<ContainerPort>, ObjectError> {
-    let lasting = |(_, c): &(usize, &super::raw::Container)| c.restart_policy == "Always";
+/// A container's port, and where it stands.
+type PortAt<'a> = (String, &'a raw::ContainerPort);
+
+/// Ports of containers, and of init containers that stay (`restartPolicy: Always`).
+fn ports(spec: &PodSpec) -> impl Iterator<Item = PortAt<'_>> {
+    let lasting = |(_, c): &(usize, &raw::Container)| c.restart_policy == "Always";
     let containers = spec.containers.iter().enumerate().map(|(i, c)| (format!("spec.containers[{i}]"), c));
     let sidecars = spec.init_containers.iter().enumerate().filter(lasting);
     let sidecars = sidecars.map(|(i, c)| (format!("spec.initContainers[{i}]"), c));
-    let mut ports = Vec::new();
-    for (path, container) in containers.chain(sidecars) {
-        for (i, port) in container.ports.iter().enumerate().filter(|(_, p)| !p.name.is_empty()) {
-            let field = |name: &str| format!("{path}.ports[{i}].{name}");
-            ports.push(ContainerPort {
-                name: names.string(&port.name),
-                protocol: protocol(&port.protocol).map_err(|e| ObjectError::at(field("protocol"), e))?,
-                port: Port::new(port.container_port)
-                    .map_err(|e| ObjectError::at(field("containerPort"), e))?,
-            });
-        }
+    containers.chain(sidecars).flat_map(|(path, container)| {
+        let of_container = container.ports.iter().enumerate();
+        of_container.map(move |(i, port)| (format!("{path}.ports[{i}]"), port))
+    })
+}
+
+fn named_ports(spec: &PodSpec, names: &mut Interner) -> Result<Vec<ContainerPort>, ObjectError> {
+    let mut named = Vec::new();
+    for (path, port) in ports(spec).filter(|(_, port)| !port.name.is_empty()) {
+        let (protocol, container_port) = target(&path, port)?;
+        named.push(ContainerPort { name: names.string(&port.name), protocol, port: container_port });
     }
-    Ok(ports)
+    Ok(named)
+}
+
+/// Ports of the node that lead to the pod. One on its node's network has none: there they are the node's own.
+fn host_ports(spec: &PodSpec) -> Result<Box<[HostPort]>, ObjectError> {
+    let mut mapped = Vec::new();
+    for (path, port) in ports(spec).filter(|(_, port)| port.host_port != 0 && !spec.host_network) {
+        let (protocol, container_port) = target(&path, port)?;
+        let host_ip = match port.host_ip.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| {
+                ObjectError::at(format!("{path}.hostIP"), format!("{text:?} is no IP address"))
+            })?),
+        };
+        let host_port =
+            Port::new(port.host_port).map_err(|e| ObjectError::at(format!("{path}.hostPort"), e))?;
+        mapped.push(HostPort { host_ip, host_port, container_port, protocol });
+    }
+    Ok(mapped.into())
+}
+
+fn target(path: &str, port: &raw::ContainerPort) -> Result<(Protocol, Port), ObjectError> {
+    let protocol = protocol(&port.protocol).map_err(|e| ObjectError::at(format!("{path}.protocol"), e))?;
+    let port =
+        Port::new(port.container_port).map_err(|e| ObjectError::at(format!("{path}.containerPort"), e))?;
+    Ok((protocol, port))
 }

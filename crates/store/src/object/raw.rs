@@ -74,7 +74,13 @@ raw! {
         init_containers: Vec<Container>,
     }
     Container { restart_policy: String, ports: Vec<ContainerPort> }
-    ContainerPort { name: String, container_port: u32, protocol: String }
+    ContainerPort {
+        name: String,
+        container_port: u32,
+        host_port: u32,
+        #[serde(rename = "hostIP")] host_ip: String,
+        protocol: String,
+    }
     PodStatus {
         phase: String,
         #[serde(rename = "podIP")] pod_ip: String,
