@@ -49,7 +49,7 @@ fn selecting(facts: &Facts, pod: &Pod) -> Vec<ObjectKey> {
     facts
         .services_selecting(&pod.key.namespace, &pod.labels)
         .into_iter()
-        .filter(|service| facts.slices_of(&service.key).next().is_none())
+        .filter(|service| !facts.has_slices(&service.key))
         .map(|service| service.key.clone())
         .collect()
 }

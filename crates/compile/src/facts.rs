@@ -4,15 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use weft_model::{
     Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Family, Host, Labels, NamespaceName,
-    Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
+    Network, NetworkName, Node, NodeName, ObjectKey, Pod, Selector, Service, Slot, Table,
 };
 
+use self::labels::{PodLabels, ServiceSelectors, Slots, link, unlink};
 use crate::services::groups::{GroupIndex, GroupKey};
+
+mod labels;
 
 /// What a change did: the fact before and after it. Equal ones never reach a rule.
 #[derive(Debug, Clone)]
@@ -32,22 +34,20 @@ impl Transition {
     }
 }
 
-type LabelIn = (NamespaceName, Arc<str>, Arc<str>);
-
 /// All facts.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     host: Host,
     networks: BTreeMap<NetworkName, Network>,
-    nodes: FxHashMap<NodeName, Node>,
+    nodes: Table<Node>,
     namespaces: BTreeSet<NamespaceName>,
-    pods: FxHashMap<ObjectKey, Pod>,
-    services: FxHashMap<ObjectKey, Service>,
-    slices: FxHashMap<ObjectKey, EndpointSlice>,
+    pods: Table<Pod>,
+    services: Table<Service>,
+    slices: Table<EndpointSlice>,
     attachments: FxHashMap<AttachmentId, Attachment>,
-    pods_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
-    services_by_label: FxHashMap<LabelIn, FxHashSet<ObjectName>>,
-    slices_of: FxHashMap<ObjectKey, BTreeSet<ObjectName>>,
+    pods_by_label: PodLabels,
+    services_by_label: ServiceSelectors,
+    slices_of: FxHashMap<ObjectKey, Slots>,
     /// Services and pods in each namespace.
     population: FxHashMap<NamespaceName, usize>,
     /// Pods in their node's network whose addresses nobody has written.
@@ -85,7 +85,7 @@ impl Facts {
 
     /// All nodes, in no order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.iter()
     }
 
     /// All namespaces that have a fact of their own, by name.
@@ -110,7 +110,7 @@ impl Facts {
 
     /// All pods, in no order.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
+        self.pods.iter()
     }
 
     /// A service by key.
@@ -120,7 +120,7 @@ impl Facts {
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.iter()
     }
 
     /// Numbers of services' groups of endpoints.
@@ -139,10 +139,16 @@ impl Facts {
     }
 
     /// Slices that name a service, by name.
-    pub fn slices_of<'a>(&'a self, service: &'a ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(move |name| {
-            self.slices.get(&ObjectKey { namespace: service.namespace.clone(), name: name.clone() })
-        })
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> + use<'_> {
+        let slots = self.slices_of.get(service).into_iter().flat_map(Slots::iter);
+        let mut slices: Vec<&EndpointSlice> = slots.filter_map(|slot| self.slices.at(slot)).collect();
+        slices.sort_by(|a, b| a.key.name.cmp(&b.key.name));
+        slices.into_iter()
+    }
+
+    /// True where a slice names the service.
+    pub fn has_slices(&self, service: &ObjectKey) -> bool {
+        self.slices_of.contains_key(service)
     }
 
     /// An attachment by id.
@@ -157,46 +163,22 @@ impl Facts {
 
     /// Pods that a service's selector selects, by name.
     pub fn selected_by(&self, service: &Service) -> Vec<&Pod> {
-        let Some(labels) = service.selector.as_ref().filter(|labels| !labels.is_empty()) else {
-            return Vec::new();
-        };
-        let selector = Selector::equalities(labels);
-        let rarest = labels
-            .iter()
-            .map(|(key, value)| {
-                self.pods_by_label.get(&(service.key.namespace.clone(), key.into(), value.into()))
-            })
-            .min_by_key(|names| names.map_or(0, FxHashSet::len))
-            .flatten();
-        let mut pods: Vec<&Pod> = rarest
-            .into_iter()
-            .flatten()
-            .filter_map(|name| {
-                self.pods.get(&ObjectKey { namespace: service.key.namespace.clone(), name: name.clone() })
-            })
-            .filter(|pod| selector.matches(&pod.labels))
-            .collect();
+        let Some(labels) = &service.selector else { return Vec::new() };
+        let slots = self.pods_by_label.having(&service.key.namespace, labels);
+        let mut pods: Vec<&Pod> = slots.filter_map(|slot| self.pods.at(slot)).collect();
         pods.sort_by(|a, b| a.key.cmp(&b.key));
         pods
     }
 
-    /// Services whose selector selects a pod with these labels, in no order.
-    pub fn services_selecting<'a>(&'a self, namespace: &NamespaceName, labels: &Labels) -> Vec<&'a Service> {
-        let mut found: Vec<&Service> = labels
-            .iter()
-            .filter_map(|(key, value)| {
-                self.services_by_label.get(&(namespace.clone(), key.into(), value.into()))
-            })
-            .flatten()
-            .filter_map(|name| {
-                self.services.get(&ObjectKey { namespace: namespace.clone(), name: name.clone() })
-            })
-            .filter(|service| {
-                service.selector.as_ref().is_some_and(|s| Selector::equalities(s).matches(labels))
-            })
-            .collect();
+    /// Services whose selector selects a pod with these labels, by name.
+    pub fn services_selecting(&self, namespace: &NamespaceName, labels: &Labels) -> Vec<&Service> {
+        let selects = |service: &&Service| {
+            service.selector.as_ref().is_some_and(|s| Selector::equalities(s).matches(labels))
+        };
+        let slots = self.services_by_label.candidates(namespace, labels);
+        let mut found: Vec<&Service> =
+            slots.filter_map(|slot| self.services.at(slot)).filter(selects).collect();
         found.sort_by(|a, b| a.key.cmp(&b.key));
-        found.dedup_by(|a, b| a.key == b.key);
         found
     }
 
@@ -228,21 +210,55 @@ impl Facts {
             Change::Set(fact) => Some(*fact),
             Change::Remove(_) => None,
         };
-        let before = self.take(&key);
-        if before == after {
-            if let Some(fact) = before {
-                self.put(fact);
-            }
+        if self.holds(&key, after.as_ref()) {
             return None;
         }
-        if let Some(fact) = &before {
-            self.unindex(fact);
+        let slot = self.slot(&key);
+        let before = self.take(&key);
+        if let (Some(fact), Some(slot)) = (&before, slot) {
+            self.unindex(fact, slot);
         }
         if let Some(fact) = &after {
-            self.index(fact);
             self.put(fact.clone());
+            if let Some(slot) = self.slot(&key) {
+                self.index(fact, slot);
+            }
         }
         Some(Transition { key, before, after })
+    }
+
+    /// True where `fact` is what is known of `key`.
+    fn holds(&self, key: &FactKey, fact: Option<&Fact>) -> bool {
+        let Some(fact) = fact else {
+            return match key {
+                FactKey::Host => self.host == Host::default(),
+                FactKey::Network(name) => !self.networks.contains_key(name),
+                FactKey::Namespace(name) => !self.namespaces.contains(name),
+                FactKey::Attachment(id) => !self.attachments.contains_key(id),
+                _ => self.slot(key).is_none(),
+            };
+        };
+        match fact {
+            Fact::Host(host) => self.host == *host,
+            Fact::Network(network) => self.networks.get(&network.name) == Some(network),
+            Fact::Node(node) => self.nodes.get(&node.name) == Some(node),
+            Fact::Namespace(name) => self.namespaces.contains(name),
+            Fact::Pod(pod) => self.pods.get(&pod.key) == Some(pod),
+            Fact::Service(service) => self.services.get(&service.key) == Some(service),
+            Fact::EndpointSlice(slice) => self.slices.get(&slice.key) == Some(slice),
+            Fact::Attachment(attachment) => self.attachments.get(&attachment.id) == Some(attachment),
+        }
+    }
+
+    /// Where a fact is, for the kinds that indices point to.
+    fn slot(&self, key: &FactKey) -> Option<Slot> {
+        match key {
+            FactKey::Node(name) => self.nodes.slot(name),
+            FactKey::Pod(key) => self.pods.slot(key),
+            FactKey::Service(key) => self.services.slot(key),
+            FactKey::EndpointSlice(key) => self.slices.slot(key),
+            FactKey::Host | FactKey::Network(_) | FactKey::Namespace(_) | FactKey::Attachment(_) => None,
+        }
     }
 
     fn take(&mut self, key: &FactKey) -> Option<Fact> {
@@ -265,20 +281,20 @@ impl Facts {
         match fact {
             Fact::Host(host) => self.host = host,
             Fact::Network(network) => drop(self.networks.insert(network.name.clone(), network)),
-            Fact::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
+            Fact::Node(node) => drop(self.nodes.insert(node)),
             Fact::Namespace(name) => drop(self.namespaces.insert(name)),
-            Fact::Pod(pod) => drop(self.pods.insert(pod.key.clone(), pod)),
-            Fact::Service(service) => drop(self.services.insert(service.key.clone(), service)),
-            Fact::EndpointSlice(slice) => drop(self.slices.insert(slice.key.clone(), slice)),
+            Fact::Pod(pod) => drop(self.pods.insert(pod)),
+            Fact::Service(service) => drop(self.services.insert(service)),
+            Fact::EndpointSlice(slice) => drop(self.slices.insert(slice)),
             Fact::Attachment(attachment) => drop(self.attachments.insert(attachment.id.clone(), attachment)),
         }
     }
 
-    fn index(&mut self, fact: &Fact) {
+    fn index(&mut self, fact: &Fact, slot: Slot) {
         match fact {
             Fact::Pod(pod) => {
                 self.settle(&pod.key.namespace);
-                link(&mut self.pods_by_label, &pod.key, &pod.labels);
+                self.pods_by_label.insert(&pod.key.namespace, &pod.labels, slot);
                 if let Some(node) = node_to_ask(pod) {
                     self.on_host.entry(node.clone()).or_default().insert(pod.key.clone());
                 }
@@ -286,7 +302,7 @@ impl Facts {
             Fact::Service(service) => {
                 self.settle(&service.key.namespace);
                 if let Some(selector) = &service.selector {
-                    link(&mut self.services_by_label, &service.key, selector);
+                    self.services_by_label.insert(&service.key.namespace, selector, slot);
                 }
                 GroupKey::all_of(service).for_each(|group| self.groups.insert(group));
                 if let Some(seconds) = service.affinity_seconds {
@@ -295,7 +311,7 @@ impl Facts {
             }
             Fact::EndpointSlice(slice) => {
                 if let Some(service) = slice.service_key() {
-                    self.slices_of.entry(service).or_default().insert(slice.key.name.clone());
+                    link(&mut self.slices_of, service, slot);
                 }
             }
             _ => {}
@@ -315,11 +331,11 @@ impl Facts {
         }
     }
 
-    fn unindex(&mut self, fact: &Fact) {
+    fn unindex(&mut self, fact: &Fact, slot: Slot) {
         match fact {
             Fact::Pod(pod) => {
                 self.leave(&pod.key.namespace);
-                unlink(&mut self.pods_by_label, &pod.key, &pod.labels);
+                self.pods_by_label.remove(&pod.key.namespace, &pod.labels, slot);
                 if let Some(node) = node_to_ask(pod)
                     && let Some(keys) = self.on_host.get_mut(node)
                 {
@@ -332,7 +348,7 @@ impl Facts {
             Fact::Service(service) => {
                 self.leave(&service.key.namespace);
                 if let Some(selector) = &service.selector {
-                    unlink(&mut self.services_by_label, &service.key, selector);
+                    self.services_by_label.remove(&service.key.namespace, selector, slot);
                 }
                 GroupKey::all_of(service).for_each(|group| self.groups.remove(&group));
                 if let Some(seconds) = service.affinity_seconds
@@ -345,13 +361,8 @@ impl Facts {
                 }
             }
             Fact::EndpointSlice(slice) => {
-                if let Some(service) = slice.service_key()
-                    && let Some(names) = self.slices_of.get_mut(&service)
-                {
-                    names.remove(&slice.key.name);
-                    if names.is_empty() {
-                        self.slices_of.remove(&service);
-                    }
+                if let Some(service) = slice.service_key() {
+                    unlink(&mut self.slices_of, &service, slot);
                 }
             }
             _ => {}
@@ -362,23 +373,4 @@ impl Facts {
 /// The node that has a pod's addresses, where the pod itself doesn't say them.
 fn node_to_ask(pod: &Pod) -> Option<&NodeName> {
     pod.node.as_ref().filter(|_| pod.host_network && pod.ips.is_empty())
-}
-
-fn link(index: &mut FxHashMap<LabelIn, FxHashSet<ObjectName>>, key: &ObjectKey, labels: &Labels) {
-    for (name, value) in labels.pairs() {
-        let at = (key.namespace.clone(), name.clone(), value.clone());
-        index.entry(at).or_default().insert(key.name.clone());
-    }
-}
-
-fn unlink(index: &mut FxHashMap<LabelIn, FxHashSet<ObjectName>>, key: &ObjectKey, labels: &Labels) {
-    for (name, value) in labels.pairs() {
-        let at = (key.namespace.clone(), name.clone(), value.clone());
-        if let Some(names) = index.get_mut(&at) {
-            names.remove(&key.name);
-            if names.is_empty() {
-                index.remove(&at);
-            }
-        }
-    }
 }
