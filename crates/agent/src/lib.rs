@@ -16,6 +16,7 @@ pub mod fact_log;
 pub mod kernel_thread;
 pub mod late_store;
 pub mod message;
+pub mod overlaps;
 pub mod publisher;
 pub mod records;
 pub mod routes;

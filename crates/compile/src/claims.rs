@@ -54,6 +54,14 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq + Clone> Claims<K, V> {
         })
     }
 
+    /// Somebody who wants a row of `origin` to be different, whoever of the two has it now.
+    pub fn rival_of(&self, origin: &FactKey) -> Option<&FactKey> {
+        self.contested.values().find_map(|claims| {
+            let own = claims.values().find(|claim| claim.origin == *origin)?;
+            claims.values().find(|claim| claim.value != own.value).map(|rival| &rival.origin)
+        })
+    }
+
     /// Puts a piece's new rows in place of its old ones and returns their keys.
     pub fn replace(
         &mut self,

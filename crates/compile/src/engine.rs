@@ -129,6 +129,11 @@ impl Compiler {
         &self.settings
     }
 
+    /// Who else asks, since the last flush, for a row that `origin` asks for, and wants it different; nobody, ordinarily.
+    pub fn rival_of(&self, origin: &FactKey) -> Option<&FactKey> {
+        self.kernel_claims.rival_of(origin).or_else(|| self.name_claims.rival_of(origin))
+    }
+
     /// Takes one change; says whether it was news.
     pub fn apply(&mut self, change: Change) -> bool {
         let Some(transition) = self.facts.apply(change) else {

@@ -116,13 +116,28 @@ impl<'a> Context<'a> {
     /// The way to `peer` for pods' addresses of a family.
     pub fn way(&self, peer: &Node, network: &Network, family: Family) -> Way {
         let direct = self.direct(peer, network, family);
-        match (network.overlay, direct) {
+        let way = match (network.overlay, direct) {
             (Overlay::Auto | Overlay::HostGw, Some(way)) => way,
             (Overlay::HostGw, None) => Way::None(
                 "it has no address of this family on a link that we share; use overlay auto or vxlan",
             ),
             _ => self.tunnel(peer),
+        };
+        match way {
+            Way::Direct { via: address, .. } | Way::Tunnel { underlay: address } if self.is_own(address) => {
+                Way::None(
+                    "the address by which peers should reach it is this node's own; give one of the two another, or name \
+                     `addresses` in its configuration",
+                )
+            }
+            way => way,
         }
+    }
+
+    /// True for an address of this node: published, or the kernel's.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let published = self.own_node().into_iter().flat_map(|node| &node.addresses);
+        published.map(|own| own.ip).any(|own| own == address) || self.facts.host().has(address)
     }
 
     fn direct(&self, peer: &Node, network: &Network, family: Family) -> Option<Way> {

@@ -175,3 +175,55 @@ fn a_peer_that_host_gw_cannot_reach_is_closed_and_named() {
         "{text}"
     );
 }
+
+#[test]
+fn a_block_outside_its_changed_network_stays_and_is_named() {
+    let warned = |podcidrs: &[&str]| {
+        let mut network = weft_model::Network::ordinary();
+        network.pod_cidrs = podcidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        let mut facts = cluster();
+        facts.push(Fact::Network(network));
+        let plan = compile(settings(), facts);
+        assert!(plan.to_string().contains("route 10.244.1.2/32"));
+        let text = "node n1: its block 10.244.1.0/24 lies outside the podCIDRs of network default.";
+        plan.warnings.iter().any(|w| w.to_string().starts_with(text))
+    };
+    assert!(warned(&["10.250.0.0/16"]));
+    assert!(warned(&["10.244.1.0/25"]));
+    for fine in [&["10.244.0.0/16"][..], &["10.250.0.0/16", "10.244.0.0/16"], &["fd00::/48"], &[]] {
+        assert!(!warned(fine), "{fine:?}");
+    }
+}
+
+#[test]
+fn a_peer_with_this_nodes_address_is_closed_and_named() {
+    for overlay in [Overlay::Auto, Overlay::Vxlan, Overlay::HostGw] {
+        let mut network = weft_model::Network::ordinary();
+        network.overlay = overlay;
+        let mut facts = cluster();
+        facts.extend([Fact::Network(network), node("twin", "192.0.2.1/24", &["10.244.9.0/24"])]);
+        let plan = compile(settings(), facts);
+        let text = plan.to_string();
+        assert!(text.contains("route unreachable 10.244.9.0/24"), "{text}");
+        let said = "node twin: no way to its pods' block 10.244.9.0/24: the address by which peers";
+        assert!(plan.warnings.iter().any(|w| w.to_string().starts_with(said)), "{:?}", plan.warnings);
+    }
+}
+
+#[test]
+fn who_wants_the_same_row_can_be_asked() {
+    let mut compiler = Compiler::new(settings());
+    let mut plan = Plan::default();
+    let rivals = [attachment("a", "10.244.1.2", Some(80)), attachment("b", "10.244.1.3", Some(80))];
+    let quiet = attachment("c", "10.244.1.4", None);
+    for fact in cluster().into_iter().take(4).chain(rivals.clone()).chain([quiet.clone()]) {
+        compiler.apply(Change::set(fact));
+    }
+    compiler.flush(&mut plan);
+    let [a, b] = rivals.map(|fact| fact.key());
+    let told = |compiler: &Compiler| [&a, &b, &quiet.key()].map(|key| compiler.rival_of(key).cloned());
+    assert_eq!(told(&compiler), [Some(b.clone()), Some(a.clone()), None]);
+    compiler.apply(Change::Remove(a.clone()));
+    compiler.flush(&mut plan);
+    assert_eq!(told(&compiler), [None, None, None]);
+}

@@ -64,6 +64,10 @@ impl Core {
             None => Mac::derived(&format!("weft pod {}\n{}", id.container, id.ifname)),
         };
         let addresses = self.allocate(&id, &network, &attach.wishes.ips)?;
+        if let Err(error) = self.refuse_taken_addresses(&addresses) {
+            self.give_back(&id);
+            return Err(error);
+        }
         crash::point("add:leased");
         let attachment = Attachment {
             id: id.clone(),
@@ -77,9 +81,7 @@ impl Core {
         };
         let record = Record { attachment, conf_name: attach.conf.name.clone() };
         if let Err(error) = self.records.begin(&record) {
-            if let Err(reason) = self.release(&id) {
-                tracing::warn!("{id}: {reason}");
-            }
+            self.give_back(&id);
             return Err(CniError::new(
                 Code::IO_FAILURE,
                 "the attachment can't be recorded",
@@ -91,6 +93,32 @@ impl Core {
         crash::point("add:fact");
         self.attached.insert(id.clone(), record);
         Ok(id)
+    }
+
+    /// Frees the leases of an ADD that becomes no fact.
+    fn give_back(&mut self, id: &AttachmentId) {
+        if let Err(reason) = self.release(id) {
+            tracing::warn!("{id}: {reason}");
+        }
+    }
+
+    /// Leases are each network's own: where blocks of two overlap, one address would lead to two pods.
+    fn refuse_taken_addresses(&self, wanted: &[IpAddr]) -> Result<(), CniError> {
+        let holder = self.attached.values().map(|record| &record.attachment).find_map(|attachment| {
+            let address = attachment.addresses.iter().find(|address| wanted.contains(address))?;
+            Some((attachment, address))
+        });
+        holder.map_or(Ok(()), |(attachment, address)| {
+            Err(CniError::new(
+                Code::CONFLICT,
+                format!(
+                    "address {address} is taken by {} in network {}",
+                    attachment.owner(),
+                    attachment.network
+                ),
+                "blocks of two networks overlap on this node: give one of the networks others",
+            ))
+        })
     }
 
     /// This node's addresses in a network: blocks that hold an address of the node itself give none.
@@ -245,14 +273,17 @@ impl Core {
         }
     }
 
-    /// Why rows of an attachment are not in force, if so.
+    /// Why rows of an attachment are not in force, if so: refused by the kernel, or wanted by somebody else.
     pub(super) fn refusal_of(&self, id: &AttachmentId) -> Option<String> {
+        let origin = FactKey::Attachment(id.clone());
+        if let Some(rival) = self.compiler.rival_of(&origin) {
+            return Some(format!("{rival} asks for the same, and differently"));
+        }
         if self.failed.is_empty() {
             return None;
         }
         let plan = self.plans.kernel.read().ok()?;
         let link = KernelKey::Link(id.host_link());
-        let origin = FactKey::Attachment(id.clone());
         self.failed
             .iter()
             .find(|(key, _)| {

@@ -438,12 +438,15 @@ impl Core {
             Remark::Info(_) => None,
         });
         let failed = self.failed.iter().map(|(key, reason)| format!("{}: {reason}", describe(key)));
+        let nodes: Vec<_> = self.compiler.facts().nodes().collect();
+        let overlaps = crate::overlaps::overlaps(&nodes, &self.node);
         plan.iter()
             .map(Warning::to_string)
             .chain(notices)
             .chain(self.troubles.values().cloned())
             .chain(self.last_report.findings.iter().cloned())
             .chain(failed)
+            .chain(overlaps)
             .collect()
     }
 

@@ -56,6 +56,21 @@ impl Rule for NodeRule {
                 );
             }
         }
+        for block in &cidrs {
+            let network = context.facts.network_or_default(&block.network);
+            let whole = network.pod_cidrs.iter().filter(|whole| whole.family() == block.cidr.family());
+            let mut whole = whole.peekable();
+            if whole.peek().is_some() && !whole.any(|whole| whole.net().contains(&block.cidr.net())) {
+                out.warn(
+                    &origin,
+                    format!(
+                        "its block {} lies outside the podCIDRs of network {}. Pods keep it, and new ones get addresses of \
+                         it: to move, drain the node, stop its agent, `weft forget` it, and start it again",
+                        block.cidr, block.network
+                    ),
+                );
+            }
+        }
         if context.own_node().is_some_and(|node| node.pod_cidrs.is_empty()) {
             out.warn(
                 &origin,

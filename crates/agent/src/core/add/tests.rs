@@ -20,6 +20,8 @@ struct Rig {
     folder: tempfile::TempDir,
     /// Whom the next ADD is for.
     container: &'static str,
+    /// In which network.
+    network: &'static str,
 }
 
 type Answer = Receiver<Result<Value, CniError>>;
@@ -39,7 +41,7 @@ fn rig() -> Rig {
     let around = Around { kernel: to_kernel, publish: to_publisher };
     let config = serde_json::from_value(config).unwrap();
     let core = Core::new(config, SharedPlans::default(), around).unwrap();
-    Rig { core, kernel, published, folder, container: "c1" }
+    Rig { core, kernel, published, folder, container: "c1", network: "default" }
 }
 
 impl Rig {
@@ -94,8 +96,7 @@ impl Rig {
             };
             Some(value.to_owned())
         };
-        let conf =
-            json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "runtimeConfig": runtime_config});
+        let conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "network": self.network, "runtimeConfig": runtime_config});
         let Ok(Request::Add(attach)) = Request::read(Command::Add, env, &conf) else {
             panic!("the call is not an ADD")
         };
@@ -255,4 +256,24 @@ fn a_pods_old_sandbox_goes_without_its_new_one() {
         }
         _ => panic!("the pod was taken back, though it is here"),
     }
+}
+
+#[test]
+fn no_pod_gets_an_address_that_another_networks_pod_has() {
+    let mut rig = Rig::running();
+    let mut node = Node::named(rig.core.node().clone());
+    for network in ["default", "blue"] {
+        let network = NetworkName::new(network).unwrap();
+        node.pod_cidrs.push(NodeCidr { network, cidr: "10.244.0.0/24".parse().unwrap() });
+    }
+    rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
+    let answer = rig.add(patient());
+    rig.apply(Extent::Changes);
+    answer.try_recv().unwrap().unwrap();
+    (rig.container, rig.network) = ("c2", "blue");
+    let error = rig.add(patient()).try_recv().expect("it is answered at once").unwrap_err();
+    assert_eq!(error.code, Code::CONFLICT);
+    assert_eq!(error.msg, "address 10.244.0.1 is taken by default/web in network default");
+    assert_eq!((rig.leased(), rig.records()), (1, 1));
+    assert!(rig.core.warnings().iter().any(|text| text.contains("of network default lies in")));
 }
