@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use weft_dataplane::conntrack::{self, ConntrackError, Flow};
 use weft_dataplane::{Executor, Kernel, LinuxKernel, Outcome};
 use weft_model::{AttachmentId, IfName};
-use weft_plan::{KernelKey, Link, Plan};
+use weft_plan::{Changed, KernelKey, KernelRow, Link, Plan};
 
 use crate::core::Work;
 use crate::message::{Message, Report};
@@ -157,7 +157,7 @@ impl<K: NodeKernel> KernelThread<K> {
         self.drain(&mut later);
         let outcome = match changed {
             Some(_) if pending.sync => self.executor.sync(&plan),
-            Some(changed) => self.executor.step(&plan, &changed),
+            Some(changed) => self.executor.step(&plan, changed),
             None if pending.tend => self.tend(&plan),
             None => self.executor.retry(&plan, Instant::now()),
         };
@@ -184,12 +184,16 @@ impl<K: NodeKernel> KernelThread<K> {
 
     /// Sets again what is not as it should be among the rows of which no notification comes.
     fn tend(&mut self, plan: &Plan) -> Result<Outcome, weft_dataplane::ExecutorError> {
-        let keys: Vec<KernelKey> = self.silent.iter().cloned().collect();
-        self.executor.step(plan, &keys)
+        let rows: Vec<_> = self.silent.iter().cloned().map(Changed::from).collect();
+        self.executor.step(plan, rows)
     }
 
-    fn keep_silent(&mut self, plan: &Plan, changed: &[KernelKey]) {
-        for key in changed.iter().filter(|key| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_))) {
+    fn keep_silent(&mut self, plan: &Plan, changed: &[Changed<KernelKey, KernelRow>]) {
+        for key in changed
+            .iter()
+            .map(|row| &row.key)
+            .filter(|key| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_)))
+        {
             match plan.kernel.get(key) {
                 Some(_) => self.silent.insert(key.clone()),
                 None => self.silent.remove(key),
@@ -249,7 +253,7 @@ mod tests {
 
     use weft_dataplane::fake::FakeKernel;
     use weft_model::{FactKey, NodeName};
-    use weft_plan::{KernelRow, Route, RouteKey, RouteKind};
+    use weft_plan::{Route, RouteKey, RouteKind};
 
     use super::*;
 

@@ -66,7 +66,7 @@ fn measure(pods: u8) -> Result<Vec<(Duration, Duration)>, Box<dyn std::error::Er
             plan.kernel.set(key, row, FactKey::Host);
         }
         let changed = plan.kernel.take_changed();
-        let outcome = executor.step(&plan, &changed)?;
+        let outcome = executor.step(&plan, changed)?;
         let created = start.elapsed();
         assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
         let start = Instant::now();
@@ -74,7 +74,7 @@ fn measure(pods: u8) -> Result<Vec<(Duration, Duration)>, Box<dyn std::error::Er
             plan.kernel.remove(&key);
         }
         let changed = plan.kernel.take_changed();
-        executor.step(&plan, &changed)?;
+        executor.step(&plan, changed)?;
         times.push((created, start.elapsed()));
     }
     Ok(times)

@@ -92,6 +92,9 @@ pub enum KernelError {
     /// The packet filter refused a row, or could not be reached.
     #[error("packet filter: {0}")]
     Filter(String),
+    /// A change of the packet filter was not tried, because one that it may lead packets to was refused.
+    #[error("not tried, because what it builds on failed: {0}")]
+    After(Box<KernelError>),
     /// A foreign firewall could not be opened.
     #[error("firewall: {0}")]
     Firewall(String),

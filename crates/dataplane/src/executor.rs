@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weft_model::IfName;
-use weft_plan::{KernelKey, KernelRow, Plan};
+use weft_plan::{Changed, Ident, KernelKey, KernelRow, Plan};
 
 use crate::KernelError;
 use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
@@ -53,7 +53,12 @@ struct Failure {
     error: KernelError,
     attempts: u32,
     due: Instant,
+    /// What the object was before the change that failed, where known.
+    before: Option<Box<KernelRow>>,
 }
+
+/// A key to apply, and what the object is now as far as known.
+type Due<'a> = (&'a KernelKey, Option<&'a KernelRow>);
 
 /// Applies plans to a kernel.
 #[derive(Debug)]
@@ -97,22 +102,31 @@ impl<K: Kernel> Executor<K> {
                 _ => None,
             })
             .collect();
-        let wanted: Vec<KernelKey> = differing(plan, &seen).into_iter().cloned().collect();
+        let wanted = differing(plan, &seen);
         // What failed before and is right now has been mended by somebody else.
-        self.failed.retain(|key, _| wanted.binary_search(key).is_ok());
-        let mut outcome = self.run(plan, &wanted);
+        self.failed.retain(|key, _| wanted.binary_search(&key).is_ok());
+        let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
+        let mut outcome = self.run(plan, &due);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
 
-    /// Applies only these keys, as the plan has them or lacks them.
+    /// Applies only these keys, as the plan has them or lacks them. What stood there before saves the kernel a question, and
+    /// says which connections end.
     ///
     /// # Errors
     /// [`ExecutorError::OlderPlan`]; single rows' failures are in the outcome.
-    pub fn step(&mut self, plan: &Plan, changed: &[KernelKey]) -> Result<Outcome, ExecutorError> {
+    pub fn step(
+        &mut self,
+        plan: &Plan,
+        changed: impl IntoIterator<Item = Changed<KernelKey, KernelRow>>,
+    ) -> Result<Outcome, ExecutorError> {
         self.accept(plan)?;
         let before = self.kernel.messages();
-        let mut outcome = self.run(plan, changed);
+        let changed: Vec<Changed<KernelKey, KernelRow>> =
+            changed.into_iter().map(|row| self.since_failure(row)).collect();
+        let due: Vec<Due<'_>> = changed.iter().map(|row| (&row.key, row.before.as_deref())).collect();
+        let mut outcome = self.run(plan, &due);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
@@ -122,13 +136,13 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// [`ExecutorError::OlderPlan`]; rows that fail again are in the outcome.
     pub fn retry(&mut self, plan: &Plan, now: Instant) -> Result<Outcome, ExecutorError> {
-        let due: Vec<KernelKey> = self
+        let due: Vec<Changed<KernelKey, KernelRow>> = self
             .failed
             .iter()
             .filter(|(_, failure)| failure.due <= now)
-            .map(|(key, _)| key.clone())
+            .map(|(key, _)| key.clone().into())
             .collect();
-        self.step(plan, &due)
+        self.step(plan, due)
     }
 
     /// When [`Executor::retry`] has something to do; `None` without failed rows.
@@ -153,84 +167,109 @@ impl<K: Kernel> Executor<K> {
         }
     }
 
+    /// The change of a row whose last change failed began where that one did.
+    fn since_failure(&self, row: Changed<KernelKey, KernelRow>) -> Changed<KernelKey, KernelRow> {
+        match self.failed.get(&row.key) {
+            Some(Failure { before: before @ Some(_), .. }) => Changed { before: before.clone(), ..row },
+            _ => row,
+        }
+    }
+
     /// Applies keys; links that had to be made anew take a second round for what hung on them.
-    fn run(&mut self, plan: &Plan, keys: &[KernelKey]) -> Outcome {
+    fn run(&mut self, plan: &Plan, due: &[Due<'_>]) -> Outcome {
         let mut outcome = Outcome { generation: plan.generation, ..Outcome::default() };
-        let recreated = self.round(plan, keys.iter(), &mut outcome);
+        let recreated = self.round(plan, due, &mut outcome);
         if !recreated.is_empty() {
-            let orphans: Vec<&KernelKey> = plan
+            let orphans: Vec<Due<'_>> = plan
                 .kernel
                 .iter()
                 .filter(|(key, entry)| {
                     link_of(key, &entry.value).is_some_and(|link| recreated.contains(&link))
                 })
-                .map(|(key, _)| key)
+                .map(|(key, _)| (key, None))
                 .collect();
-            self.round(plan, orphans.into_iter(), &mut outcome);
+            self.round(plan, &orphans, &mut outcome);
         }
         outcome
     }
 
-    fn round<'a>(
-        &mut self,
-        plan: &'a Plan,
-        keys: impl Iterator<Item = &'a KernelKey>,
-        outcome: &mut Outcome,
-    ) -> BTreeSet<IfName> {
+    fn round(&mut self, plan: &Plan, due: &[Due<'_>], outcome: &mut Outcome) -> BTreeSet<IfName> {
         let mut recreated = BTreeSet::new();
+        if due.is_empty() {
+            return recreated;
+        }
         // Out of `self` for as long as the batch borrows from it.
         let links = std::mem::take(&mut self.links);
-        let mut batch: Vec<Op<'_>> = keys
-            .map(|key| match plan.kernel.get(key) {
-                Some(row) => Op::Set {
-                    key,
-                    row,
-                    was: match key {
-                        KernelKey::Link(name) => links.get(name),
-                        _ => None,
-                    },
-                },
-                None => Op::Remove { key },
+        let mut batch: Vec<Op<'_>> = due
+            .iter()
+            .map(|(key, before)| {
+                let was = match key {
+                    KernelKey::Link(name) => links.get(name),
+                    _ => *before,
+                };
+                match plan.kernel.get(*key) {
+                    Some(row) => Op::set(key, row, was),
+                    None => Op::remove(key, was),
+                }
             })
             .collect();
-        order::arrange(&mut batch);
-        let results = if batch.is_empty() { Vec::new() } else { self.kernel.apply(&batch) };
+        order::arrange(&mut batch, |set| rank(plan, set));
+        let results = self.kernel.apply(&batch);
         debug_assert_eq!(results.len(), batch.len());
-        let keys: Vec<KernelKey> = batch.iter().map(|op| op.key().clone()).collect();
-        self.links = links;
         let now = Instant::now();
-        for (key, result) in keys.into_iter().zip(results) {
+        let mut made = Vec::new();
+        for (op, result) in batch.iter().zip(results) {
+            let key = op.key();
             match result {
                 Ok(effect) => {
                     outcome.applied += 1;
-                    self.failed.remove(&key);
-                    self.remember(plan, &key);
-                    if let (Effect::Recreated, KernelKey::Link(name)) = (effect, key) {
-                        recreated.insert(name);
+                    if !self.failed.is_empty() {
+                        self.failed.remove(key);
+                    }
+                    if let KernelKey::Link(name) = key {
+                        made.push(*name);
+                        if effect == Effect::Recreated {
+                            recreated.insert(*name);
+                        }
                     }
                 }
                 Err(error) => {
-                    self.postpone(&key, &error, now);
-                    outcome.failed.push((key, error));
+                    self.postpone(op, &error, now);
+                    outcome.failed.push((key.clone(), error));
                 }
             }
         }
+        self.links = links;
+        self.remember(plan, &made);
         recreated
     }
 
-    fn remember(&mut self, plan: &Plan, key: &KernelKey) {
-        if let KernelKey::Link(name) = key {
-            match plan.kernel.get(key) {
+    /// Keeps links as they were applied.
+    fn remember(&mut self, plan: &Plan, names: &[IfName]) {
+        for name in names {
+            match plan.kernel.get(&KernelKey::Link(*name)) {
                 Some(row) => self.links.insert(*name, row.clone()),
                 None => self.links.remove(name),
             };
         }
     }
 
-    fn postpone(&mut self, key: &KernelKey, error: &KernelError, now: Instant) {
-        let attempts = self.failed.get(key).map_or(0, |failure| failure.attempts + 1);
-        let failure = Failure { error: error.clone(), attempts, due: now + pause(attempts) };
-        self.failed.insert(key.clone(), failure);
+    fn postpone(&mut self, op: &Op<'_>, error: &KernelError, now: Instant) {
+        let attempts = self.failed.get(op.key()).map_or(0, |failure| failure.attempts + 1);
+        let before = match op.key() {
+            KernelKey::Element(..) => op.was().cloned().map(Box::new),
+            _ => None,
+        };
+        let failure = Failure { error: error.clone(), attempts, due: now + pause(attempts), before };
+        self.failed.insert(op.key().clone(), failure);
+    }
+}
+
+/// The rank of a set in the plan; 0 for one that is no longer there.
+fn rank(plan: &Plan, set: &Ident) -> u8 {
+    match plan.kernel.get(&KernelKey::Set(set.clone())) {
+        Some(KernelRow::Set(spec)) => spec.rank,
+        _ => 0,
     }
 }
 

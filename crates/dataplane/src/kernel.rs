@@ -21,21 +21,58 @@ pub enum Op<'a> {
         key: &'a KernelKey,
         /// What it should be.
         row: &'a KernelRow,
-        /// What it was as far as known: decides in which order MTUs change.
+        /// What it was as far as known: decides in which order MTUs change, and whether an element is replaced.
         was: Option<&'a KernelRow>,
+        /// See [`Op::turn`].
+        turn: u8,
     },
     /// Makes the object be absent; for a sysctl: as we found it.
     Remove {
         /// Which object.
         key: &'a KernelKey,
+        /// What it was as far as known.
+        was: Option<&'a KernelRow>,
+        /// See [`Op::turn`].
+        turn: u8,
     },
 }
 
 impl<'a> Op<'a> {
+    /// Makes a row be there.
+    pub fn set(key: &'a KernelKey, row: &'a KernelRow, was: Option<&'a KernelRow>) -> Self {
+        Op::Set { key, row, was, turn: 0 }
+    }
+
+    /// Makes a row be absent.
+    pub fn remove(key: &'a KernelKey, was: Option<&'a KernelRow>) -> Self {
+        Op::Remove { key, was, turn: 0 }
+    }
+
     /// Which object it changes.
     pub fn key(&self) -> &'a KernelKey {
         match self {
-            Op::Set { key, .. } | Op::Remove { key } => key,
+            Op::Set { key, .. } | Op::Remove { key, .. } => key,
+        }
+    }
+
+    /// What the object was, as far as known.
+    pub fn was(&self) -> Option<&'a KernelRow> {
+        match self {
+            Op::Set { was, .. } | Op::Remove { was, .. } => *was,
+        }
+    }
+
+    /// Which of the batch's transactions of the packet filter it belongs to, from 0, as [`crate::order::arrange`] says; 0
+    /// for what is no part of the packet filter.
+    pub fn turn(&self) -> u8 {
+        match self {
+            Op::Set { turn, .. } | Op::Remove { turn, .. } => *turn,
+        }
+    }
+
+    pub(crate) fn take_turn(&mut self, number: u8) {
+        match self {
+            Op::Set { turn, .. } | Op::Remove { turn, .. } => *turn = number,
         }
     }
 }
@@ -75,7 +112,8 @@ pub trait Kernel {
     fn observe(&mut self, wanted: &Rows<KernelKey, KernelRow>) -> Result<Observation, KernelError>;
 
     /// Applies changes in this order, which [`crate::order::arrange`] made; one result each. A failure does not stop
-    /// the rest. All packet filter rows of a batch stand together and are one transaction.
+    /// the rest, with one exception: all packet filter rows of one turn are one transaction, and where that is refused as
+    /// a whole, later turns are not tried, because they may lead packets to what it should have brought.
     fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>>;
 
     /// Netlink messages sent so far.

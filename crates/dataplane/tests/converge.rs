@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use weft_dataplane::fake::{FakeKernel, Trouble, rows};
 use weft_dataplane::{Executor, ExecutorError, Kernel};
 use weft_model::FactKey;
+use weft_plan::filter::Element;
 use weft_plan::kernel::MAIN_TABLE;
-use weft_plan::{KernelKey, KernelRow, Plan};
+use weft_plan::{Atom, Ident, KernelKey, KernelRow, Plan, SetSpec, Type};
 
 type Row = (KernelKey, KernelRow);
 
@@ -120,7 +121,7 @@ proptest! {
             executor.kernel_mut().damaged.insert(key, "it is down".into());
         }
         let plan = second.plan(2);
-        executor.kernel_mut().trouble = Trouble { refuse, die_before };
+        executor.kernel_mut().trouble = Trouble { refuse, die_before, ..Trouble::default() };
         let _ = executor.sync(&plan).unwrap();
         // The process may have died: a new executor knows nothing of the old one's failures.
         let mut executor = Executor::new(executor.kernel().clone());
@@ -142,17 +143,9 @@ proptest! {
         executor.sync(&plan).unwrap();
         executor.kernel_mut().trouble.refuse = refuse;
         for next in history {
-            let next = next.plan(0);
-            let gone: Vec<KernelKey> = plan.kernel.iter().map(|(k, _)| k.clone()).collect();
-            for key in gone.iter().filter(|key| next.kernel.get(*key).is_none()) {
-                plan.kernel.remove(key);
-            }
-            for (key, entry) in next.kernel.iter() {
-                plan.kernel.set(key.clone(), entry.value.clone(), FactKey::Host);
-            }
-            plan.generation += 1;
+            change_to(&mut plan, next.rows());
             let changed = plan.kernel.take_changed();
-            let _ = executor.step(&plan, &changed).unwrap();
+            let _ = executor.step(&plan, changed).unwrap();
         }
         executor.kernel_mut().calm();
         for _ in 0..8 {
@@ -163,6 +156,147 @@ proptest! {
         prop_assert!(executor.next_retry().is_none());
         assert_converged(&mut executor, &plan);
     }
+}
+
+/// A service's end points by number, each reached through a slot of the service: the look-ups of a packet.
+#[derive(Debug, Clone, Default)]
+struct Services(BTreeMap<u8, Vec<u8>>);
+
+fn services() -> impl Strategy<Value = Services> {
+    proptest::collection::btree_map(1_u8..4, proptest::collection::vec(1_u8..7, 1..4), 0..4)
+        .prop_map(Services)
+}
+
+/// Sets of ranks 0, 1 and 2, and what they hold: endpoint → address; (service, slot) → endpoint; service → slots.
+const MAPS: [&str; 3] = ["endpoint", "slot", "service"];
+
+fn map_key(map: usize, key: &[u32]) -> KernelKey {
+    KernelKey::Element(Ident::new(MAPS[map]), key.iter().map(|n| Atom::Mark(*n)).collect())
+}
+
+impl Services {
+    fn rows(&self) -> Vec<Row> {
+        let mark = || Type::Mark;
+        let spec = |parts: usize, rank: u8| SetSpec::map(&vec![mark(); parts], &[mark()], "").ranked(rank);
+        let mut rows: Vec<Row> = [(1, 0), (2, 1), (1, 2)]
+            .into_iter()
+            .map(|(parts, rank)| {
+                let key = KernelKey::Set(Ident::new(MAPS[usize::from(rank)]));
+                (key, KernelRow::Set(Box::new(spec(parts, rank))))
+            })
+            .collect();
+        let mut entry = |map: usize, key: &[u32], data: u32| {
+            rows.push((map_key(map, key), KernelRow::Element(Element::maps_to([Atom::Mark(data)]))));
+        };
+        for (service, endpoints) in &self.0 {
+            let service = u32::from(*service);
+            entry(2, &[service], endpoints.len() as u32);
+            for (slot, endpoint) in (0..).zip(endpoints) {
+                let endpoint = u32::from(*endpoint) + service * 100;
+                entry(1, &[service, slot], endpoint);
+                entry(0, &[endpoint], 7);
+            }
+        }
+        rows
+    }
+}
+
+type Elements = BTreeMap<KernelKey, KernelRow>;
+
+fn found(elements: &Elements, map: usize, key: &[u32]) -> Option<u32> {
+    match elements.get(&map_key(map, key))? {
+        KernelRow::Element(element) => match element.data[..] {
+            [Atom::Mark(mark)] => Some(mark),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A packet whose look-ups may each see a later state than the one before: what led it nowhere, if anything.
+fn astray(states: &[Elements]) -> Option<String> {
+    for (first, seen) in states.iter().enumerate() {
+        for service in 1..4 {
+            let Some(slots) = found(seen, 2, &[service]) else { continue };
+            for (second, later) in states.iter().enumerate().skip(first).take(2) {
+                for slot in 0..slots {
+                    let Some(endpoint) = found(later, 1, &[service, slot]) else {
+                        return Some(format!(
+                            "service {service} of state {first}, slot {slot} of state {second}"
+                        ));
+                    };
+                    if let Some(last) =
+                        states.iter().skip(second).take(2).position(|s| found(s, 0, &[endpoint]).is_none())
+                    {
+                        return Some(format!("endpoint {endpoint} of state {second}, {last} later"));
+                    }
+                }
+            }
+        }
+    }
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever changes, a commit between two look-ups of a packet never leaves it without the second one's answer.
+    #[test]
+    fn no_commit_leads_a_packet_to_what_is_not_there(history in proptest::collection::vec(services(), 2..5)) {
+        let mut executor = Executor::new(FakeKernel::new());
+        let mut plan = Plan::default();
+        executor.kernel_mut().commits = Some(vec![Elements::new()]);
+        for (at, services) in history.iter().enumerate() {
+            change_to(&mut plan, services.rows());
+            let changed = plan.kernel.take_changed();
+            // Both ways to change a kernel.
+            let outcome = if at % 2 == 0 { executor.step(&plan, changed) } else { executor.sync(&plan) };
+            prop_assert!(outcome.unwrap().failed.is_empty());
+        }
+        let states = executor.kernel().commits.clone().unwrap();
+        prop_assert_eq!(astray(&states), None);
+    }
+
+    /// A transaction that is refused as a whole holds back what would lead packets to it, and all of it comes later.
+    #[test]
+    fn what_builds_on_a_refused_transaction_waits(
+        first in services(),
+        second in services(),
+        refused in 0_usize..3,
+    ) {
+        let mut executor = Executor::new(FakeKernel::new());
+        let mut plan = Plan::default();
+        executor.kernel_mut().commits = Some(vec![Elements::new()]);
+        change_to(&mut plan, first.rows());
+        let changed = plan.kernel.take_changed();
+        prop_assert!(executor.step(&plan, changed).unwrap().failed.is_empty());
+        change_to(&mut plan, second.rows());
+        executor.kernel_mut().trouble.refuse_sets = [Ident::new(MAPS[refused])].into();
+        let changed = plan.kernel.take_changed();
+        let outcome = executor.step(&plan, changed).unwrap();
+        let touches = outcome.failed.iter().any(|(key, _)| matches!(key, KernelKey::Element(set, _) if set.as_str() == MAPS[refused]));
+        prop_assert_eq!(outcome.failed.is_empty(), !touches);
+        executor.kernel_mut().calm();
+        if let Some(due) = executor.next_retry() {
+            executor.retry(&plan, due + Duration::from_secs(1)).unwrap();
+        }
+        prop_assert!(executor.next_retry().is_none());
+        let states = executor.kernel().commits.clone().unwrap();
+        prop_assert_eq!(astray(&states), None);
+        prop_assert_eq!(executor.sync(&plan).unwrap().applied, 0);
+    }
+}
+
+/// Makes the plan hold these rows and no others.
+fn change_to(plan: &mut Plan, rows: Vec<Row>) {
+    let gone: Vec<KernelKey> = plan.kernel.iter().map(|(key, _)| key.clone()).collect();
+    for key in gone.iter().filter(|key| rows.iter().all(|(other, _)| other != *key)) {
+        plan.kernel.remove(key);
+    }
+    for (key, row) in rows {
+        plan.kernel.set(key, row, FactKey::Host);
+    }
+    plan.generation += 1;
 }
 
 #[test]
@@ -178,7 +312,7 @@ fn a_step_costs_its_rows_and_not_the_table() {
     let (key, row) = rows::fdb(251);
     plan.kernel.set(key, row, FactKey::Host);
     let changed = plan.kernel.take_changed();
-    let outcome = executor.step(&plan, &changed).unwrap();
+    let outcome = executor.step(&plan, changed).unwrap();
     assert_eq!((outcome.applied, outcome.messages), (1, 1));
 }
 
@@ -189,7 +323,7 @@ fn a_recreated_tunnel_gets_its_peers_back() {
     let before = plan(1, peer.clone().into_iter().chain([rows::vxlan(4789, 1450)]));
     executor.sync(&before).unwrap();
     let after = plan(2, peer.into_iter().chain([rows::vxlan(8472, 1450)]));
-    let outcome = executor.step(&after, &[rows::vxlan(8472, 1450).0]).unwrap();
+    let outcome = executor.step(&after, [rows::vxlan(8472, 1450).0.into()]).unwrap();
     assert_eq!(outcome.applied, 4);
     assert_eq!(executor.kernel().owned.len(), 4);
 }

@@ -85,7 +85,7 @@ impl Node {
     /// Applies what changed, and asserts that all of it worked.
     fn step(&mut self) {
         let changed = self.plan.kernel.take_changed();
-        let outcome = self.executor.step(&self.plan, &changed).unwrap();
+        let outcome = self.executor.step(&self.plan, changed).unwrap();
         assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
     }
 

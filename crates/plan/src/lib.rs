@@ -22,7 +22,7 @@ pub use kernel::{
     VxlanLink,
 };
 pub use names::{DnsName, NameRow, Record};
-pub use rows::{Entry, Rows};
+pub use rows::{Changed, Entry, Rows};
 
 use weft_model::Warning;
 

@@ -1,9 +1,9 @@
-//! Keyed rows with the fact behind each, and a memory of which keys changed.
+//! Keyed rows with the fact behind each, and a memory of which keys changed, and from what.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use weft_model::FactKey;
 
 /// A row's value and the fact that asked for it.
@@ -24,16 +24,32 @@ impl<V: PartialEq> PartialEq for Entry<V> {
     }
 }
 
+/// A key whose row was set or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed<K, V> {
+    /// Which row.
+    pub key: K,
+    /// What stood there when changes were taken last; `None` for nothing, or where nobody knows.
+    pub before: Option<Box<V>>,
+}
+
+impl<K, V> From<K> for Changed<K, V> {
+    fn from(key: K) -> Self {
+        Self { key, before: None }
+    }
+}
+
 /// Rows by key. Writing an equal value is no change, so "set everything again" costs its executors nothing.
 #[derive(Debug, Clone)]
 pub struct Rows<K, V> {
     map: FxHashMap<K, Entry<V>>,
-    changed: FxHashSet<K>,
+    /// With what stood there when changes were taken last.
+    changed: FxHashMap<K, Option<Box<V>>>,
 }
 
 impl<K, V> Default for Rows<K, V> {
     fn default() -> Self {
-        Self { map: FxHashMap::default(), changed: FxHashSet::default() }
+        Self { map: FxHashMap::default(), changed: FxHashMap::default() }
     }
 }
 
@@ -75,13 +91,13 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
                 false
             }
             Some(entry) => {
-                *entry = Entry { value, origin, claim };
-                self.changed.insert(key);
+                let before = std::mem::replace(entry, Entry { value, origin, claim }).value;
+                self.changed.entry(key).or_insert_with(|| Some(Box::new(before)));
                 true
             }
             None => {
                 self.map.insert(key.clone(), Entry { value, origin, claim });
-                self.changed.insert(key);
+                self.changed.entry(key).or_insert(None);
                 true
             }
         }
@@ -89,16 +105,14 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
 
     /// Removes the row at `key`; says whether there was one.
     pub fn remove(&mut self, key: &K) -> bool {
-        let there = self.map.remove(key).is_some();
-        if there {
-            self.changed.insert(key.clone());
-        }
-        there
+        let Some(Entry { value, .. }) = self.map.remove(key) else { return false };
+        self.changed.entry(key.clone()).or_insert_with(|| Some(Box::new(value)));
+        true
     }
 
     /// Keys set or removed since the last call, in no order; a key that came and went in between is among them.
-    pub fn take_changed(&mut self) -> Vec<K> {
-        self.changed.drain().collect()
+    pub fn take_changed(&mut self) -> Vec<Changed<K, V>> {
+        self.changed.drain().map(|(key, before)| Changed { key, before }).collect()
     }
 
     /// Number of keys that [`Rows::take_changed`] would return.
@@ -133,12 +147,15 @@ mod tests {
     #[test]
     fn only_real_changes_are_remembered() {
         let mut rows: Rows<u8, &str> = Rows::default();
+        let changed = |before: Option<&'static str>| vec![Changed { key: 1, before: before.map(Box::new) }];
         assert!(rows.set(1, "a", FactKey::Host));
-        assert_eq!(rows.take_changed(), [1]);
+        assert_eq!(rows.take_changed(), changed(None));
         assert!(!rows.set(1, "a", FactKey::Host));
         assert!(rows.take_changed().is_empty());
         assert!(rows.set(1, "b", FactKey::Host) && rows.remove(&1) && !rows.remove(&1));
-        assert_eq!(rows.take_changed(), [1]);
+        assert_eq!(rows.take_changed(), changed(Some("a")));
+        assert!(rows.set(1, "c", FactKey::Host) && rows.remove(&1));
+        assert_eq!(rows.take_changed(), changed(None));
         assert!(rows.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::filter::{Atom, Chain, Element, Ident, SetKind, SetSpec};
+use crate::filter::{Atom, Chain, Element, FlushBy, Ident, SetKind, SetSpec};
 use crate::kernel::{
     KernelKey, KernelRow, LOCAL_TABLE, Link, LinkKind, MAIN_TABLE, Route, RouteKey, RouteKind,
 };
@@ -142,6 +142,17 @@ fn set_line(name: &Ident, set: &SetSpec) -> String {
         let _ = write!(line, "; flags dynamic,timeout; timeout {seconds}s");
     }
     let _ = write!(line, "; comment \"{}\" }}", set.comment);
+    // Behind nft's own sign for what it does not read.
+    if set.rank != 0 {
+        let _ = write!(line, " # rank {}", set.rank);
+    }
+    match set.flush {
+        None => {}
+        Some(FlushBy::Mark { bits }) => {
+            let _ = write!(line, " # ends connections by their mark, in {bits:#010x}");
+        }
+        Some(FlushBy::Destination) => line.push_str(" # ends connections by their destination"),
+    }
     line
 }
 

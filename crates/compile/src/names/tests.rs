@@ -332,7 +332,7 @@ fn one_changed_endpoint_touches_its_own_names_only() {
     plan.names.take_changed();
     compiler.apply(Change::set(slice("a-1", "a", &[("p", 1)], &texts[1..])));
     compiler.flush(&mut plan);
-    let mut changed: Vec<String> = plan.names.take_changed().iter().map(ToString::to_string).collect();
+    let mut changed: Vec<String> = plan.names.take_changed().iter().map(|row| row.key.to_string()).collect();
     changed.sort();
     assert_eq!(
         changed,

@@ -1,7 +1,7 @@
 //! A kernel in memory, for tests of everything above it.
 //!
 //! It keeps state as the real one does: a route needs its link, an element its set; what hangs on a link goes with it; a
-//! tunnel whose port changes is made anew. It can be told to fail, to die in the middle of a batch, and to lose or
+//! tunnel whose port changes is made anew. The packet filter's rows of one turn are one transaction. It can be told to fail, to die in the middle of a batch, and to lose or
 //! alter what it holds. It does *not* carry packets.
 
 pub mod rows;
@@ -9,7 +9,7 @@ pub mod rows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_plan::kernel::LinkKind;
-use weft_plan::{KernelKey, KernelRow, Rows};
+use weft_plan::{Ident, KernelKey, KernelRow, Rows};
 
 use crate::KernelError;
 use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
@@ -22,6 +22,8 @@ pub struct Trouble {
     pub refuse: BTreeSet<usize>,
     /// Before this change the process dies: it and all later ones of the batch have no effect.
     pub die_before: Option<usize>,
+    /// Transactions of the packet filter that touch one of these sets are refused as a whole.
+    pub refuse_sets: BTreeSet<Ident>,
 }
 
 /// The kernel.
@@ -37,6 +39,8 @@ pub struct FakeKernel {
     pub damaged: BTreeMap<KernelKey, String>,
     /// What shall go wrong.
     pub trouble: Trouble,
+    /// The packet filter's elements after each transaction, for tests that ask for them by putting an empty list here.
+    pub commits: Option<Vec<BTreeMap<KernelKey, KernelRow>>>,
     originals: BTreeMap<String, String>,
     changes: usize,
     messages: u64,
@@ -73,9 +77,40 @@ impl FakeKernel {
         self.damaged.retain(|k, _| self.owned.contains_key(k));
     }
 
+    fn refuses_set(&self, op: &Op<'_>) -> bool {
+        matches!(op.key(), KernelKey::Element(set, _) | KernelKey::Set(set) if self.trouble.refuse_sets.contains(set))
+    }
+
+    fn commit(&mut self) {
+        let is_element = |key: &KernelKey| matches!(key, KernelKey::Element(..));
+        if let Some(commits) = &mut self.commits {
+            let elements = self.owned.iter().filter(|(key, _)| is_element(key));
+            commits.push(elements.map(|(key, row)| (key.clone(), row.clone())).collect());
+        }
+    }
+
+    fn change(&mut self, op: &Op<'_>) -> Result<Effect, KernelError> {
+        let number = self.changes;
+        if self.trouble.die_before.is_some_and(|at| number >= at) {
+            return Err(KernelError::Killed);
+        }
+        self.changes += 1;
+        self.messages += 1;
+        if self.trouble.refuse.contains(&number) {
+            return Err(refused_change("change", op.key(), libc::ENOMEM));
+        }
+        match op {
+            Op::Set { key, row, .. } => self.set(key, row),
+            Op::Remove { key, .. } => {
+                self.remove(key);
+                Ok(Effect::Done)
+            }
+        }
+    }
+
     fn set(&mut self, key: &KernelKey, row: &KernelRow) -> Result<Effect, KernelError> {
         if self.foreign.contains_key(key) {
-            return Err(refused("add", key, libc::EEXIST));
+            return Err(refused_change("add", key, libc::EEXIST));
         }
         if let Some(link) = link_of(key, row) {
             let own = link.as_str().starts_with("weft");
@@ -86,7 +121,7 @@ impl FakeKernel {
         if let KernelKey::Element(set, _) = key
             && !self.owned.contains_key(&KernelKey::Set(set.clone()))
         {
-            return Err(refused("add", key, libc::ENOENT));
+            return Err(refused_change("add", key, libc::ENOENT));
         }
         if let (KernelKey::Sysctl(path), KernelRow::Sysctl(value)) = (key, row) {
             let now = self.sysctls.get(&**path).cloned().unwrap_or_else(|| "0".into());
@@ -115,6 +150,10 @@ impl FakeKernel {
     }
 }
 
+fn of_filter(op: &Op<'_>) -> bool {
+    matches!(op.key(), KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..))
+}
+
 fn needs_recreation(old: &KernelRow, new: &KernelRow) -> bool {
     let (KernelRow::Link(old), KernelRow::Link(new)) = (old, new) else {
         return false;
@@ -126,7 +165,7 @@ fn needs_recreation(old: &KernelRow, new: &KernelRow) -> bool {
     }
 }
 
-fn refused(action: &'static str, key: &KernelKey, errno: i32) -> KernelError {
+fn refused_change(action: &'static str, key: &KernelKey, errno: i32) -> KernelError {
     KernelError::Refused {
         action,
         object: format!("{key:?}"),
@@ -152,25 +191,25 @@ impl Kernel for FakeKernel {
 
     fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>> {
         let mut results = Vec::with_capacity(batch.len());
-        for op in batch {
-            let number = self.changes;
-            if self.trouble.die_before.is_some_and(|at| number >= at) {
-                results.push(Err(KernelError::Killed));
+        let mut refused = None;
+        for run in batch.chunk_by(|a, b| (of_filter(a), a.turn()) == (of_filter(b), b.turn())) {
+            if !of_filter(&run[0]) {
+                results.extend(run.iter().map(|op| self.change(op)));
                 continue;
             }
-            self.changes += 1;
-            self.messages += 1;
-            if self.trouble.refuse.contains(&number) {
-                results.push(Err(refused("change", op.key(), libc::ENOMEM)));
+            if let Some(error) = &refused {
+                let error = KernelError::After(Box::new(KernelError::clone(error)));
+                results.extend(run.iter().map(|_| Err(error.clone())));
                 continue;
             }
-            results.push(match op {
-                Op::Set { key, row, .. } => self.set(key, row),
-                Op::Remove { key } => {
-                    self.remove(key);
-                    Ok(Effect::Done)
-                }
-            });
+            if let Some(op) = run.iter().find(|op| self.refuses_set(op)) {
+                let error = refused_change("change", op.key(), libc::ENOMEM);
+                results.extend(run.iter().map(|_| Err(error.clone())));
+                refused = Some(error);
+                continue;
+            }
+            results.extend(run.iter().map(|op| self.change(op)));
+            self.commit();
         }
         results
     }

@@ -8,8 +8,8 @@ use weft_plan::{Ident, KernelKey, KernelRow, SetSpec};
 use super::attribute::{Messages, Writer};
 use super::error::{ElementFault, FilterError, Quarantined};
 use super::expression::{Expression, Source};
-use super::observe::{self, Counter};
-use super::prepare::{self, Before, Sets};
+use super::observe::{self, Counter, SeenChain};
+use super::prepare::{self, Before, Chains, Sets};
 use super::socket::{Nfnl, Refused};
 use super::transaction::{self, About, Act, Steps};
 use super::{lower, uapi as k};
@@ -23,8 +23,10 @@ const ATTEMPTS: usize = 10;
 pub enum Change<'a> {
     /// It should be so, whatever it is now.
     Set(&'a KernelKey, &'a KernelRow),
-    /// It should be absent; what it was, where known.
-    Remove(&'a KernelKey, Option<&'a KernelRow>),
+    /// It should be so, and is known to be there with other data: an element only.
+    Replace(&'a KernelKey, &'a KernelRow),
+    /// It should be absent.
+    Remove(&'a KernelKey),
 }
 
 /// What a call of [`Nft::apply`] did.
@@ -40,8 +42,18 @@ pub struct FilterOutcome {
 #[derive(Debug)]
 pub struct Nft {
     pub(super) nfnl: Nfnl,
-    /// The declarations of all sets, where known: an element's bytes depend on its set's.
-    sets: Option<Sets>,
+    /// What is declared in the table, where known.
+    declared: Option<Declared>,
+}
+
+/// What is declared in the table: an element's bytes depend on its set's, and a chain is made or emptied.
+#[derive(Debug)]
+struct Declared {
+    /// The packet filter's generation for which all of this is certain. Without one, only elements are written by it: the
+    /// monitor sees when another program changes the table, and all is compared then.
+    generation: Option<u32>,
+    sets: Sets,
+    chains: Chains,
 }
 
 /// Whether a transaction is refused when the packet filter changed since we looked.
@@ -69,7 +81,7 @@ impl Nft {
     /// # Errors
     /// [`FilterError::Open`].
     pub fn open() -> Result<Self, FilterError> {
-        Ok(Self { nfnl: Nfnl::open()?, sets: None })
+        Ok(Self { nfnl: Nfnl::open()?, declared: None })
     }
 
     /// Netlink messages sent so far.
@@ -83,7 +95,8 @@ impl Nft {
     }
 
     /// Applies all changes as one transaction (several, where the socket's buffer can't be made large enough: see
-    /// [`transaction::split`]). Nothing is listed where only elements change.
+    /// [`transaction::split`]). Nothing is listed but by the first call, and where another program wrote to the packet
+    /// filter since and more than elements change.
     ///
     /// A set that should have another declaration is made anew in the same transaction, with its elements as far as
     /// they fit, and with the rules that look into it. An element that the kernel refuses is left out, and the rest
@@ -98,13 +111,8 @@ impl Nft {
             let insist = if attempt < ATTEMPTS / 2 { Insist::OnWhatWasSeen } else { Insist::OnNothing };
             match self.attempt(changes, insist) {
                 Ok(outcome) => return Ok(outcome),
-                Err(stop) => {
-                    self.sets = None;
-                    match stop {
-                        Stop::Again => {}
-                        Stop::Error(error) => return Err(error),
-                    }
-                }
+                Err(Stop::Again) => {}
+                Err(Stop::Error(error)) => return Err(error),
             }
         }
         Err(FilterError::Unsteady { what: "it was changed", attempts: ATTEMPTS })
@@ -115,8 +123,11 @@ impl Nft {
     /// # Errors
     /// When the kernel can't be asked.
     pub fn observe(&mut self) -> Result<Vec<(KernelKey, KernelRow)>, FilterError> {
-        self.sets = None;
-        observe::rows(&mut self.nfnl)
+        self.declared = None;
+        let mut declared = self.list_declared(Insist::OnWhatWasSeen)?;
+        let rows = observe::rows(&mut self.nfnl, &mut declared.sets, &declared.chains)?;
+        self.declared = Some(declared);
+        Ok(rows)
     }
 
     /// The counters of our rules, by chain and in the rules' order.
@@ -146,7 +157,7 @@ impl Nft {
     /// # Errors
     /// When the kernel can't be reached or refuses.
     pub fn delete_table(&mut self) -> Result<bool, FilterError> {
-        self.sets = None;
+        self.declared = None;
         if !self.table_exists()? {
             return Ok(false);
         }
@@ -172,39 +183,52 @@ impl Nft {
 
     fn attempt(&mut self, changes: &[Change<'_>], insist: Insist) -> Result<FilterOutcome, Stop> {
         let declares = prepare::declares(changes);
-        let generation = match insist {
-            Insist::OnWhatWasSeen if declares => Some(self.generation()?),
-            _ => None,
+        let mut declared = match self.declared.take() {
+            Some(known) if !declares || known.generation.is_some() => known,
+            _ => self.list_declared(insist)?,
         };
-        let before = self.look(changes, declares)?;
+        let before = self.look(changes, &mut declared, declares)?;
         let (steps, mut quarantined) = prepare::steps(changes, &before)?;
         if !steps.is_empty() {
-            self.run(steps, changes, generation, &mut quarantined)?;
-        }
-        let mut sets = before.sets;
-        for change in changes {
-            match change {
-                Change::Set(KernelKey::Set(name), KernelRow::Set(spec)) => {
-                    sets.insert(name.clone(), Some((**spec).clone()));
+            match self.run(steps, changes, &mut declared.generation, &mut quarantined) {
+                Ok(()) => {}
+                Err(Stop::Again) => {
+                    // Elements go in all the same; for more it has to be listed again.
+                    let Before { sets, chains, .. } = before;
+                    self.declared = Some(Declared { generation: None, sets, chains });
+                    return Err(Stop::Again);
                 }
-                Change::Remove(KernelKey::Set(name), _) => {
-                    sets.remove(name);
-                }
-                _ => {}
+                Err(stop) => return Err(stop),
             }
         }
+        let Before { sets, chains, .. } = before;
+        declared.sets = sets;
+        declared.chains = chains;
+        declared.take(changes);
         // An element that was refused may be so because its set is gone: look again next time.
-        self.sets = quarantined.is_empty().then_some(sets);
+        self.declared = quarantined.is_empty().then_some(declared);
         Ok(FilterOutcome { applied: changes.len() - quarantined.len(), quarantined })
     }
 
-    /// What the changes need to know of the table.
-    fn look(&mut self, changes: &[Change<'_>], declares: bool) -> Result<Before, FilterError> {
-        let sets = match self.sets.take() {
-            Some(known) if !declares => known,
-            _ => observe::sets(&mut self.nfnl)?,
+    /// Lists what is declared, and the generation before.
+    fn list_declared(&mut self, insist: Insist) -> Result<Declared, FilterError> {
+        let generation = match insist {
+            Insist::OnWhatWasSeen => Some(self.generation()?),
+            Insist::OnNothing => None,
         };
-        let mut before = Before { sets, ..Before::default() };
+        let (sets, chains) = (observe::sets(&mut self.nfnl)?, observe::chains(&mut self.nfnl)?);
+        Ok(Declared { generation, sets, chains })
+    }
+
+    /// What the changes need to know of the table.
+    fn look(
+        &mut self,
+        changes: &[Change<'_>],
+        declared: &mut Declared,
+        declares: bool,
+    ) -> Result<Before, FilterError> {
+        let (sets, chains) = (std::mem::take(&mut declared.sets), std::mem::take(&mut declared.chains));
+        let mut before = Before { sets, chains, ..Before::default() };
         if !declares {
             return Ok(before);
         }
@@ -217,7 +241,6 @@ impl Nft {
                 before.sets.insert(name.clone(), None);
             }
         }
-        before.chains = observe::chains(&mut self.nfnl)?;
         let anew: BTreeSet<Ident> = prepare::recreated(changes, &before.sets).into_iter().cloned().collect();
         if anew.is_empty() {
             return Ok(before);
@@ -254,19 +277,19 @@ impl Nft {
         &mut self,
         mut steps: Steps<'_>,
         changes: &[Change<'_>],
-        generation: Option<u32>,
+        generation: &mut Option<u32>,
         quarantined: &mut Vec<Quarantined>,
     ) -> Result<(), Stop> {
         let mut replaced = BTreeSet::new();
         loop {
             let first = self.nfnl.next();
-            let batch = transaction::render(&steps, first, generation);
+            let batch = transaction::render(&steps, first, *generation);
             let capacity = self.nfnl.capacity(batch.bytes.len());
             if batch.bytes.len() > capacity && steps.elements.len() > 1 {
                 // Half of what would fit on average: elements differ in size.
                 let limit = steps.elements.len() * (capacity / 2) / batch.bytes.len();
                 for part in transaction::split(steps, limit.max(1)) {
-                    self.run(part, changes, None, quarantined)?;
+                    self.run(part, changes, generation, quarantined)?;
                 }
                 return Ok(());
             }
@@ -274,11 +297,39 @@ impl Nft {
             self.nfnl.reserve(count + 1);
             let refused = self.nfnl.transact(&batch.bytes, (first, first.wrapping_add(count - 1)))?;
             if refused.is_empty() {
+                *generation = generation.map(after);
                 return Ok(());
             }
             settle(&mut steps, refused, &batch.about, changes, &mut replaced, quarantined)?;
             if steps.is_empty() {
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// The generation that a transaction makes of this one (`nf_tables_commit`): none is 0.
+fn after(generation: u32) -> u32 {
+    match generation.wrapping_add(1) {
+        0 => 1,
+        next => next,
+    }
+}
+
+impl Declared {
+    /// Takes in what was declared by these changes.
+    fn take(&mut self, changes: &[Change<'_>]) {
+        for change in changes {
+            match *change {
+                Change::Set(KernelKey::Set(name), KernelRow::Set(spec)) => {
+                    self.sets.insert(name.clone(), Some(spec.declaration()));
+                }
+                Change::Set(KernelKey::Chain(name), KernelRow::Chain(chain)) => {
+                    self.chains.insert(name.clone(), SeenChain { hook: chain.hook, plain: true });
+                }
+                Change::Remove(KernelKey::Set(name)) => drop(self.sets.remove(name)),
+                Change::Remove(KernelKey::Chain(name)) => drop(self.chains.remove(name)),
+                _ => {}
             }
         }
     }

@@ -157,12 +157,18 @@ pub(super) fn rules(nfnl: &mut Nfnl) -> Result<Vec<SeenRule>, FilterError> {
     Ok(rules)
 }
 
-/// Everything in our table.
-pub(super) fn rows(nfnl: &mut Nfnl) -> Result<Vec<(KernelKey, KernelRow)>, FilterError> {
+/// Everything in our table, of which these sets and chains are listed already. A set that turns out to hold what the plan
+/// can't say becomes `None`.
+pub(super) fn rows(
+    nfnl: &mut Nfnl,
+    sets: &mut BTreeMap<Ident, Option<SetSpec>>,
+    chains: &BTreeMap<Ident, SeenChain>,
+) -> Result<Vec<(KernelKey, KernelRow)>, FilterError> {
     let mut rows = Vec::new();
-    for (name, spec) in sets(nfnl)? {
+    for (name, declared) in sets {
+        let spec = declared.clone();
         let held = match &spec {
-            Some(spec) if spec.dynamic_timeout.is_none() => elements(nfnl, &name, spec)?,
+            Some(spec) if spec.dynamic_timeout.is_none() => elements(nfnl, name, spec)?,
             Some(_) => Some(Vec::new()),
             None => None,
         };
@@ -174,13 +180,16 @@ pub(super) fn rows(nfnl: &mut Nfnl) -> Result<Vec<(KernelKey, KernelRow)>, Filte
                     (KernelKey::Element(name.clone(), atoms), KernelRow::Element(element))
                 }));
             }
-            _ => rows.push((key, KernelRow::Set(Box::new(SetSpec::set(&[], NOT_OURS))))),
+            _ => {
+                *declared = None;
+                rows.push((key, KernelRow::Set(Box::new(SetSpec::set(&[], NOT_OURS)))));
+            }
         }
     }
     let mut found: BTreeMap<Ident, Chain> = BTreeMap::new();
-    for (name, seen) in chains(nfnl)? {
+    for (name, seen) in chains {
         let rules = if seen.plain { Vec::new() } else { vec![Rule::new(NOT_OURS, [])] };
-        found.insert(name, Chain { hook: seen.hook, rules });
+        found.insert(name.clone(), Chain { hook: seen.hook, rules });
     }
     for seen in rules(nfnl)? {
         let rule = raise::rule(&seen.expressions, &seen.comment).unwrap_or_else(|| Rule::new(NOT_OURS, []));
@@ -214,7 +223,7 @@ pub(super) fn counters(nfnl: &mut Nfnl) -> Result<Vec<Counter>, FilterError> {
 /// The row as observation gives it back once it is applied.
 ///
 /// The plan can say some things in two ways that are one to the kernel: a block of one address and the address, a
-/// protocol named twice, ICMPv6 named before its type. Compare canonical rows with observed ones.
+/// protocol named twice, ICMPv6 named before its type; and of sets some that the kernel doesn't hold. Compare canonical rows with observed ones.
 pub fn canonical(row: &KernelRow) -> KernelRow {
     match row {
         KernelRow::Chain(chain) => KernelRow::Chain(Box::new(Chain {
@@ -225,6 +234,7 @@ pub fn canonical(row: &KernelRow) -> KernelRow {
                 .map(|rule| raise::rule(&lower::rule(rule), &rule.comment).unwrap_or_else(|| rule.clone()))
                 .collect(),
         })),
+        KernelRow::Set(spec) => KernelRow::Set(Box::new(spec.declaration())),
         other => other.clone(),
     }
 }

@@ -14,13 +14,16 @@ use super::transaction::{Act, ElementStep, RawRule, Steps};
 /// The sets of the table, `None` for what a plan can't say.
 pub(super) type Sets = BTreeMap<Ident, Option<SetSpec>>;
 
+/// The chains of the table.
+pub(super) type Chains = BTreeMap<Ident, SeenChain>;
+
 /// What the table holds before, as far as the changes need to know.
 #[derive(Debug, Default)]
 pub(super) struct Before {
     /// All sets.
     pub sets: Sets,
-    /// All chains, where chains or sets change.
-    pub chains: BTreeMap<Ident, SeenChain>,
+    /// All chains.
+    pub chains: Chains,
     /// Elements of sets that are to be made anew.
     pub kept_elements: Vec<(Ident, Box<[Atom]>, Element)>,
     /// Rules of chains that look into such sets.
@@ -31,7 +34,7 @@ impl Change<'_> {
     /// Which object it changes.
     pub fn key(&self) -> &KernelKey {
         match self {
-            Change::Set(key, _) | Change::Remove(key, _) => key,
+            Change::Set(key, _) | Change::Replace(key, _) | Change::Remove(key) => key,
         }
     }
 }
@@ -47,13 +50,30 @@ pub(super) fn recreated<'a>(changes: &[Change<'a>], sets: &Sets) -> BTreeSet<&'a
         .iter()
         .filter_map(|change| match change {
             Change::Set(KernelKey::Set(name), KernelRow::Set(wanted)) => match sets.get(name) {
-                Some(Some(there)) if there == &**wanted => None,
+                Some(Some(there)) if there.declares_like(wanted) => None,
                 Some(_) => Some(name),
                 None => None,
             },
             _ => None,
         })
         .collect()
+}
+
+/// The sets as they will be: those that are there, and above them what the changes make of them, `None` for what goes. So
+/// a change costs nothing for the sets that it doesn't name.
+struct Specs<'a> {
+    there: &'a Sets,
+    changed: BTreeMap<&'a Ident, Option<&'a SetSpec>>,
+}
+
+impl<'a> Specs<'a> {
+    /// `None` for no such set, `Some(None)` for what a plan can't say.
+    fn get(&self, name: &Ident) -> Option<Option<&'a SetSpec>> {
+        match self.changed.get(name) {
+            Some(changed) => changed.map(Some),
+            None => self.there.get(name).map(Option::as_ref),
+        }
+    }
 }
 
 /// The steps, and the elements that can't be part of them.
@@ -63,8 +83,7 @@ pub(super) fn steps<'a>(
 ) -> Result<(Steps<'a>, Vec<Quarantined>), FilterError> {
     let mut steps = Steps { table: declares(changes), ..Steps::default() };
     let anew = recreated(changes, &before.sets);
-    let mut specs: BTreeMap<&Ident, Option<&SetSpec>> =
-        before.sets.iter().map(|(name, spec)| (name, spec.as_ref())).collect();
+    let mut specs = Specs { there: &before.sets, changed: BTreeMap::new() };
     for change in changes {
         declaration(change, before, &anew, &mut specs, &mut steps)?;
     }
@@ -88,7 +107,7 @@ fn declaration<'a>(
     change: &Change<'a>,
     before: &Before,
     anew: &BTreeSet<&'a Ident>,
-    specs: &mut BTreeMap<&'a Ident, Option<&'a SetSpec>>,
+    specs: &mut Specs<'a>,
     steps: &mut Steps<'a>,
 ) -> Result<(), FilterError> {
     match *change {
@@ -99,7 +118,7 @@ fn declaration<'a>(
             if anew.contains(name) || !before.sets.contains_key(name) {
                 steps.add_sets.push((name, wanted));
             }
-            specs.insert(name, Some(wanted));
+            specs.changed.insert(name, Some(wanted));
         }
         Change::Set(KernelKey::Chain(name), KernelRow::Chain(wanted)) => {
             if let Some(there) = before.chains.get(name) {
@@ -111,21 +130,22 @@ fn declaration<'a>(
             steps.add_chains.push((name, wanted.hook));
             steps.rules.push((name, &wanted.rules));
         }
-        Change::Remove(KernelKey::Set(name), _) => {
+        Change::Remove(KernelKey::Set(name)) => {
             if before.sets.contains_key(name) {
                 steps.delete_sets.insert(name);
             }
-            specs.remove(name);
+            specs.changed.insert(name, None);
         }
-        Change::Remove(KernelKey::Chain(name), _) => {
+        Change::Remove(KernelKey::Chain(name)) => {
             if before.chains.contains_key(name) {
                 steps.flush.insert(name);
                 steps.delete_chains.insert(name);
             }
         }
         Change::Set(KernelKey::Element(..), KernelRow::Element(_))
-        | Change::Remove(KernelKey::Element(..), _) => {}
-        Change::Set(key, _) | Change::Remove(key, _) => {
+        | Change::Replace(KernelKey::Element(..), KernelRow::Element(_))
+        | Change::Remove(KernelKey::Element(..)) => {}
+        Change::Set(key, _) | Change::Replace(key, _) | Change::Remove(key) => {
             return Err(FilterError::ForeignRow(key.clone()));
         }
     }
@@ -135,23 +155,29 @@ fn declaration<'a>(
 fn element<'a>(
     change: &Change<'a>,
     at: usize,
-    specs: &BTreeMap<&Ident, Option<&SetSpec>>,
+    specs: &Specs<'a>,
     anew: &BTreeSet<&Ident>,
 ) -> Result<Option<ElementStep<'a>>, ElementFault> {
     let step = |set: &'a Ident, key: &'a [Atom], element: Option<&'a Element>, act: Act| {
         Some(ElementStep { set, key, element, act, alone: false, change: Some(at) })
     };
+    let act = match change {
+        // A set that is made anew holds nothing that could be replaced.
+        Change::Replace(KernelKey::Element(set, _), _) if !anew.contains(set) => Act::Replace,
+        _ => Act::Add,
+    };
     match *change {
-        Change::Set(KernelKey::Element(set, key), KernelRow::Element(data)) => match specs.get(set) {
+        Change::Set(KernelKey::Element(set, key), KernelRow::Element(data))
+        | Change::Replace(KernelKey::Element(set, key), KernelRow::Element(data)) => match specs.get(set) {
             None => Err(ElementFault::NoSet),
             Some(None) => Err(ElementFault::Misfit("the set is not as the plan has it".into())),
             Some(Some(spec)) => match set::misfit(spec, key, data) {
                 Some(why) => Err(ElementFault::Misfit(why)),
-                None => Ok(step(set, key, Some(data), Act::Add)),
+                None => Ok(step(set, key, Some(data), act)),
             },
         },
         // Elements go with their set.
-        Change::Remove(KernelKey::Element(set, key), _) => {
+        Change::Remove(KernelKey::Element(set, key)) => {
             let there = matches!(specs.get(set), Some(Some(_))) && !anew.contains(set);
             Ok(if there { step(set, key, None, Act::Delete) } else { None })
         }
@@ -163,7 +189,7 @@ fn element<'a>(
 fn keep<'a>(
     before: &'a Before,
     changes: &[Change<'a>],
-    specs: &BTreeMap<&Ident, Option<&SetSpec>>,
+    specs: &Specs<'a>,
     anew: &BTreeSet<&Ident>,
     steps: &mut Steps<'a>,
 ) {

@@ -171,6 +171,8 @@ pub fn read(a: Attributes<'_>) -> Option<SetSpec> {
             None => None,
         },
         comment: userdata::text(user, k::NFTNL_UDATA_SET_COMMENT).unwrap_or_default().to_owned().into(),
+        rank: 0,
+        flush: None,
     })
 }
 

@@ -22,7 +22,8 @@ type Outcome = Result<Effect, KernelError>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
     Sysctl,
-    Filter,
+    /// This transaction of the batch.
+    Filter(u8),
     MakeLink,
     RemoveLink,
     Table,
@@ -38,20 +39,21 @@ fn sort(op: &Op<'_>) -> Sort {
             Sort::Table
         }
         (KernelKey::Opening(_), _) => Sort::Opening,
-        (KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..), _) => Sort::Filter,
+        (KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..), _) => Sort::Filter(op.turn()),
     }
 }
 
 impl LinuxKernel {
     pub(super) fn apply_runs(&mut self, batch: &[Op<'_>]) -> Vec<Outcome> {
         let mut results = Vec::with_capacity(batch.len());
+        let mut refused = None;
         for run in batch.chunk_by(|a, b| sort(a) == sort(b)) {
             match sort(&run[0]) {
                 Sort::Sysctl => results.extend(run.iter().map(|op| self.apply_sysctl(op))),
                 Sort::MakeLink => results.extend(run.iter().map(|op| self.make_expected_link(op))),
                 Sort::RemoveLink => results.extend(self.remove_links(run)),
                 Sort::Table => results.extend(self.apply_table(run)),
-                Sort::Filter => results.extend(self.apply_filter(run)),
+                Sort::Filter(_) => results.extend(self.apply_filter(run, &mut refused)),
                 Sort::Opening => results.extend(self.apply_openings(run)),
             }
         }
@@ -63,7 +65,7 @@ impl LinuxKernel {
             Op::Set { key: KernelKey::Sysctl(path), row: KernelRow::Sysctl(value), .. } => {
                 self.originals.set(path, value)
             }
-            Op::Remove { key: KernelKey::Sysctl(path) } => self.originals.restore(path),
+            Op::Remove { key: KernelKey::Sysctl(path), .. } => self.originals.restore(path),
             other => Err(inconsistent(other)),
         }
         .map(|()| Effect::Done)
@@ -84,7 +86,7 @@ impl LinuxKernel {
     }
 
     fn make_link(&mut self, op: &Op<'_>) -> Outcome {
-        let Op::Set { key: KernelKey::Link(name), row: KernelRow::Link(link), was } = op else {
+        let Op::Set { key: KernelKey::Link(name), row: KernelRow::Link(link), was, .. } = op else {
             return Err(inconsistent(op));
         };
         match &link.kind {
@@ -125,7 +127,7 @@ impl LinuxKernel {
         };
         let requests: Vec<Result<Message, Outcome>> = run.iter().map(|op| self.request(op, &links)).collect();
         for op in run {
-            if let Op::Remove { key: KernelKey::Fdb(link, mac) } = op {
+            if let Op::Remove { key: KernelKey::Fdb(link, mac), .. } = op {
                 self.ledger.leaves(*link, *mac);
             }
         }
@@ -160,7 +162,7 @@ impl LinuxKernel {
                 };
                 route::set(key, row, index, self.presence(key)).ok_or_else(|| Err(inconsistent(op)))
             }
-            Op::Remove { key } => {
+            Op::Remove { key, .. } => {
                 let index = match key {
                     // With the link all that hung on it is gone.
                     KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _) => {
@@ -200,7 +202,7 @@ impl LinuxKernel {
         };
         let (action, object) = match op {
             Op::Set { key, row, .. } => ("set", text::kernel_row(key, row)),
-            Op::Remove { key } => ("remove", format!("{key:?}")),
+            Op::Remove { key, .. } => ("remove", format!("{key:?}")),
         };
         Err(KernelError::Refused { action, object, refusal })
     }
@@ -236,7 +238,7 @@ impl LinuxKernel {
                 self.ledger.uses(route);
                 self.routes.insert(*key);
             }
-            Op::Remove { key: KernelKey::Route(key) } => {
+            Op::Remove { key: KernelKey::Route(key), .. } => {
                 self.routes.remove(key);
             }
             _ => {}
@@ -250,7 +252,9 @@ impl LinuxKernel {
             .iter()
             .filter_map(|op| match op {
                 Op::Set { key, row, .. } => link_of(key, row),
-                Op::Remove { key: KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _) } => Some(*name),
+                Op::Remove { key: KernelKey::Neighbour(name, _) | KernelKey::Fdb(name, _), .. } => {
+                    Some(*name)
+                }
                 Op::Remove { .. } => None,
             })
             .collect();
@@ -269,6 +273,6 @@ impl LinuxKernel {
 fn inconsistent(op: &Op<'_>) -> KernelError {
     KernelError::Inconsistent(match op {
         Op::Set { key, row, .. } => text::kernel_row(key, row),
-        Op::Remove { key } => format!("{key:?}"),
+        Op::Remove { key, .. } => format!("{key:?}"),
     })
 }

@@ -1,4 +1,4 @@
-//! The packet filter's part of a batch: one transaction.
+//! The packet filter's part of a batch: a transaction for each of its turns.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,24 @@ impl From<FilterError> for KernelError {
 
 impl LinuxKernel {
     /// Applies neighbouring changes of sets, chains and elements at once. Elements that the kernel refuses fail alone; any
-    /// other refusal leaves all of it undone.
-    pub(super) fn apply_filter(&mut self, run: &[Op<'_>]) -> Vec<Result<Effect, KernelError>> {
+    /// other refusal leaves all of it undone, and `refused` keeps the later turns of the batch from being tried.
+    pub(super) fn apply_filter(
+        &mut self,
+        run: &[Op<'_>],
+        refused: &mut Option<KernelError>,
+    ) -> Vec<Result<Effect, KernelError>> {
+        if let Some(error) = refused {
+            let error = KernelError::After(Box::new(error.clone()));
+            return run.iter().map(|_| Err(error.clone())).collect();
+        }
         let changes: Vec<Change<'_>> = run
             .iter()
             .map(|op| match op {
+                Op::Set { key, row, was: Some(was), .. } if *was != *row && is_element(key) => {
+                    Change::Replace(key, row)
+                }
                 Op::Set { key, row, .. } => Change::Set(key, row),
-                Op::Remove { key } => Change::Remove(key, None),
+                Op::Remove { key, .. } => Change::Remove(key),
             })
             .collect();
         match self.filter.apply(&changes) {
@@ -40,6 +51,7 @@ impl LinuxKernel {
             }
             Err(error) => {
                 let error = KernelError::from(error);
+                *refused = Some(error.clone());
                 run.iter().map(|_| Err(error.clone())).collect()
             }
         }
@@ -63,4 +75,8 @@ impl LinuxKernel {
         }
         Ok(())
     }
+}
+
+fn is_element(key: &KernelKey) -> bool {
+    matches!(key, KernelKey::Element(..))
 }

@@ -24,8 +24,8 @@ impl LinuxKernel {
     /// When what is owned can't be listed; single failures are in the answer.
     pub fn uninstall(&mut self) -> Result<Removed, KernelError> {
         let owned = self.owned()?;
-        let mut batch: Vec<Op<'_>> = owned.keys().map(|key| Op::Remove { key }).collect();
-        order::arrange(&mut batch);
+        let mut batch: Vec<Op<'_>> = owned.keys().map(|key| Op::remove(key, None)).collect();
+        order::arrange(&mut batch, |_| 0);
         let results = self.apply(&batch);
         let mut removed = Removed::default();
         for (op, result) in batch.iter().zip(results) {

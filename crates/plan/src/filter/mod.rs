@@ -17,7 +17,7 @@ pub use chain::{
     Statement, Value, Verdict,
 };
 pub use comment::Comment;
-pub use set::{Element, SetKind, SetSpec};
+pub use set::{Element, FlushBy, SetKind, SetSpec};
 
 /// The name of the one table (family `inet`).
 pub const TABLE: &str = "weft";

@@ -11,7 +11,22 @@ pub enum SetKind {
     Map(Vec<Type>),
 }
 
-/// A set's or map's declaration.
+/// Which connections end when an element of a set goes: a tracked connection outlives the rule that translated it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlushBy {
+    /// The key's [`Type::Mark`] is the mark of the connections that go by the element. They end when it goes, or gives other
+    /// data. All of these bits are set in such marks, and in no others.
+    Mark {
+        /// The bits; at least one.
+        bits: u32,
+    },
+    /// The key is where connections were opened to: an address (without one: any), a protocol and a port. Those that were
+    /// translated end when the element goes. When its data changes, those that lead to the old data end, where that
+    /// is an address and a port; a changed mark ends none.
+    Destination,
+}
+
+/// A set's or map's declaration, and how its elements are to be written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetSpec {
     /// Types of the key's parts, in order.
@@ -25,6 +40,12 @@ pub struct SetSpec {
     pub dynamic_timeout: Option<u32>,
     /// What it is for, for whoever lists the table.
     pub comment: Comment,
+    /// Elements of a lower rank are there before those of a higher one that lead packets to them, and go after them: each
+    /// rank of a batch is committed on its own. Two look-ups of one packet may see two generations of the table, so
+    /// that the same commit won't do. No part of what the kernel holds.
+    pub rank: u8,
+    /// Which connections end with an element. No part of what the kernel holds.
+    pub flush: Option<FlushBy>,
 }
 
 impl SetSpec {
@@ -36,6 +57,8 @@ impl SetSpec {
             interval: false,
             dynamic_timeout: None,
             comment: comment.into(),
+            rank: 0,
+            flush: None,
         }
     }
 
@@ -47,6 +70,28 @@ impl SetSpec {
     /// A map from these key parts to these values.
     pub fn map(key: &[Type], data: &[Type], comment: impl Into<Comment>) -> Self {
         Self { kind: SetKind::Map(data.to_vec()), ..Self::set(key, comment) }
+    }
+
+    /// The same with this rank.
+    pub fn ranked(self, rank: u8) -> Self {
+        Self { rank, ..self }
+    }
+
+    /// The same with connections that end with its elements.
+    pub fn flushing(self, by: FlushBy) -> Self {
+        Self { flush: Some(by), ..self }
+    }
+
+    /// What of it the kernel holds.
+    pub fn declaration(&self) -> Self {
+        Self { rank: 0, flush: None, ..self.clone() }
+    }
+
+    /// True where the kernel holds the same for both.
+    pub fn declares_like(&self, other: &Self) -> bool {
+        let Self { key, kind, interval, dynamic_timeout, comment, rank: _, flush: _ } = self;
+        (key, kind, interval, dynamic_timeout, comment)
+            == (&other.key, &other.kind, &other.interval, &other.dynamic_timeout, &other.comment)
     }
 
     /// True for a map.

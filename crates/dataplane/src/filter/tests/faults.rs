@@ -58,10 +58,10 @@ fn removing_what_is_gone_is_no_fault() {
         let absent = member("senders", [v4("10.9.9.9")]);
         let nowhere = member("nowhere", [v4("10.9.9.9")]);
         let changes = [
-            Change::Remove(&rows[1].0, Some(&rows[1].1)),
-            Change::Remove(&rows[2].0, None),
-            Change::Remove(&absent.0, None),
-            Change::Remove(&nowhere.0, None),
+            Change::Remove(&rows[1].0),
+            Change::Remove(&rows[2].0),
+            Change::Remove(&absent.0),
+            Change::Remove(&nowhere.0),
         ];
         assert_eq!(outcome(&mut nft, &changes).quarantined, []);
         rows.drain(1..3);
@@ -156,11 +156,8 @@ fn a_set_of_another_declaration_is_made_anew_with_what_fits() {
         // Another comment: elements stay, the chain's rules too, with what they counted.
         rows[0] = set("senders", SetSpec::set(&[Type::Ipv4Addr], "who must not send"));
         let more = member("senders", [v4("10.0.0.3")]);
-        let changes = [
-            Change::Set(&rows[0].0, &rows[0].1),
-            Change::Set(&more.0, &more.1),
-            Change::Remove(&rows[2].0, None),
-        ];
+        let changes =
+            [Change::Set(&rows[0].0, &rows[0].1), Change::Set(&more.0, &more.1), Change::Remove(&rows[2].0)];
         outcome(&mut nft, &changes);
         rows[2] = more;
         assert_eq!(observed(&mut nft), expected(&rows));
@@ -185,7 +182,7 @@ fn chains_move_to_another_hook_and_go() {
         rows[5] = base("guard", (HookKind::Input, false, -10), vec![drop_from("senders")]);
         apply(&mut nft, &rows[5..]);
         assert_eq!(observed(&mut nft), expected(&rows));
-        let changes: Vec<Change<'_>> = rows.iter().map(|(key, _)| Change::Remove(key, None)).collect();
+        let changes: Vec<Change<'_>> = rows.iter().map(|(key, _)| Change::Remove(key)).collect();
         outcome(&mut nft, &changes);
         assert_eq!(observed(&mut nft), []);
         assert!(nft.delete_table().unwrap());
@@ -230,7 +227,7 @@ fn what_others_change_is_seen_and_mended() {
                 .map(|(key, row)| Change::Set(key, row))
                 .collect();
             let gone = seen.iter().filter(|row| !wanted.iter().any(|(key, _)| *key == row.0));
-            changes.extend(gone.map(|(key, row)| Change::Remove(key, Some(row))));
+            changes.extend(gone.map(|(key, _)| Change::Remove(key)));
             assert_eq!(outcome(&mut nft, &changes).quarantined, [], "{disturbance}");
             assert_eq!(observed(&mut nft), wanted, "{disturbance}");
             let sorted = |text: &str| {
@@ -274,16 +271,13 @@ fn a_small_buffer_takes_several_transactions() {
         let [gone, keep] =
             [gone, keep].map(|list| list.into_iter().map(|(_, row)| row).collect::<Vec<Row>>());
         let mut changes: Vec<Change<'_>> = vec![Change::Set(&rows[0].0, &rows[0].1)];
-        changes.extend(gone.iter().map(|(key, _)| Change::Remove(key, None)));
+        changes.extend(gone.iter().map(|(key, _)| Change::Remove(key)));
         assert_eq!(outcome(&mut nft, &changes).quarantined, []);
         assert_eq!(observed(&mut nft), expected(&keep));
         let port = Statement::Match(Field::Dport, Comparison::Is, Value::Port(9));
         let chain = base("guard", (HookKind::Output, false, 0), vec![Rule::new("", [port])]);
-        let mut changes: Vec<Change<'_>> = keep
-            .iter()
-            .filter(|(key, _)| *key != chain.0)
-            .map(|(key, _)| Change::Remove(key, None))
-            .collect();
+        let mut changes: Vec<Change<'_>> =
+            keep.iter().filter(|(key, _)| *key != chain.0).map(|(key, _)| Change::Remove(key)).collect();
         changes.push(Change::Set(&chain.0, &chain.1));
         assert_eq!(outcome(&mut nft, &changes).quarantined, []);
         assert_eq!(observed(&mut nft), expected(&[chain]));

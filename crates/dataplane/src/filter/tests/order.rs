@@ -98,7 +98,7 @@ fn what_is_referred_to_is_always_there() {
         entry("verdicts", [Atom::Mark(2)], goto("old")).0,
     ];
     let mut changes: Vec<Change<'_>> = come.iter().map(|(key, row)| Change::Set(key, row)).collect();
-    changes.extend(go.iter().map(|key| Change::Remove(key, None)));
+    changes.extend(go.iter().map(Change::Remove));
     let text = told(&changes, &before);
     insta::assert_snapshot!(text, @r#"
         begin

@@ -7,7 +7,7 @@ use weft_plan::filter::{Comparison, HookKind, Statement};
 use weft_plan::{Atom, Field, Ident, Rule, SetSpec, Type, Verdict};
 
 use super::namespace::inside;
-use super::{Row, apply, base, entry, member, set};
+use super::{Row, apply, base, chain, entry, member, set};
 use crate::filter::{Change, Nft};
 
 const ELEMENTS: u32 = 100_000;
@@ -61,9 +61,42 @@ fn one_more_element_costs_one_message() {
         ];
         apply(&mut nft, &first);
         timed("replace a chain of 50 rules", &mut nft, &mut |nft| apply(nft, &[chain(51)]));
-        let changes: Vec<Change<'_>> = rows[1..].iter().map(|(key, _)| Change::Remove(key, None)).collect();
+        let changes: Vec<Change<'_>> = rows[1..].iter().map(|(key, _)| Change::Remove(key)).collect();
         timed("remove 100,000 elements", &mut nft, &mut |nft| {
             assert_eq!(nft.apply(&changes).unwrap().quarantined, []);
         });
     });
+}
+
+/// With a set and a chain for each of many objects, one more of them costs the messages that it did with few.
+#[test]
+fn one_more_set_costs_the_same_messages_among_many() {
+    let of_object = |n: u32| {
+        let senders = Ident::new(&format!("senders_{n}"));
+        let from = Statement::Lookup(vec![Field::Saddr(Family::V4)], Comparison::Is, senders.clone());
+        vec![
+            set(senders.as_str(), SetSpec::intervals(Type::Ipv4Addr, "")),
+            member(senders.as_str(), [Atom::Net("10.0.0.0/8".parse().unwrap())]),
+            chain(&format!("object_{n}"), vec![Rule::new("", [from, Statement::Verdict(Verdict::Accept)])]),
+        ]
+    };
+    let cost_among = |existing: u32| {
+        let (mut comes, mut goes) = (0, 0);
+        inside("one_more_set_costs_the_same_messages_among_many", || {
+            let mut nft = Nft::open().unwrap();
+            apply(&mut nft, &(0..existing).flat_map(of_object).collect::<Vec<Row>>());
+            let rows = of_object(existing);
+            let (start, sent) = (Instant::now(), nft.messages());
+            apply(&mut nft, &rows);
+            comes = nft.messages() - sent;
+            println!("one object among {existing}: {:?}, {comes} messages", start.elapsed());
+            let (start, sent) = (Instant::now(), nft.messages());
+            let changes: Vec<Change<'_>> = rows.iter().map(|(key, _)| Change::Remove(key)).collect();
+            assert_eq!(nft.apply(&changes).unwrap().quarantined, []);
+            goes = nft.messages() - sent;
+            println!("it goes: {:?}, {goes} messages", start.elapsed());
+        });
+        (comes, goes)
+    };
+    assert_eq!(cost_among(10), cost_among(2000));
 }

@@ -131,7 +131,7 @@ impl Floor {
     }
 
     fn forget(&mut self, made: &Made) -> Result<()> {
-        let changes: Vec<Change<'_>> = made.elements.iter().map(|key| Change::Remove(key, None)).collect();
+        let changes: Vec<Change<'_>> = made.elements.iter().map(|key| Change::Remove(key)).collect();
         self.filter.apply(&changes)?;
         Ok(())
     }

@@ -76,7 +76,7 @@ impl Running {
         // The DNS server reads the names where they are.
         self.plan.names.take_changed();
         let changed = self.plan.kernel.take_changed();
-        let outcome = self.executor.step(&self.plan, &changed)?;
+        let outcome = self.executor.step(&self.plan, changed)?;
         ensure!(outcome.failed.is_empty(), "the kernel refused a row: {:?}", outcome.failed.first());
         Ok(outcome.messages)
     }
