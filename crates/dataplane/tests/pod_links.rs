@@ -386,18 +386,40 @@ fn many_links_go_together_and_the_rest_stays() {
         node.add(n, 1450);
     }
     node.step();
-    let one = Instant::now();
+    (1..=10).for_each(|n| node.remove(n));
     node.remove(12);
     node.step();
-    let one = one.elapsed();
-    let ten = Instant::now();
-    (1..=10).for_each(|n| node.remove(n));
-    node.step();
-    let ten = ten.elapsed();
-    println!("one link: {one:?}, ten links: {ten:?}");
-    assert!(ten < one * 5, "ten links in {ten:?}, one in {one:?}");
     let left = run("ip -br link");
     assert_eq!(left.lines().filter(|l| l.starts_with("weftp")).count(), 1, "{left}");
     assert!(ping(11, "192.0.2.1"));
+    assert_eq!(node.sync(), 0);
+}
+
+#[test]
+fn a_removed_link_is_gone_at_once_and_may_come_again_at_once() {
+    if !inside("a_removed_link_is_gone_at_once_and_may_come_again_at_once") {
+        return;
+    }
+    let mut node = Node::new();
+    for n in 1..=2 {
+        run(&format!("ip netns add pod{n}"));
+        node.add(n, 1450);
+    }
+    node.step();
+    // More often than the kernel can have freed the memory of those before: it takes some 15 ms for each.
+    for _ in 0..30 {
+        node.remove(1);
+        node.step();
+        assert!(!run("ip -br link").contains(name(1).as_str()));
+        assert_eq!(run("ip -n pod1 -br link show type veth"), "");
+        assert!(!run("ip route").contains("10.244.0.1 "));
+        node.add(1, 1450);
+        node.step();
+        assert!(ping(1, "192.0.2.1"));
+    }
+    node.remove(1);
+    node.step();
+    // Whoever takes the namespace away next finds nothing in the way.
+    run("ip netns del pod1");
     assert_eq!(node.sync(), 0);
 }

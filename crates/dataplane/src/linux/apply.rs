@@ -116,7 +116,8 @@ impl LinuxKernel {
             self.ledger.forget(*name);
         }
         self.brought.retain(|id, _| !names.contains(&id.host_link()));
-        remove::all(&mut self.rtnl, &names).into_iter().map(|result| result.map(|()| Effect::Done)).collect()
+        let results = remove::all(&mut self.rtnl, &mut self.removals, &names);
+        results.into_iter().map(|result| result.map(|()| Effect::Done)).collect()
     }
 
     /// Routes, rules, neighbours, forwarding entries: all requests of the run in few datagrams.

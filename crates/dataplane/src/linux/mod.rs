@@ -21,7 +21,7 @@ use crate::firewall::Finding;
 use crate::kernel::{Effect, Kernel, Observation, Op};
 use crate::ledger::Ledger;
 use crate::link::{check, netns};
-use crate::netlink::Rtnl;
+use crate::netlink::{Removals, Rtnl};
 use crate::sysctl::SysctlOriginals;
 
 pub use uninstall::Removed;
@@ -30,6 +30,7 @@ pub use uninstall::Removed;
 #[derive(Debug)]
 pub struct LinuxKernel {
     rtnl: Rtnl,
+    removals: Removals,
     filter: Nft,
     originals: SysctlOriginals,
     /// Namespaces that runtimes handed over and whose link is not made yet.
@@ -49,12 +50,14 @@ impl LinuxKernel {
     /// # Errors
     /// Without netlink, or with an unreadable state file.
     pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
-        let (rtnl, filter) = (Rtnl::open()?, Nft::open()?);
+        let (rtnl, removals, filter) = (Rtnl::open()?, Removals::open()?, Nft::open()?);
         let ledger = Ledger::default();
         ledger.add_port(rtnl.port());
         ledger.add_port(filter.port());
+        removals.ports().for_each(|port| ledger.add_port(port));
         Ok(Self {
             rtnl,
+            removals,
             filter,
             ledger,
             originals: SysctlOriginals::open(state_dir)?,
@@ -112,6 +115,6 @@ impl Kernel for LinuxKernel {
     }
 
     fn messages(&self) -> u64 {
-        self.rtnl.sent() + self.filter.messages()
+        self.rtnl.sent() + self.removals.sent() + self.filter.messages()
     }
 }

@@ -3,10 +3,12 @@
 //! rtnetlink and nfnetlink share the framing (`linux/netlink.h`), so one builder and one reader serve both.
 
 mod message;
+mod removals;
 mod socket;
 
 pub use message::{Attributes, Message, Received};
 pub use socket::{Dump, Refusal, Reply, Rtnl, SocketError};
 
 pub(crate) use message::{headers, number};
+pub(crate) use removals::Removals;
 pub(crate) use socket::raise_buffers;

@@ -19,7 +19,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Buffers that are asked for; the kernel cuts them to its limit without CAP_NET_ADMIN.
 const BUFFER: i32 = 4 * 1024 * 1024;
 /// One read: the kernel's dumps come in datagrams of at most 32 KiB, and grow with the reader's buffer up to that.
-const READ: usize = 64 * 1024;
+pub(super) const READ: usize = 64 * 1024;
 /// A dump that others change on the way is read again this often.
 const DUMP_ATTEMPTS: usize = 10;
 /// `NLMSGERR_ATTR_MSG`: the kernel's own words for an error.
@@ -271,7 +271,7 @@ pub enum Dump<'a> {
 }
 
 /// The error in an acknowledgement, if it is one.
-fn refusal(message: &Received<'_>) -> Option<Refusal> {
+pub(super) fn refusal(message: &Received<'_>) -> Option<Refusal> {
     let errno = (number(message.body, 0).unwrap_or(0) as i32).wrapping_neg();
     if errno == 0 {
         return None;
