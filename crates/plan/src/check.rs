@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::filter::{Atom, Field, Ident, NatTarget, SetKind, SetSpec, Statement, Type, Verdict};
+use crate::filter::{Atom, Field, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict};
 use crate::kernel::{KernelKey, KernelRow, Link, LinkKind};
 use crate::{Plan, text};
 
@@ -28,11 +28,11 @@ impl Plan {
                 }
                 (KernelKey::Set(name), KernelRow::Set(spec)) => faults.extend(check_set(name, spec)),
                 (KernelKey::Chain(name), KernelRow::Chain(chain)) => {
-                    for statement in chain.rules.iter().flat_map(|rule| &rule.statements) {
-                        faults.extend(
-                            self.check_statement(statement).map(|fault| format!("chain {name}: {fault}")),
-                        );
-                    }
+                    let statements = chain.rules.iter().flat_map(|rule| &rule.statements);
+                    let found = statements
+                        .filter_map(|statement| self.check_statement(statement))
+                        .chain(chain.rules.iter().filter_map(Rule::unreadable));
+                    faults.extend(found.map(|fault| format!("chain {name}: {fault}")));
                     // Among equals the kernel runs first whichever was made first, which differs from start to start.
                     if let Some(hook) = chain.hook
                         && let Some(other) = hooks.insert((hook.at, hook.priority), name)
@@ -81,6 +81,7 @@ impl Plan {
         match statement {
             Statement::Lookup(key, _, set)
             | Statement::SetMarkFrom(key, set)
+            | Statement::SetCtMarkFrom(key, set)
             | Statement::VerdictFrom(key, set)
             | Statement::Dnat(NatTarget::AddressPortFrom { key, map: set, .. })
             | Statement::Snat(NatTarget::AddressPortFrom { key, map: set, .. }) => {
@@ -93,6 +94,16 @@ impl Plan {
                 let types: Option<Vec<Type>> = key.iter().map(|field| field.kind()).collect();
                 (types.as_ref() != Some(&spec.key))
                     .then(|| format!("what is looked up in {set} does not have the set's types"))
+            }
+            Statement::Update { map, key, data, .. } | Statement::Delete { map, key, data } => {
+                let Some(spec) = self.set(map) else {
+                    return Some(format!("no set {map}"));
+                };
+                let types: Option<Vec<Type>> = key.iter().map(|field| field.kind()).collect();
+                let fits = types.as_ref() == Some(&spec.key)
+                    && spec.dynamic_timeout.is_some()
+                    && spec.kind == SetKind::Map(data.kind().into_iter().collect());
+                (!fits).then(|| format!("{map} is no map that packets may write such elements into"))
             }
             Statement::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))
                 if self.kernel.get(&KernelKey::Chain(chain.clone())).is_none() =>
@@ -119,7 +130,7 @@ fn check_set(name: &Ident, spec: &SetSpec) -> Option<String> {
     }
     (numbers && !listable).then(|| {
         format!(
-            "set {name}: beside a plain number nft declares marks, protocols and link names only, and of data a mark"
+            "set {name}: beside a plain number nft declares marks, protocols, ports and link names only, and of data a mark"
         )
     })
 }
@@ -137,10 +148,10 @@ fn check_link(link: &Link) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::FactKey;
+    use weft_model::{FactKey, Family};
 
     use super::*;
-    use crate::filter::{Chain, Element, Hook, HookKind, Rule};
+    use crate::filter::{Chain, Element, Hook, HookKind};
 
     fn set(name: &str, spec: SetSpec) -> (KernelKey, KernelRow) {
         (KernelKey::Set(name.into()), KernelRow::Set(Box::new(spec)))
@@ -184,6 +195,22 @@ mod tests {
     }
 
     #[test]
+    fn packets_write_into_maps_that_are_made_for_it() {
+        let map = |dynamic_timeout| {
+            set("m", SetSpec { dynamic_timeout, ..SetSpec::map(&[Type::Ipv4Addr], &[Type::Mark], "") })
+        };
+        let update = |source: Field| {
+            let (map, key) = ("m".into(), vec![source]);
+            chain("c", None, Statement::Update { map, key, timeout_seconds: 1, data: Field::CtMark })
+        };
+        let wrong = "chain c: m is no map that packets may write such elements into";
+        check([map(Some(60)), update(Field::Saddr(Family::V4))], &[]);
+        check([map(None), update(Field::Saddr(Family::V4))], &[wrong]);
+        check([map(Some(60)), update(Field::L4Proto)], &[wrong]);
+        check([update(Field::L4Proto)], &["chain c: no set m"]);
+    }
+
+    #[test]
     fn elements_and_jumps_lead_somewhere() {
         let element =
             (KernelKey::Element("s".into(), [Atom::Port(80)].into()), KernelRow::Element(Element::member()));
@@ -201,13 +228,13 @@ mod tests {
         check(
             [set("s", SetSpec::set(&[Type::Ipv4Addr, Type::Number], ""))],
             &[
-                "set s: beside a plain number nft declares marks, protocols and link names only, and of data a mark",
+                "set s: beside a plain number nft declares marks, protocols, ports and link names only, and of data a mark",
             ],
         );
         check(
             [set("v", SetSpec::map(&[Type::Number], &[Type::Verdict], ""))],
             &[
-                "set v: beside a plain number nft declares marks, protocols and link names only, and of data a mark",
+                "set v: beside a plain number nft declares marks, protocols, ports and link names only, and of data a mark",
             ],
         );
         check(

@@ -3,15 +3,17 @@
 //! A field that a packet doesn't have ends the rule, whichever way it is compared. An accept ends its base chain only; the next
 //! one may still drop. Where a plan holds what the kernel would refuse to load, the rule ends there.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use weft_model::{FactKey, Family, IfName};
-use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, Value};
+use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, Value, address_hash};
 use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, Rule, Statement, Verdict};
 
 use super::choice::Random;
-use super::conntrack::{Connections, Direction, Manip, Phase, Tracking};
+use super::conntrack::{Direction, Manip, Phase, Tracking};
 use super::index::{BaseChain, Found, Index};
+use super::memory::Memory;
 use super::packet::{Headers, Transport};
 
 /// Jumps and gotos may follow each other this deep (`NFT_JUMP_STACK_SIZE`): the kernel refuses a table that goes deeper.
@@ -77,7 +79,7 @@ enum Operand {
 /// Runs chains of one node for one packet.
 pub(super) struct Interpreter<'m, 'a> {
     pub index: &'m Index<'a>,
-    pub connections: &'m mut Connections,
+    pub memory: &'m mut Memory,
     pub random: &'m mut dyn Random,
     /// Statements that may still be evaluated on this walk.
     pub budget: &'m mut u32,
@@ -181,7 +183,7 @@ impl<'a> Interpreter<'_, 'a> {
                 let Some(key) = self.key(fields, packet) else {
                     return (Step::Break, None);
                 };
-                let found = key.and_then(|key| self.index.element(set, key));
+                let found = key.and_then(|key| self.element(set, key));
                 let holds = found.is_some() == (*comparison == Comparison::Is);
                 return (if holds { Step::Next } else { Step::Break }, found);
             }
@@ -204,14 +206,17 @@ impl<'a> Interpreter<'_, 'a> {
                 }
                 Step::Break
             }
-            Statement::SaveMark => {
-                if let Tracking::Tracked(at, _) = *packet.tracking
-                    && let Some(connection) = self.connections.get_mut(at)
-                {
-                    connection.mark = *packet.mark;
+            Statement::SaveMark => self.mark_connection(*packet.mark, packet),
+            Statement::SetCtMark(mark) => self.mark_connection(*mark, packet),
+            Statement::SetCtMarkFrom(fields, map) => {
+                let found = self.find(fields, map, packet);
+                if let Some(Atom::Mark(mark)) = found.as_ref().and_then(|f| f.data.first()) {
+                    return (self.mark_connection(*mark, packet), found);
                 }
-                Step::Next
+                Step::Break
             }
+            Statement::Update { map, key, data, .. } => self.update(map, key, *data, packet),
+            Statement::Delete { map, key, .. } => self.delete(map, key, packet),
             Statement::VerdictFrom(fields, map) => {
                 let found = self.find(fields, map, packet);
                 if let Some(Atom::Verdict(verdict)) = found.as_ref().and_then(|f| f.data.first()) {
@@ -226,6 +231,37 @@ impl<'a> Interpreter<'_, 'a> {
             Statement::Verdict(verdict) => Step::Verdict(verdict.clone()),
         };
         (step, None)
+    }
+
+    /// Sets the connection's mark; a packet without a connection goes on all the same (`nft_ct_set_eval`).
+    fn mark_connection(&mut self, mark: u32, packet: &Seen<'_>) -> Step {
+        if let Tracking::Tracked(at, _) = *packet.tracking
+            && let Some(connection) = self.memory.connections.get_mut(at)
+        {
+            connection.mark = mark;
+        }
+        Step::Next
+    }
+
+    fn update(&mut self, map: &Ident, key: &[Field], data: Field, packet: &Seen<'_>) -> Step {
+        let Some(Some(key)) = self.key(key, packet) else {
+            return Step::Break;
+        };
+        match (self.read(data, packet), self.index.written_by_packets(map)) {
+            (Some(Operand::Atom(data)), Some(_)) => {
+                self.memory.update(map, key, data);
+                Step::Next
+            }
+            _ => Step::Break,
+        }
+    }
+
+    fn delete(&mut self, map: &Ident, key: &[Field], packet: &Seen<'_>) -> Step {
+        let Some(Some(key)) = self.key(key, packet) else {
+            return Step::Break;
+        };
+        self.memory.delete(map, key);
+        Step::Next
     }
 
     /// Decides a translation. One for the other family is passed over (`nft_nat_inet_eval`).
@@ -248,12 +284,13 @@ impl<'a> Interpreter<'_, 'a> {
             }
             NatTarget::AddressPortFrom { key, map, .. } => {
                 let found = self.find(key, map, packet);
-                let data = found.as_ref().map_or(&[] as &[Atom], |f| f.data);
-                match data {
-                    [Atom::V4(a), Atom::Port(port)] => (IpAddr::V4(*a), Some(*port), found),
-                    [Atom::V6(a), Atom::Port(port)] => (IpAddr::V6(*a), Some(*port), found),
+                let data = found.as_ref().map_or(&[] as &[Atom], |f| &f.data);
+                let (address, port) = match data {
+                    [Atom::V4(a), Atom::Port(port)] => (IpAddr::V4(*a), *port),
+                    [Atom::V6(a), Atom::Port(port)] => (IpAddr::V6(*a), *port),
                     _ => return (Step::Break, None),
-                }
+                };
+                (address, Some(port), found)
             }
         };
         if Family::of(address) != family {
@@ -285,7 +322,7 @@ impl<'a> Interpreter<'_, 'a> {
 
     fn decide(&mut self, manip: Manip, address: IpAddr, port: Option<u16>, packet: &Seen<'_>) {
         if let Tracking::Tracked(at, _) = *packet.tracking
-            && let Some(connection) = self.connections.get_mut(at)
+            && let Some(connection) = self.memory.connections.get_mut(at)
         {
             connection.translate(manip, address, port);
         }
@@ -293,7 +330,16 @@ impl<'a> Interpreter<'_, 'a> {
 
     fn find(&mut self, fields: &[Field], map: &Ident, packet: &Seen<'_>) -> Option<Found<'a>> {
         let key = self.key(fields, packet)??;
-        self.index.element(map, key)
+        self.element(map, key)
+    }
+
+    /// An element that the plan has, or that a packet has put in.
+    fn element(&self, set: &Ident, key: Vec<Atom>) -> Option<Found<'a>> {
+        let Some(origin) = self.index.written_by_packets(set) else {
+            return self.index.element(set, key);
+        };
+        let data = Cow::Owned(vec![self.memory.written(set, &key)?.clone()]);
+        Some(Found { key: key.into(), data, origin })
     }
 
     /// A look-up's key: nothing where a field is missing, and no key where a part can't be in any set.
@@ -319,7 +365,7 @@ impl<'a> Interpreter<'_, 'a> {
         let link =
             |name: Option<IfName>| name.map_or(Operand::Nameless, |name| Operand::Atom(Atom::Link(name)));
         let connection = match *packet.tracking {
-            Tracking::Tracked(at, _) => self.connections.get(at),
+            Tracking::Tracked(at, _) => self.memory.connections.get(at),
             _ => None,
         };
         Some(match field {
@@ -327,6 +373,21 @@ impl<'a> Interpreter<'_, 'a> {
             Field::Oifname => link(packet.oif),
             Field::Mark => Operand::Atom(Atom::Mark(*packet.mark)),
             Field::CtMark => Operand::Atom(Atom::Mark(connection?.mark)),
+            Field::CtMarkMasked(bits) => Operand::Atom(Atom::Mark(connection?.mark & bits)),
+            Field::CtOriginalDaddr(wanted) => {
+                let destination = connection?.original.destination;
+                Operand::Atom((wanted == Family::of(destination)).then_some(destination)?.into())
+            }
+            Field::CtOriginalDport => match connection?.original {
+                Headers { transport: Transport::Icmp, .. } => Operand::Nameless,
+                original => Operand::Atom(Atom::Port(original.dport)),
+            },
+            Field::SaddrHash(wanted) => {
+                Operand::Atom(Atom::Number(address_hash((wanted == family).then_some(headers.source)?)))
+            }
+            Field::DaddrHash(wanted) => {
+                Operand::Atom(Atom::Number(address_hash((wanted == family).then_some(headers.destination)?)))
+            }
             Field::L4Proto => Operand::Atom(Atom::Proto(headers.transport.number(family))),
             Field::Saddr(wanted) => Operand::Atom((wanted == family).then_some(headers.source)?.into()),
             Field::Daddr(wanted) => Operand::Atom((wanted == family).then_some(headers.destination)?.into()),
@@ -338,6 +399,7 @@ impl<'a> Interpreter<'_, 'a> {
                 Operand::Atom(Atom::Proto(if packet.phase == Phase::Opening { 128 } else { 129 }))
             }
             Field::FibDaddrType => Operand::Local(self.index.is_local(headers.destination)),
+            Field::FibSaddrType => Operand::Local(self.index.is_local(headers.source)),
             Field::CtState => Operand::State(*packet.tracking, connection.is_some_and(|c| c.answered)),
             Field::CtStatus => Operand::Translated(connection?.dnat),
             Field::CtDirection => match *packet.tracking {
@@ -361,6 +423,10 @@ fn acts(statement: &Statement) -> bool {
         | Statement::SetMark(_)
         | Statement::SetMarkFrom(..)
         | Statement::SaveMark
+        | Statement::SetCtMark(_)
+        | Statement::SetCtMarkFrom(..)
+        | Statement::Update { .. }
+        | Statement::Delete { .. }
         | Statement::Dnat(_)
         | Statement::Snat(_)
         | Statement::Masquerade => true,
@@ -379,7 +445,8 @@ fn note(rule: &Rule, found: Option<&Found<'_>>, origin: &FactKey) -> Note {
         None => Note { text: rule.to_string(), origin: origin.clone() },
         Some(found) => {
             let join = |atoms: &[Atom]| atoms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ");
-            let data = if found.data.is_empty() { String::new() } else { format!(" : {}", join(found.data)) };
+            let data =
+                if found.data.is_empty() { String::new() } else { format!(" : {}", join(&found.data)) };
             let text = format!("{rule}; found {}{data}", join(&found.key));
             Note { text, origin: found.origin.clone() }
         }

@@ -24,7 +24,7 @@ impl<'a> Walk<'_, 'a> {
             match event {
                 Event::Track => {
                     if packet.tracking == Tracking::None {
-                        let connections = self.connections.entry(at).or_default();
+                        let connections = &mut self.memory(at).connections;
                         packet.tracking = connections.place(&packet.headers, packet.phase);
                     }
                 }
@@ -36,7 +36,7 @@ impl<'a> Walk<'_, 'a> {
         }
         if matches!(hook, HookKind::Input | HookKind::Postrouting)
             && let Tracking::Tracked(place, _) = packet.tracking
-            && let Some(connection) = self.connections.entry(at).or_default().get_mut(place)
+            && let Some(connection) = self.memory(at).connections.get_mut(place)
         {
             connection.confirmed = true;
         }
@@ -64,7 +64,7 @@ impl<'a> Walk<'_, 'a> {
         };
         let mut interpreter = Interpreter {
             index: &self.world.nodes[at].index,
-            connections: self.connections.entry(at).or_default(),
+            memory: self.memory.entry(at).or_default(),
             random: self.random,
             budget: &mut self.budget,
             notes: Vec::new(),
@@ -104,7 +104,7 @@ impl<'a> Walk<'_, 'a> {
             return Ok(());
         };
         let is_open = |walk: &mut Self| {
-            let connection = walk.connections.entry(at).or_default().get(place);
+            let connection = walk.memory(at).connections.get(place);
             connection.is_some_and(|c| direction == Direction::Original && !c.answered && c.is_open(manip))
         };
         for base in self.index(at).nat_chains(hook) {
@@ -112,12 +112,12 @@ impl<'a> Walk<'_, 'a> {
                 break;
             }
             let decided = self.chain(at, hook, *base, Some(manip), packet, links)?;
-            if let Some(connection) = self.connections.entry(at).or_default().get_mut(place) {
+            if let Some(connection) = self.memory(at).connections.get_mut(place) {
                 connection.decided_by(manip, decided);
             }
         }
         let settle = is_open(self);
-        let Some(connection) = self.connections.entry(at).or_default().get_mut(place) else {
+        let Some(connection) = self.memory(at).connections.get_mut(place) else {
             return Ok(());
         };
         if settle {

@@ -2,6 +2,7 @@
 //!
 //! Built in two passes over the rows; what the plan's own table answers at once (set elements, chains, neighbours) is asked there.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -112,7 +113,7 @@ struct Interval<'a> {
 pub(super) struct Found<'a> {
     /// Its own key: a block where the set holds blocks.
     pub key: Box<[Atom]>,
-    pub data: &'a [Atom],
+    pub data: Cow<'a, [Atom]>,
     pub origin: &'a FactKey,
 }
 
@@ -345,6 +346,15 @@ impl<'a> Index<'a> {
         self.sysctls.get(path).copied()
     }
 
+    /// The fact behind a map that packets write into; `None` for other sets.
+    pub fn written_by_packets(&self, map: &Ident) -> Option<&'a FactKey> {
+        let entry = self.plan.kernel.entry(&KernelKey::Set(map.clone()))?;
+        match &entry.value {
+            KernelRow::Set(spec) if spec.dynamic_timeout.is_some() => Some(&entry.origin),
+            _ => None,
+        }
+    }
+
     /// The element of a set or map at a key.
     pub fn element(&self, set: &Ident, key: Vec<Atom>) -> Option<Found<'a>> {
         if let Some(intervals) = self.intervals.get(set) {
@@ -358,13 +368,13 @@ impl<'a> Index<'a> {
             };
             let found =
                 single.copied().flatten().or_else(|| intervals.concatenated.iter().find(holds).copied())?;
-            return Some(Found { key: found.key.into(), data: found.data, origin: found.origin });
+            return Some(Found { key: found.key.into(), data: found.data.into(), origin: found.origin });
         }
         let key = KernelKey::Element(set.clone(), key.into());
         let entry = self.plan.kernel.entry(&key)?;
         match (key, &entry.value) {
             (KernelKey::Element(_, key), KernelRow::Element(element)) => {
-                Some(Found { key, data: &element.data, origin: &entry.origin })
+                Some(Found { key, data: (&*element.data).into(), origin: &entry.origin })
             }
             _ => None,
         }

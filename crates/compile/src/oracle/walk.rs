@@ -11,8 +11,9 @@ use weft_plan::RouteKind;
 use weft_plan::filter::HookKind;
 
 use super::choice::{Fixed, Random};
-use super::conntrack::{Connections, Phase, Tracking};
+use super::conntrack::{Phase, Tracking};
 use super::index::{Candidate, HOST, Index};
+use super::memory::Memory;
 use super::packet::{Headers, Packet, Start};
 use super::routing::{self, LinkSort};
 use super::trace::{Conversation, Hop, Outcome, Receiver, Stage, Trace};
@@ -23,7 +24,7 @@ use super::world::{World, spoken};
 pub(super) const HOP_LIMIT: u8 = 64;
 /// Steps of one walk.
 const STEPS: u32 = 1_000;
-/// Statements of one walk.
+/// Statements of one conversation.
 const STATEMENTS: u32 = 20_000;
 
 /// A packet inside a node.
@@ -70,7 +71,7 @@ pub(super) type Ended<T> = Result<T, Box<Outcome>>;
 /// One packet's or one conversation's walk.
 pub(super) struct Walk<'w, 'a> {
     pub world: &'w World<'a>,
-    pub connections: FxHashMap<usize, Connections>,
+    pub memory: FxHashMap<usize, Memory>,
     pub random: &'w mut dyn Random,
     pub hops: Vec<Hop>,
     pub budget: u32,
@@ -98,18 +99,24 @@ pub fn converse_with(
     packet: Packet,
     random: &mut dyn Random,
 ) -> Conversation {
+    Walk::new(world, random).conversation(start, packet)
+}
+
+/// What they do to one sender's packets and their answers, one conversation after the other: each finds the connections and
+/// the elements of maps that those before it left behind.
+pub fn converse_in_turn(
+    world: &World<'_>,
+    start: &Start,
+    packets: impl IntoIterator<Item = Packet>,
+    random: &mut dyn Random,
+) -> Vec<Conversation> {
     let mut walk = Walk::new(world, random);
-    let forward = walk.first(start, packet);
-    let reply = match &forward.outcome {
-        Outcome::Delivered { to, seen } => Some(walk.answer(to, seen.reversed())),
-        _ => None,
-    };
-    Conversation { forward, reply }
+    packets.into_iter().map(|packet| walk.conversation(start, packet)).collect()
 }
 
 impl<'w, 'a> Walk<'w, 'a> {
     fn new(world: &'w World<'a>, random: &'w mut dyn Random) -> Self {
-        Self { world, connections: FxHashMap::default(), random, hops: Vec::new(), budget: STATEMENTS }
+        Self { world, memory: FxHashMap::default(), random, hops: Vec::new(), budget: STATEMENTS }
     }
 
     pub fn index(&self, at: usize) -> &'w Index<'a> {
@@ -129,6 +136,21 @@ impl<'w, 'a> Walk<'w, 'a> {
     pub fn unreachable(&self, at: usize, why: impl Into<String>, origin: &FactKey) -> Box<Outcome> {
         let node = self.world.nodes[at].name.clone();
         Box::new(Outcome::Unreachable { node, why: why.into(), origin: origin.clone() })
+    }
+
+    /// What a node remembers.
+    pub fn memory(&mut self, at: usize) -> &mut Memory {
+        self.memory.entry(at).or_default()
+    }
+
+    fn conversation(&mut self, start: &Start, packet: Packet) -> Conversation {
+        self.budget = STATEMENTS;
+        let forward = self.first(start, packet);
+        let reply = match &forward.outcome {
+            Outcome::Delivered { to, seen } => Some(self.answer(to, seen.reversed())),
+            _ => None,
+        };
+        Conversation { forward, reply }
     }
 
     fn first(&mut self, start: &Start, packet: Packet) -> Trace {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use weft_plan::filter::{HASH_MODULUS, HASH_SEED};
 use weft_plan::{Ident, Verdict};
 
 use super::attribute::{Attribute, Attributes, Writer};
@@ -39,8 +40,12 @@ pub enum Source {
     Ct(u32),
     /// Bytes of a header (`NFT_PAYLOAD_*`): base, offset, length.
     Payload(u32, u32, u32),
+    /// `ct original`: a property of the connection's first packet as it was sent (`NFT_CT_*`).
+    CtOriginal(u32),
     /// Type of the destination address in the routing tables.
     FibDaddrType,
+    /// Type of the source address in the routing tables.
+    FibSaddrType,
     /// A random number below this.
     Random(u32),
 }
@@ -75,6 +80,28 @@ pub enum Expression {
     },
     /// Keeps only these bits of the register.
     Mask(Register, Vec<u8>),
+    /// Hashes the bytes of one register into another, as [`weft_plan::filter::address_hash`] does.
+    Hash {
+        /// The bytes.
+        from: Register,
+        /// How many.
+        length: u32,
+        /// The number's place.
+        to: Register,
+    },
+    /// Adds to a map or takes from it (`NFT_DYNSET_OP_*`).
+    Dynset {
+        /// What is done.
+        operation: u32,
+        /// The map.
+        map: Ident,
+        /// The element's key.
+        key: Register,
+        /// Its data.
+        data: Register,
+        /// Milliseconds that it stays; none for a deletion.
+        timeout: Option<u64>,
+    },
     /// Looks the register up in a set or map.
     Lookup(Ident, Register, Found),
     /// Puts bytes into a register.
@@ -175,6 +202,23 @@ impl Expression {
                 write_data(w, k::NFTA_BITWISE_MASK, mask);
                 write_data(w, k::NFTA_BITWISE_XOR, &vec![0; mask.len()]);
             }),
+            Expression::Hash { from, length, to } => one("hash", &|w| {
+                w.u32(k::NFTA_HASH_SREG, from.number());
+                w.u32(k::NFTA_HASH_DREG, to.number());
+                w.u32(k::NFTA_HASH_LEN, *length);
+                w.u32(k::NFTA_HASH_MODULUS, HASH_MODULUS);
+                w.u32(k::NFTA_HASH_SEED, HASH_SEED);
+                w.u32(k::NFTA_HASH_TYPE, k::NFT_HASH_JENKINS);
+            }),
+            Expression::Dynset { operation, map, key, data, timeout } => one("dynset", &|w| {
+                w.text(k::NFTA_DYNSET_SET_NAME, map.as_str());
+                w.u32(k::NFTA_DYNSET_OP, *operation);
+                w.u32(k::NFTA_DYNSET_SREG_KEY, key.number());
+                w.u32(k::NFTA_DYNSET_SREG_DATA, data.number());
+                if let Some(milliseconds) = timeout {
+                    w.u64(k::NFTA_DYNSET_TIMEOUT, *milliseconds);
+                }
+            }),
             Expression::Lookup(set, register, found) => one("lookup", &|w| {
                 w.text(k::NFTA_LOOKUP_SET, set.as_str());
                 w.u32(k::NFTA_LOOKUP_SREG, register.number());
@@ -253,8 +297,14 @@ fn write_load(one: &mut WriteOne<'_>, source: Source, register: u32) {
             w.u32(k::NFTA_PAYLOAD_OFFSET, offset);
             w.u32(k::NFTA_PAYLOAD_LEN, length);
         }),
-        Source::FibDaddrType => one("fib", &|w| {
-            w.u32(k::NFTA_FIB_FLAGS, k::NFTA_FIB_F_DADDR);
+        Source::CtOriginal(key) => one("ct", &|w| {
+            w.u32(k::NFTA_CT_KEY, key);
+            w.u32(k::NFTA_CT_DREG, register);
+            w.bytes(k::NFTA_CT_DIRECTION, &[k::IP_CT_DIR_ORIGINAL]);
+        }),
+        Source::FibDaddrType | Source::FibSaddrType => one("fib", &|w| {
+            let of_source = source == Source::FibSaddrType;
+            w.u32(k::NFTA_FIB_FLAGS, if of_source { k::NFTA_FIB_F_SADDR } else { k::NFTA_FIB_F_DADDR });
             w.u32(k::NFTA_FIB_RESULT, k::NFT_FIB_RESULT_ADDRTYPE);
             w.u32(k::NFTA_FIB_DREG, register);
         }),
@@ -280,8 +330,11 @@ fn read_named(name: &str, a: Attributes<'_>) -> Option<Expression> {
         },
         "ct" => match register(k::NFTA_CT_SREG) {
             Some(from) => Some(Expression::SetCt(number(k::NFTA_CT_KEY)?, from)),
-            // A third attribute is a direction, which the plan's fields don't have.
             None if a.count() == 2 => load(Source::Ct(number(k::NFTA_CT_KEY)?), k::NFTA_CT_DREG),
+            // A third attribute is a direction. Of the answering way the plan has no fields.
+            None if a.get(k::NFTA_CT_DIRECTION)?.value == [k::IP_CT_DIR_ORIGINAL] => {
+                load(Source::CtOriginal(number(k::NFTA_CT_KEY)?), k::NFTA_CT_DREG)
+            }
             None => None,
         },
         "payload" => load(
@@ -292,12 +345,15 @@ fn read_named(name: &str, a: Attributes<'_>) -> Option<Expression> {
             ),
             k::NFTA_PAYLOAD_DREG,
         ),
-        "fib"
-            if number(k::NFTA_FIB_FLAGS)? == k::NFTA_FIB_F_DADDR
-                && number(k::NFTA_FIB_RESULT)? == k::NFT_FIB_RESULT_ADDRTYPE =>
-        {
-            load(Source::FibDaddrType, k::NFTA_FIB_DREG)
+        "fib" if number(k::NFTA_FIB_RESULT)? == k::NFT_FIB_RESULT_ADDRTYPE => {
+            let source = match number(k::NFTA_FIB_FLAGS)? {
+                k::NFTA_FIB_F_DADDR => Source::FibDaddrType,
+                k::NFTA_FIB_F_SADDR => Source::FibSaddrType,
+                _ => return None,
+            };
+            load(source, k::NFTA_FIB_DREG)
         }
+        "hash" => read_hash(a),
         "numgen" if number(k::NFTA_NG_TYPE)? == k::NFT_NG_RANDOM && number(k::NFTA_NG_OFFSET)? == 0 => {
             load(Source::Random(number(k::NFTA_NG_MODULUS)?), k::NFTA_NG_DREG)
         }
@@ -343,6 +399,7 @@ fn read_act(name: &str, a: Attributes<'_>) -> Option<Expression> {
             bytes: a.get(k::NFTA_COUNTER_BYTES)?.u64()?,
         }),
         "notrack" => Some(Expression::Notrack),
+        "dynset" => read_dynset(a),
         "nat" => read_nat(a),
         "masq" if a.get(k::NFTA_MASQ_FLAGS + 1).is_none() => {
             Some(Expression::Masquerade(number(k::NFTA_MASQ_FLAGS).unwrap_or_default()))
@@ -353,6 +410,33 @@ fn read_act(name: &str, a: Attributes<'_>) -> Option<Expression> {
         )),
         _ => None,
     }
+}
+
+fn read_hash(a: Attributes<'_>) -> Option<Expression> {
+    let number = |kind: u16| a.get(kind)?.u32();
+    let ours = number(k::NFTA_HASH_TYPE)? == k::NFT_HASH_JENKINS
+        && number(k::NFTA_HASH_MODULUS)? == HASH_MODULUS
+        && number(k::NFTA_HASH_SEED)? == HASH_SEED
+        && number(k::NFTA_HASH_OFFSET).unwrap_or_default() == 0;
+    ours.then_some(())?;
+    Some(Expression::Hash {
+        from: Register::from_number(number(k::NFTA_HASH_SREG)?)?,
+        length: number(k::NFTA_HASH_LEN)?,
+        to: Register::from_number(number(k::NFTA_HASH_DREG)?)?,
+    })
+}
+
+fn read_dynset(a: Attributes<'_>) -> Option<Expression> {
+    let number = |kind: u16| a.get(kind)?.u32();
+    let plain = a.get(k::NFTA_DYNSET_EXPR).is_none() && number(k::NFTA_DYNSET_FLAGS).unwrap_or_default() == 0;
+    plain.then_some(())?;
+    Some(Expression::Dynset {
+        operation: number(k::NFTA_DYNSET_OP)?,
+        map: read_ident(a.get(k::NFTA_DYNSET_SET_NAME)?)?,
+        key: Register::from_number(number(k::NFTA_DYNSET_SREG_KEY)?)?,
+        data: Register::from_number(number(k::NFTA_DYNSET_SREG_DATA)?)?,
+        timeout: a.get(k::NFTA_DYNSET_TIMEOUT).and_then(|time| time.u64()).filter(|time| *time > 0),
+    })
 }
 
 fn read_nat(a: Attributes<'_>) -> Option<Expression> {
@@ -402,6 +486,9 @@ impl fmt::Display for Source {
             k::NFT_CT_STATE => "state",
             k::NFT_CT_STATUS => "status",
             k::NFT_CT_MARK => "mark",
+            k::NFT_CT_PROTO_DST => "proto_dst",
+            k::NFT_CT_DST_IP => "dst_ip",
+            k::NFT_CT_DST_IP6 => "dst_ip6",
             _ => "other",
         };
         match self {
@@ -411,7 +498,9 @@ impl fmt::Display for Source {
                 let base = if *base == k::NFT_PAYLOAD_NETWORK_HEADER { "network" } else { "transport" };
                 write!(f, "payload load {length}b @ {base} header + {offset}")
             }
+            Source::CtOriginal(key) => write!(f, "ct load {} dir original", ct(*key)),
             Source::FibDaddrType => f.write_str("fib daddr type"),
+            Source::FibSaddrType => f.write_str("fib saddr type"),
             Source::Random(modulus) => write!(f, "numgen random mod {modulus}"),
         }
     }
@@ -427,6 +516,17 @@ impl fmt::Display for Expression {
             }
             Expression::Mask(register, mask) => {
                 write!(f, "[ bitwise {register} = ( {register} &{} ) ]", Words(mask))
+            }
+            Expression::Hash { from, length, to } => {
+                write!(f, "[ hash {to} = jhash({from}, {length}, {HASH_SEED:#x}) % mod {HASH_MODULUS} ]")
+            }
+            Expression::Dynset { operation, map, key, data, timeout } => {
+                let operation = if *operation == k::NFT_DYNSET_OP_DELETE { "delete" } else { "update" };
+                write!(f, "[ dynset {operation} key {key} set {map} data {data}")?;
+                if let Some(milliseconds) = timeout {
+                    write!(f, " timeout {milliseconds}ms")?;
+                }
+                f.write_str(" ]")
             }
             Expression::Lookup(set, register, found) => match found {
                 Found::Match { inverted: false } => write!(f, "[ lookup {register} set {set} ]"),

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_model::Family;
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, Reject, Statement, Value};
-use weft_plan::{Field, Rule};
+use weft_plan::{Field, Ident, Rule};
 
 use super::expression::{Expression, Found, Register, Source};
 use super::uapi as k;
@@ -60,8 +60,14 @@ pub(super) fn source(field: Field) -> (Source, u32) {
         Field::Iifname => (Source::Meta(k::NFT_META_IIFNAME), 16),
         Field::Oifname => (Source::Meta(k::NFT_META_OIFNAME), 16),
         Field::Mark => (Source::Meta(k::NFT_META_MARK), 4),
-        Field::CtMark => (Source::Ct(k::NFT_CT_MARK), 4),
+        Field::CtMark | Field::CtMarkMasked(_) => (Source::Ct(k::NFT_CT_MARK), 4),
+        Field::CtOriginalDaddr(Family::V4) => (Source::CtOriginal(k::NFT_CT_DST_IP), 4),
+        Field::CtOriginalDaddr(Family::V6) => (Source::CtOriginal(k::NFT_CT_DST_IP6), 16),
+        Field::CtOriginalDport => (Source::CtOriginal(k::NFT_CT_PROTO_DST), 2),
         Field::L4Proto => (Source::Meta(k::NFT_META_L4PROTO), 1),
+        // What is hashed.
+        Field::SaddrHash(family) => source(Field::Saddr(family)),
+        Field::DaddrHash(family) => source(Field::Daddr(family)),
         Field::Saddr(_) | Field::Daddr(_) => {
             let (_, offset, length) = address_place(field).unwrap_or((Family::V4, 12, 4));
             (Source::Payload(k::NFT_PAYLOAD_NETWORK_HEADER, offset, length), length)
@@ -70,6 +76,7 @@ pub(super) fn source(field: Field) -> (Source, u32) {
         Field::Dport => (Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2), 2),
         Field::Icmpv6Type => (Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1), 1),
         Field::FibDaddrType => (Source::FibDaddrType, 4),
+        Field::FibSaddrType => (Source::FibSaddrType, 4),
         Field::CtState => (Source::Ct(k::NFT_CT_STATE), 4),
         Field::CtStatus => (Source::Ct(k::NFT_CT_STATUS), 4),
         Field::CtDirection => (Source::Ct(k::NFT_CT_DIRECTION), 1),
@@ -113,6 +120,17 @@ struct Lowering {
 }
 
 const FIRST: Register = Register(0);
+/// Where nft 1.0.6 puts the data for a map that packets write, and a hash's input, however long the key is: one over 16
+/// bytes would be overwritten there.
+pub(super) const DATA: Register = Register(4);
+
+/// The words that a field takes in a key.
+pub(super) fn key_words(field: Field) -> u32 {
+    match field {
+        Field::SaddrHash(_) | Field::DaddrHash(_) => 1,
+        _ => source(field).1.div_ceil(4),
+    }
+}
 
 impl Lowering {
     fn load(&mut self, source: Source, register: Register) {
@@ -145,7 +163,10 @@ impl Lowering {
 
     fn need_for(&mut self, field: Field) {
         match field {
-            Field::Saddr(family) | Field::Daddr(family) => self.need_family(family),
+            Field::Saddr(family)
+            | Field::Daddr(family)
+            | Field::SaddrHash(family)
+            | Field::DaddrHash(family) => self.need_family(family),
             Field::Icmpv6Type => {
                 // After "meta l4proto ipv6-icmp" nft asks for no family.
                 if self.protocol != Some(ICMPV6) {
@@ -157,17 +178,43 @@ impl Lowering {
         }
     }
 
-    /// Loads a concatenation: each part begins at a word of its own.
-    fn load_key(&mut self, key: &[Field]) {
+    /// Loads a concatenation: each part begins at a word of its own. What is hashed goes by way of `scratch`.
+    fn load_key(&mut self, key: &[Field], scratch: Register) {
         for field in key {
             self.need_for(*field);
         }
         let mut word = 0;
         for field in key {
+            let register = Register(word);
             let (from, bytes) = source(*field);
-            self.load(from, Register(word));
-            word += bytes.div_ceil(4);
+            match field {
+                Field::SaddrHash(_) | Field::DaddrHash(_) => {
+                    self.load(from, scratch);
+                    self.out.push(Expression::Hash { from: scratch, length: bytes, to: register });
+                }
+                Field::CtMarkMasked(bits) => {
+                    self.load(from, register);
+                    self.out.push(Expression::Mask(register, bits.to_ne_bytes().to_vec()));
+                }
+                _ => self.load(from, register),
+            }
+            word += key_words(*field);
         }
+    }
+
+    /// Looks a key up and leaves what is found in the first register.
+    fn load_found(&mut self, key: &[Field], map: &Ident) {
+        let words: u32 = key.iter().map(|field| key_words(*field)).sum();
+        // Where nft has its scratch: behind the register of the statement and those of the key.
+        self.load_key(key, Register(DATA.0 + words));
+        self.out.push(Expression::Lookup(map.clone(), FIRST, Found::In(FIRST)));
+    }
+
+    fn dynset(&mut self, operation: u32, map: &Ident, key: &[Field], data: Field, timeout: Option<u64>) {
+        self.load_key(key, DATA);
+        self.load(source(data).0, DATA);
+        let map = map.clone();
+        self.out.push(Expression::Dynset { operation, map, key: FIRST, data: DATA, timeout });
     }
 
     fn test_bits(&mut self, comparison: Comparison, bits: u32) {
@@ -182,18 +229,22 @@ impl Lowering {
 
     /// A block whose length is whole bytes is loaded that short; others are masked; nft does the same.
     fn match_net(&mut self, field: Field, comparison: Comparison, net: IpNet) {
-        let Some((_, offset, length)) = address_place(field) else {
-            return;
-        };
         let bytes = address_bytes(net.network());
         let prefix = u32::from(net.prefix_len());
-        let base = k::NFT_PAYLOAD_NETWORK_HEADER;
+        let (whole, _) = source(field);
         if prefix != 0 && prefix.is_multiple_of(8) {
             let short = prefix / 8;
-            self.load(Source::Payload(base, offset, short), FIRST);
+            self.load(
+                match whole {
+                    Source::Payload(base, offset, _) => Source::Payload(base, offset, short),
+                    // Of a connection's address only the comparison is short.
+                    other => other,
+                },
+                FIRST,
+            );
             self.compare(comparison, &bytes[..short as usize]);
         } else {
-            self.load(Source::Payload(base, offset, length), FIRST);
+            self.load(whole, FIRST);
             self.out.push(Expression::Mask(FIRST, address_bytes(net.netmask())));
             self.compare(comparison, &bytes);
         }
@@ -209,6 +260,9 @@ impl Lowering {
         }
         let (from, _) = source(field);
         self.load(from, FIRST);
+        if let Field::CtMarkMasked(bits) = field {
+            self.out.push(Expression::Mask(FIRST, bits.to_ne_bytes().to_vec()));
+        }
         match value {
             Value::Link(name) => {
                 let mut bytes = [0; 16];
@@ -236,8 +290,7 @@ impl Lowering {
                 self.out.push(Expression::Nat(kind, family, FIRST, None));
             }
             NatTarget::AddressPortFrom { family, key, map } => {
-                self.load_key(key);
-                self.out.push(Expression::Lookup(map.clone(), FIRST, Found::In(FIRST)));
+                self.load_found(key, map);
                 let port = Register(u32::from(family.bits()) / 32);
                 self.out.push(Expression::Nat(kind, nfproto(*family), FIRST, Some(port)));
             }
@@ -248,7 +301,7 @@ impl Lowering {
         match statement {
             Statement::Match(field, comparison, value) => self.match_value(*field, *comparison, value),
             Statement::Lookup(key, comparison, set) => {
-                self.load_key(key);
+                self.load_key(key, DATA);
                 let inverted = *comparison == Comparison::IsNot;
                 self.out.push(Expression::Lookup(set.clone(), FIRST, Found::Match { inverted }));
             }
@@ -259,16 +312,30 @@ impl Lowering {
                 self.out.push(Expression::SetMeta(k::NFT_META_MARK, FIRST));
             }
             Statement::SetMarkFrom(key, map) => {
-                self.load_key(key);
-                self.out.push(Expression::Lookup(map.clone(), FIRST, Found::In(FIRST)));
+                self.load_found(key, map);
                 self.out.push(Expression::SetMeta(k::NFT_META_MARK, FIRST));
             }
             Statement::SaveMark => {
                 self.load(Source::Meta(k::NFT_META_MARK), FIRST);
                 self.out.push(Expression::SetCt(k::NFT_CT_MARK, FIRST));
             }
+            Statement::SetCtMark(mark) => {
+                self.out.push(Expression::Immediate(FIRST, mark.to_ne_bytes().to_vec()));
+                self.out.push(Expression::SetCt(k::NFT_CT_MARK, FIRST));
+            }
+            Statement::SetCtMarkFrom(key, map) => {
+                self.load_found(key, map);
+                self.out.push(Expression::SetCt(k::NFT_CT_MARK, FIRST));
+            }
+            Statement::Update { map, key, timeout_seconds, data } => {
+                let timeout = Some(u64::from(*timeout_seconds) * 1000);
+                self.dynset(k::NFT_DYNSET_OP_UPDATE, map, key, *data, timeout);
+            }
+            Statement::Delete { map, key, data } => {
+                self.dynset(k::NFT_DYNSET_OP_DELETE, map, key, *data, None);
+            }
             Statement::VerdictFrom(key, map) => {
-                self.load_key(key);
+                self.load_key(key, DATA);
                 self.out.push(Expression::Lookup(map.clone(), FIRST, Found::Verdict));
             }
             Statement::Dnat(target) => self.nat(k::NFT_NAT_DNAT, target),

@@ -86,6 +86,7 @@ impl Raising<'_> {
             Expression::Immediate(FIRST, bytes) => {
                 let statement = match self.rest.get(1)? {
                     Expression::SetMeta(k::NFT_META_MARK, FIRST) => Statement::SetMark(word(bytes)?),
+                    Expression::SetCt(k::NFT_CT_MARK, FIRST) => Statement::SetCtMark(word(bytes)?),
                     Expression::Nat(kind, _, FIRST, None) => nat(*kind, NatTarget::Address(address(bytes)?))?,
                     _ => return None,
                 };
@@ -100,7 +101,7 @@ impl Raising<'_> {
 
     /// A statement that begins by loading registers.
     fn after_load(&mut self) -> Option<Option<Statement>> {
-        use Expression::{Compare, Load, Lookup, Mask, SetCt};
+        use Expression::{Compare, Dynset, Load, Lookup, Mask, SetCt};
         match *self.rest {
             [
                 Load(Source::Meta(k::NFT_META_NFPROTO), FIRST),
@@ -139,23 +140,52 @@ impl Raising<'_> {
                 Some(Some(Statement::Match(field, comparison(operation)?, value)))
             }
             _ => {
-                let mut key = Vec::new();
-                let mut next = 0;
-                while let [Load(from, register), rest @ ..] = self.rest {
-                    if register.0 != next {
-                        return None;
+                let key = self.key()?;
+                match self.rest {
+                    [Lookup(set, FIRST, found), ..] => {
+                        self.skip(1);
+                        self.looked_up(key, set.clone(), *found).map(Some)
                     }
-                    let field = self.field(*from)?;
-                    next += lower::source(field).1.div_ceil(4);
-                    key.push(field);
-                    self.rest = rest;
+                    [Load(from, lower::DATA), dynset @ Dynset { .. }, ..] => {
+                        let statement = written(dynset, key, self.field(*from)?)?;
+                        self.skip(2);
+                        Some(Some(statement))
+                    }
+                    _ => None,
                 }
-                let [Lookup(set, FIRST, found), ..] = self.rest else {
-                    return None;
-                };
-                self.skip(1);
-                self.looked_up(key, set.clone(), *found).map(Some)
             }
+        }
+    }
+
+    /// The parts of a key, each in the register behind the one before.
+    fn key(&mut self) -> Option<Vec<Field>> {
+        use Expression::{Dynset, Hash, Load, Mask};
+        let mut key = Vec::new();
+        let mut next = 0;
+        loop {
+            let (field, length) = match *self.rest {
+                // What follows a key may stand in the register behind it.
+                [Load(_, lower::DATA), Dynset { .. }, ..] => return Some(key),
+                [Load(what, scratch), Hash { from, to, .. }, ..] if scratch == from && to.0 == next => {
+                    let hashed = match self.field(what)? {
+                        Field::Saddr(family) => Field::SaddrHash(family),
+                        Field::Daddr(family) => Field::DaddrHash(family),
+                        _ => return None,
+                    };
+                    (hashed, 2)
+                }
+                [Load(Source::Ct(k::NFT_CT_MARK), register), Mask(masked, ref bits), ..]
+                    if register == masked && register.0 == next =>
+                {
+                    (Field::CtMarkMasked(word(bits)?), 2)
+                }
+                [Load(from, register), ..] if register.0 == next => (self.field(from)?, 1),
+                [Load(..), ..] => return None,
+                _ => return Some(key),
+            };
+            next += lower::key_words(field);
+            key.push(field);
+            self.skip(length);
         }
     }
 
@@ -167,6 +197,7 @@ impl Raising<'_> {
             Found::In(FIRST) => {
                 let statement = match self.rest.first()? {
                     Expression::SetMeta(k::NFT_META_MARK, FIRST) => Statement::SetMarkFrom(key, set),
+                    Expression::SetCt(k::NFT_CT_MARK, FIRST) => Statement::SetCtMarkFrom(key, set),
                     Expression::Nat(kind, family, FIRST, Some(_)) => {
                         let family = match *family {
                             k::NFPROTO_IPV4 => Family::V4,
@@ -196,6 +227,10 @@ impl Raising<'_> {
             Field::Dport,
             Field::Icmpv6Type,
             Field::FibDaddrType,
+            Field::FibSaddrType,
+            Field::CtOriginalDaddr(Family::V4),
+            Field::CtOriginalDaddr(Family::V6),
+            Field::CtOriginalDport,
             Field::CtState,
             Field::CtStatus,
             Field::CtDirection,
@@ -239,9 +274,21 @@ impl Raising<'_> {
             Field::Mark | Field::CtMark => Value::Mark(word(data)?),
             Field::Random(_) => Value::Number(word(data)?),
             Field::L4Proto | Field::Icmpv6Type => Value::Byte(*data.first()?),
-            Field::Sport | Field::Dport => Value::Port(u16::from_be_bytes(data.try_into().ok()?)),
+            Field::CtOriginalDaddr(family) => {
+                let mut bytes = data.to_vec();
+                bytes.resize(usize::from(family.bits() / 8), 0);
+                let address = address(&bytes)?;
+                if data.len() == bytes.len() {
+                    Value::Address(address)
+                } else {
+                    Value::Net(IpNet::new(address, u8::try_from(data.len() * 8).ok()?).ok()?)
+                }
+            }
+            Field::Sport | Field::Dport | Field::CtOriginalDport => {
+                Value::Port(u16::from_be_bytes(data.try_into().ok()?))
+            }
             Field::CtDirection if data == [lower::REPLY] => Value::Reply,
-            Field::FibDaddrType if word(data)? == k::RTN_LOCAL => Value::Local,
+            Field::FibDaddrType | Field::FibSaddrType if word(data)? == k::RTN_LOCAL => Value::Local,
             _ => return None,
         };
         Some((field, value))
@@ -251,10 +298,14 @@ impl Raising<'_> {
     fn masked(&self, from: Source, mask: &[u8], found: Comparison, data: &[u8]) -> Option<Statement> {
         let field = self.field(from)?;
         let bits = match field {
-            Field::Saddr(_) | Field::Daddr(_) => {
+            Field::Saddr(_) | Field::Daddr(_) | Field::CtOriginalDaddr(_) => {
                 let prefix = ipnet::ip_mask_to_prefix(address(mask)?).ok()?;
                 let net = IpNet::new(address(data)?, prefix).ok()?;
                 return Some(Statement::Match(field, found, Value::Net(net)));
+            }
+            Field::CtMark => {
+                let field = Field::CtMarkMasked(word(mask)?);
+                return Some(Statement::Match(field, found, Value::Mark(word(data)?)));
             }
             _ => word(mask)?,
         };
@@ -273,6 +324,20 @@ impl Raising<'_> {
             Comparison::IsNot => Comparison::Is,
         };
         Some(Statement::Match(field, meant, value))
+    }
+}
+
+/// What an addition to a map, or a removal, says of this key and this data.
+fn written(dynset: &Expression, key: Vec<Field>, data: Field) -> Option<Statement> {
+    match dynset {
+        Expression::Dynset { operation: k::NFT_DYNSET_OP_UPDATE, map, timeout: Some(time), .. } => {
+            let timeout_seconds = u32::try_from(time / 1000).ok()?;
+            Some(Statement::Update { map: map.clone(), key, timeout_seconds, data })
+        }
+        Expression::Dynset { operation: k::NFT_DYNSET_OP_DELETE, map, .. } => {
+            Some(Statement::Delete { map: map.clone(), key, data })
+        }
+        _ => None,
     }
 }
 

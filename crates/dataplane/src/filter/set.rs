@@ -82,6 +82,10 @@ fn byte_order(types: &[Type]) -> u32 {
     }
 }
 
+/// How many elements packets may add to a set or map. Unasked the kernel takes 65,535 (`nft_dynset_init`): too few clients
+/// for a large cluster. An element takes memory only once it is there.
+const DYNAMIC_SIZE: u32 = 1 << 20;
+
 fn data_types(spec: &SetSpec) -> Option<&[Type]> {
     match &spec.kind {
         SetKind::Set => None,
@@ -128,6 +132,9 @@ pub fn write(w: &mut Writer, name: &str, spec: &SetSpec, id: u32) {
     if let Some(seconds) = spec.dynamic_timeout {
         w.u64(k::NFTA_SET_TIMEOUT, u64::from(seconds) * 1000);
     }
+    if spec.dynamic_timeout.is_some() {
+        w.nest(k::NFTA_SET_DESC, |w| w.u32(k::NFTA_SET_DESC_SIZE, DYNAMIC_SIZE));
+    }
     if spec.interval && many {
         w.nest(k::NFTA_SET_DESC, |w| {
             w.nest(k::NFTA_SET_DESC_CONCAT, |w| {
@@ -156,10 +163,11 @@ pub fn read(a: Attributes<'_>) -> Option<SetSpec> {
         SetKind::Map(parts(number(k::NFTA_SET_DATA_TYPE)?)?)
     };
     let timeout = a.get(k::NFTA_SET_TIMEOUT).and_then(|value| value.u64());
+    let size = a.get(k::NFTA_SET_DESC).and_then(|desc| desc.nested().get(k::NFTA_SET_DESC_SIZE)?.u32());
     let dynamic = flags & (k::NFT_SET_TIMEOUT | k::NFT_SET_EVAL);
     let consistent = flags & !KNOWN == 0
         && (dynamic == 0) == timeout.is_none()
-        && (dynamic == 0 || dynamic == k::NFT_SET_TIMEOUT | k::NFT_SET_EVAL);
+        && (dynamic == 0 || (dynamic == k::NFT_SET_TIMEOUT | k::NFT_SET_EVAL && size == Some(DYNAMIC_SIZE)));
     let user = a.get(k::NFTA_SET_USERDATA).map(|u| u.value).unwrap_or_default();
     consistent.then_some(())?;
     Some(SetSpec {

@@ -34,11 +34,12 @@ pub fn push_text(bytes: &mut Vec<u8>, kind: u8, text: &str) {
 }
 
 /// One more entry: the expressions whose types a set's key or data has (`typeof`), for types that have no declaration of
-/// their own. Types that `meta` doesn't give are left out: [`weft_plan::Plan::check`] names sets that have them.
+/// their own. Types of which none is known are left out: [`weft_plan::Plan::check`] names sets that have them.
 ///
 /// An expression is its number (`enum expr_types` in nftables) and a list of its own; a concatenation's holds one such
 /// pair for each part.
 pub fn push_typeof(bytes: &mut Vec<u8>, kind: u8, types: &[Type]) {
+    const PAYLOAD: u32 = 7;
     const META: u32 = 9;
     const CONCATENATION: u32 = 13;
     const NUMGEN: u32 = 23;
@@ -62,7 +63,9 @@ pub fn push_typeof(bytes: &mut Vec<u8>, kind: u8, types: &[Type]) {
             Type::IfName => Some(pair(META, &list(&[k::NFT_META_IIFNAME]))),
             // The type, the modulus, the offset: any modulus stands for all.
             Type::Number => Some(pair(NUMGEN, &list(&[k::NFT_NG_RANDOM, 1, 0]))),
-            Type::Ipv4Addr | Type::Ipv6Addr | Type::InetService | Type::Verdict => None,
+            // nft's numbers of the header `th` and of its `dport`.
+            Type::InetService => Some(pair(PAYLOAD, &list(&[11, 2]))),
+            Type::Ipv4Addr | Type::Ipv6Addr | Type::Verdict => None,
         })
         .collect();
     let whole = match &parts[..] {

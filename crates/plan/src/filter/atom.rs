@@ -64,7 +64,7 @@ pub enum Type {
     InetService,
     /// `mark`, 4 bytes, host order.
     Mark,
-    /// `integer` of 4 bytes, host order: what `numgen` gives. nft has no declaration for it by type; a set with it in its
+    /// `integer` of 4 bytes, host order: what `numgen` and `jhash` give. nft has no declaration for it by type; a set with it in its
     /// key is declared by example (`typeof meta mark . numgen random mod 1`), which needs an example for every part: see
     /// [`Type::is_declared_with_numbers`]. As a key's part only.
     Number,
@@ -100,7 +100,7 @@ impl Type {
 
     /// True for what may stand beside a number in a key.
     pub fn is_declared_with_numbers(self) -> bool {
-        matches!(self, Type::Mark | Type::InetProto | Type::IfName | Type::Number)
+        matches!(self, Type::Mark | Type::InetProto | Type::InetService | Type::IfName | Type::Number)
     }
 }
 

@@ -3,15 +3,13 @@
 //! Each type prints itself in nft's syntax. Meaning is the kernel's: the statements of a rule run from left to right,
 //! a failed match ends the rule, a verdict ends the chain.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-use weft_model::{Family, IfName};
+use weft_model::Family;
 
 use super::atom::protocol_name;
-use super::{Comment, Ident, Type};
+use super::{Comment, Comparison, Field, Ident, Value};
 
 /// A netfilter hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,149 +47,6 @@ pub struct Hook {
     pub nat: bool,
     /// Lower runs first. `raw` is −300, conntrack −200, `dstnat` −100, `filter` 0, `srcnat` 100.
     pub priority: i32,
-}
-
-/// What a statement reads from the packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Field {
-    /// Name of the link that the packet came in by.
-    Iifname,
-    /// Name of the link that it leaves by.
-    Oifname,
-    /// The packet's mark.
-    Mark,
-    /// The connection's mark.
-    CtMark,
-    /// The transport protocol's number (`meta l4proto`).
-    L4Proto,
-    /// Source address of a family; a packet of the other family doesn't match.
-    Saddr(Family),
-    /// Destination address of a family; a packet of the other family doesn't match.
-    Daddr(Family),
-    /// Source port (`th sport`).
-    Sport,
-    /// Destination port (`th dport`).
-    Dport,
-    /// ICMPv6 message type; another protocol doesn't match.
-    Icmpv6Type,
-    /// Whether the destination is this host's own (`fib daddr type`).
-    FibDaddrType,
-    /// The connection's state (`ct state`).
-    CtState,
-    /// The connection's status bits (`ct status`).
-    CtStatus,
-    /// Which way of its connection the packet goes (`ct direction`).
-    CtDirection,
-    /// A random number below this, which must be over 0 (`numgen random mod N`).
-    Random(u32),
-}
-
-impl Field {
-    /// The type of a set's key that it fits; `None` for what is only ever compared.
-    pub fn kind(self) -> Option<Type> {
-        Some(match self {
-            Field::Iifname | Field::Oifname => Type::IfName,
-            Field::Mark | Field::CtMark => Type::Mark,
-            Field::L4Proto => Type::InetProto,
-            Field::Saddr(Family::V4) | Field::Daddr(Family::V4) => Type::Ipv4Addr,
-            Field::Saddr(Family::V6) | Field::Daddr(Family::V6) => Type::Ipv6Addr,
-            Field::Sport | Field::Dport => Type::InetService,
-            Field::Random(_) => Type::Number,
-            Field::Icmpv6Type
-            | Field::FibDaddrType
-            | Field::CtState
-            | Field::CtStatus
-            | Field::CtDirection => return None,
-        })
-    }
-}
-
-impl Field {
-    /// Whether it is read from the packet's connection.
-    fn is_of_connection(self) -> bool {
-        matches!(self, Field::CtMark | Field::CtState | Field::CtStatus | Field::CtDirection)
-    }
-}
-
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
-            Field::Iifname => "iifname",
-            Field::Oifname => "oifname",
-            Field::Mark => "meta mark",
-            Field::CtMark => "ct mark",
-            Field::L4Proto => "meta l4proto",
-            Field::Saddr(Family::V4) => "ip saddr",
-            Field::Saddr(Family::V6) => "ip6 saddr",
-            Field::Daddr(Family::V4) => "ip daddr",
-            Field::Daddr(Family::V6) => "ip6 daddr",
-            Field::Sport => "th sport",
-            Field::Dport => "th dport",
-            Field::Icmpv6Type => "icmpv6 type",
-            Field::FibDaddrType => "fib daddr type",
-            Field::CtState => "ct state",
-            Field::CtStatus => "ct status",
-            Field::CtDirection => "ct direction",
-            Field::Random(modulus) => return write!(f, "numgen random mod {modulus}"),
-        };
-        f.write_str(text)
-    }
-}
-
-/// Bits of `ct state` (`NF_CT_STATE_BIT` in the kernel).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ConntrackState {
-    /// `established,related`: it belongs to something that was let through.
-    EstablishedOrRelated,
-    /// `invalid`: conntrack can't place it.
-    Invalid,
-    /// `untracked`: a `notrack` was passed.
-    Untracked,
-}
-
-/// Bits of `ct status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ConntrackStatus {
-    /// `dnat`: its destination was rewritten.
-    Dnat,
-}
-
-/// What a field is compared with.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Value {
-    /// A link by name.
-    Link(IfName),
-    /// All links whose names begin so (`"weftp*"`).
-    LinkPrefix(Cow<'static, str>),
-    /// An IP protocol number, or an ICMPv6 type.
-    Byte(u8),
-    /// A port.
-    Port(u16),
-    /// An address.
-    Address(IpAddr),
-    /// A block of addresses.
-    Net(IpNet),
-    /// A mark.
-    Mark(u32),
-    /// A plain number, for [`Field::Random`].
-    Number(u32),
-    /// `local`, for [`Field::FibDaddrType`].
-    Local,
-    /// Connection states.
-    State(ConntrackState),
-    /// Connection status.
-    Status(ConntrackStatus),
-    /// The answering way, for [`Field::CtDirection`].
-    Reply,
-}
-
-/// How a field is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Comparison {
-    /// It is the value, lies in the block, or has one of the bits.
-    Is,
-    /// It doesn't.
-    IsNot,
 }
 
 /// What becomes of the packet.
@@ -265,6 +120,31 @@ pub enum Statement {
     SetMarkFrom(Vec<Field>, Ident),
     /// Copies the packet's mark to the connection's.
     SaveMark,
+    /// Sets the connection's mark.
+    SetCtMark(u32),
+    /// Sets the connection's mark from a map with mark data; without the key, ends the rule.
+    SetCtMarkFrom(Vec<Field>, Ident),
+    /// Puts an element into a map that packets write. Of one that is there only the time begins anew: its data stays
+    /// (`nft_dynset_eval`), so what should change is deleted first. A full map ends the rule.
+    Update {
+        /// The map, with a [`super::SetSpec::dynamic_timeout`].
+        map: Ident,
+        /// The element's key, at most 16 bytes (decision 0012).
+        key: Vec<Field>,
+        /// Seconds that it stays.
+        timeout_seconds: u32,
+        /// Its data: a field of the map's one data type.
+        data: Field,
+    },
+    /// Takes an element out of a map that packets write; it needn't be there. The form has data, which means nothing.
+    Delete {
+        /// The map.
+        map: Ident,
+        /// The element's key, at most 16 bytes.
+        key: Vec<Field>,
+        /// Any field of the map's data type.
+        data: Field,
+    },
     /// Takes the verdict from a verdict map; without the key, goes on.
     VerdictFrom(Vec<Field>, Ident),
     /// Rewrites the destination; the map missing the key ends the rule.
@@ -288,7 +168,15 @@ impl Statement {
             Statement::Lookup(key, ..) | Statement::SetMarkFrom(key, _) | Statement::VerdictFrom(key, _) => {
                 key.iter().any(|field| field.is_of_connection())
             }
-            Statement::SaveMark | Statement::Dnat(_) | Statement::Snat(_) | Statement::Masquerade => true,
+            Statement::Update { key, data, .. } | Statement::Delete { key, data, .. } => {
+                data.is_of_connection() || key.iter().any(|field| field.is_of_connection())
+            }
+            Statement::SaveMark
+            | Statement::SetCtMark(_)
+            | Statement::SetCtMarkFrom(..)
+            | Statement::Dnat(_)
+            | Statement::Snat(_)
+            | Statement::Masquerade => true,
             Statement::Counter
             | Statement::Notrack
             | Statement::SetMark(_)
@@ -330,24 +218,27 @@ fn fields(list: &[Field], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Link(name) => write!(f, "\"{name}\""),
-            Value::LinkPrefix(prefix) => write!(f, "\"{prefix}*\""),
-            Value::Byte(number) => write!(f, "{number}"),
-            Value::Port(port) => write!(f, "{port}"),
-            Value::Address(address) => write!(f, "{address}"),
-            Value::Net(net) => write!(f, "{net}"),
-            Value::Mark(mark) => write!(f, "{mark:#010x}"),
-            Value::Number(number) => write!(f, "{number}"),
-            Value::Local => f.write_str("local"),
-            Value::State(ConntrackState::EstablishedOrRelated) => f.write_str("established,related"),
-            Value::State(ConntrackState::Invalid) => f.write_str("invalid"),
-            Value::State(ConntrackState::Untracked) => f.write_str("untracked"),
-            Value::Status(ConntrackStatus::Dnat) => f.write_str("dnat"),
-            Value::Reply => f.write_str("reply"),
-        }
+/// A time as nft prints it: `3h`, `23h59m59s`.
+fn time(seconds: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let parts =
+        [(seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    if seconds == 0 {
+        return f.write_str("0s");
+    }
+    parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+}
+
+/// Whether a mask is what nft prints as a prefix's length.
+fn is_prefix(bits: u32) -> bool {
+    bits.leading_ones() + bits.trailing_zeros() == u32::BITS
+}
+
+/// What stands before the value: masked fields are compared in so many words.
+fn compared(field: Field, comparison: Comparison) -> &'static str {
+    match (field, comparison) {
+        (Field::CtMarkMasked(_), Comparison::Is) => "== ",
+        (_, Comparison::Is) => "",
+        (_, Comparison::IsNot) => "!= ",
     }
 }
 
@@ -376,10 +267,14 @@ impl fmt::Display for Statement {
             Statement::Match(field @ (Field::CtState | Field::CtStatus), Comparison::IsNot, value) => {
                 write!(f, "{field} ! {value}")
             }
-            Statement::Match(field, c, value) => write!(f, "{field} {}{value}", not(c)),
+            Statement::Match(Field::CtMarkMasked(bits), c, Value::Mark(mark)) if is_prefix(*bits) => {
+                write!(f, "ct mark {}{mark:#010x}/{}", not(c), bits.leading_ones())
+            }
+            Statement::Match(field, c, value) => write!(f, "{field} {}{value}", compared(*field, *c)),
             Statement::Lookup(key, c, set) => {
                 fields(key, f)?;
-                write!(f, " {}@{set}", not(c))
+                let alone = if let [alone] = key[..] { alone } else { Field::Mark };
+                write!(f, " {}@{set}", compared(alone, *c))
             }
             Statement::Counter => f.write_str("counter"),
             Statement::Notrack => f.write_str("notrack"),
@@ -390,6 +285,24 @@ impl fmt::Display for Statement {
                 write!(f, " map @{map}")
             }
             Statement::SaveMark => f.write_str("ct mark set meta mark"),
+            Statement::SetCtMark(mark) => write!(f, "ct mark set {mark:#010x}"),
+            Statement::SetCtMarkFrom(key, map) => {
+                f.write_str("ct mark set ")?;
+                fields(key, f)?;
+                write!(f, " map @{map}")
+            }
+            Statement::Update { map, key, timeout_seconds, data } => {
+                write!(f, "update @{map} {{ ")?;
+                fields(key, f)?;
+                f.write_str(" timeout ")?;
+                time(*timeout_seconds, f)?;
+                write!(f, " : {data} }}")
+            }
+            Statement::Delete { map, key, data } => {
+                write!(f, "delete @{map} {{ ")?;
+                fields(key, f)?;
+                write!(f, " : {data} }}")
+            }
             Statement::VerdictFrom(key, map) => {
                 fields(key, f)?;
                 write!(f, " vmap @{map}")

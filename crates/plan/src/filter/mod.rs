@@ -9,14 +9,16 @@
 mod atom;
 mod chain;
 mod comment;
+mod field;
+mod hash;
 mod set;
+mod words;
 
 pub use atom::{Atom, Ident, Type};
-pub use chain::{
-    Chain, Comparison, ConntrackState, ConntrackStatus, Field, Hook, HookKind, NatTarget, Reject, Rule,
-    Statement, Value, Verdict,
-};
+pub use chain::{Chain, Hook, HookKind, NatTarget, Reject, Rule, Statement, Verdict};
 pub use comment::Comment;
+pub use field::{Comparison, ConntrackState, ConntrackStatus, Field, Value};
+pub use hash::{HASH_MODULUS, HASH_SEED, address_hash};
 pub use set::{Element, FlushBy, SetKind, SetSpec};
 
 /// The name of the one table (family `inet`).

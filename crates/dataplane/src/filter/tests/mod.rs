@@ -5,6 +5,7 @@ mod listing;
 pub(crate) mod namespace;
 mod order;
 mod rules;
+mod samples;
 mod scale;
 
 use weft_plan::filter::{Element, HookKind};

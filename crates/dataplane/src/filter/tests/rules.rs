@@ -108,9 +108,11 @@ fn address_match() -> impl Strategy<Value = Statement> {
         Just(Field::Daddr(Family::V4)),
         Just(Field::Saddr(Family::V6)),
         Just(Field::Daddr(Family::V6)),
+        Just(Field::CtOriginalDaddr(Family::V4)),
+        Just(Field::CtOriginalDaddr(Family::V6)),
     ];
     (field, comparison(), any::<u128>(), 0_u8..=128).prop_map(|(field, comparison, bits, prefix)| {
-        let v6 = matches!(field, Field::Saddr(Family::V6) | Field::Daddr(Family::V6));
+        let v6 = field.kind() == Some(weft_plan::Type::Ipv6Addr);
         let (address, prefix): (std::net::IpAddr, u8) = if v6 {
             (std::net::Ipv6Addr::from(bits).into(), prefix)
         } else {
@@ -133,7 +135,31 @@ fn field() -> impl Strategy<Value = Field> + Clone {
         Field::Sport,
         Field::Dport,
         Field::Random(5),
+        Field::CtMarkMasked(0x7f80_0000),
+        Field::CtOriginalDaddr(Family::V4),
+        Field::SaddrHash(Family::V6),
+        Field::DaddrHash(Family::V6),
     ])
+}
+
+/// What packets write into a map: keys of up to 16 bytes.
+fn written() -> impl Strategy<Value = Statement> {
+    let part = prop::sample::select(vec![
+        Field::CtMark,
+        Field::L4Proto,
+        Field::Saddr(Family::V4),
+        Field::DaddrHash(Family::V4),
+        Field::Dport,
+    ]);
+    let data = prop::sample::select(vec![Field::Mark, Field::CtMark]);
+    (prop::collection::vec(part, 1..5), data, prop::option::of(any::<u32>())).prop_map(|(key, data, time)| {
+        let map = Ident::new("m");
+        match time {
+            // The kernel says nothing of a time of nothing.
+            Some(seconds) => Statement::Update { map, key, timeout_seconds: seconds.max(1), data },
+            None => Statement::Delete { map, key, data },
+        }
+    })
 }
 
 fn statement() -> impl Strategy<Value = Statement> {
@@ -155,13 +181,27 @@ fn statement() -> impl Strategy<Value = Statement> {
         comparison().prop_map(|c| Statement::Match(Field::CtDirection, c, Value::Reply)),
         comparison().prop_map(|c| Statement::Match(Field::CtStatus, c, Value::Status(ConntrackStatus::Dnat))),
         comparison().prop_map(|c| Statement::Match(Field::FibDaddrType, c, Value::Local)),
+        comparison().prop_map(|c| Statement::Match(Field::FibSaddrType, c, Value::Local)),
+        (comparison(), any::<u16>()).prop_map(|(c, p)| Statement::Match(
+            Field::CtOriginalDport,
+            c,
+            Value::Port(p)
+        )),
+        (comparison(), any::<u32>(), any::<u32>()).prop_map(|(c, bits, m)| Statement::Match(
+            Field::CtMarkMasked(bits),
+            c,
+            Value::Mark(m & bits)
+        )),
         (key.clone(), comparison()).prop_map(move |(key, c)| Statement::Lookup(key, c, set())),
         key.clone().prop_map(move |key| Statement::SetMarkFrom(key, set())),
+        key.clone().prop_map(move |key| Statement::SetCtMarkFrom(key, set())),
         key.clone().prop_map(move |key| Statement::VerdictFrom(key, set())),
         key.prop_map(move |key| {
             Statement::Snat(NatTarget::AddressPortFrom { family: Family::V6, key, map: set() })
         }),
         any::<u32>().prop_map(Statement::SetMark),
+        any::<u32>().prop_map(Statement::SetCtMark),
+        written(),
         Just(Statement::SaveMark),
         Just(Statement::Counter),
         Just(Statement::Notrack),

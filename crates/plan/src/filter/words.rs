@@ -1,0 +1,147 @@
+//! What of the filter's language nft 1.0.6 can list and read back, where a rule could say more (decision 0012).
+//!
+//! What is absent: whether sets exist and have the right types; [`crate::Plan::check`] asks that.
+
+use super::{Comparison, Field, NatTarget, Rule, Statement, Value};
+
+/// Bytes of a key in a map that packets write; nft puts the data behind these, however long the key is.
+const WRITTEN_KEY: usize = 16;
+
+impl Rule {
+    /// What of it nft couldn't read back from its own listing, in words; none for a rule that is as it should be.
+    pub fn unreadable(&self) -> Option<String> {
+        let mut protocol = false;
+        for statement in &self.statements {
+            if let Some(fault) = unreadable(statement, protocol) {
+                return Some(fault.to_owned());
+            }
+            protocol |= matches!(statement, Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(_)));
+        }
+        None
+    }
+}
+
+fn unreadable(statement: &Statement, protocol: bool) -> Option<&'static str> {
+    match statement {
+        Statement::Match(Field::CtOriginalDport, ..) if !protocol => {
+            Some("nft reads the port of a connection only behind a match of the protocol")
+        }
+        Statement::Match(Field::CtMarkMasked(bits), _, Value::Mark(mark)) if mark & !bits != 0 => {
+            Some("no mark has bits that the mask takes away")
+        }
+        Statement::Match(Field::SaddrHash(_) | Field::DaddrHash(_), ..) => {
+            Some("addresses' hashes are for keys")
+        }
+        Statement::Match(field, ..) => mask(*field),
+        Statement::Lookup(key, ..) | Statement::VerdictFrom(key, _) => {
+            key.iter().find_map(|field| mask(*field)).or(match key[..] {
+                [_] => hashes(key),
+                _ => hashes(key).or_else(|| masked(key)),
+            })
+        }
+        Statement::SetMarkFrom(key, _) | Statement::SetCtMarkFrom(key, _) => {
+            key.iter().find_map(|field| mask(*field)).or_else(|| masked(key.get(1..).unwrap_or_default()))
+        }
+        Statement::Dnat(NatTarget::AddressPortFrom { key, .. })
+        | Statement::Snat(NatTarget::AddressPortFrom { key, .. }) => {
+            let ports = protocol || key.contains(&Field::L4Proto);
+            let without = "nft takes a port from a map only with the protocol in the key or matched before";
+            hashes(key).or_else(|| masked(key)).or((!ports).then_some(without))
+        }
+        Statement::Update { timeout_seconds: 0, .. } => Some("an element that stays for no time"),
+        Statement::Update { key, data, .. } | Statement::Delete { key, data, .. } => {
+            let bytes: usize =
+                key.iter().filter_map(|f| f.kind()).map(|t| t.size().next_multiple_of(4)).sum();
+            if bytes > WRITTEN_KEY {
+                return Some("nft reads keys of at most 16 bytes in what packets write");
+            }
+            let plain = matches!(data, Field::Mark | Field::CtMark);
+            masked(key).or((!plain).then_some("packets write marks"))
+        }
+        _ => None,
+    }
+}
+
+fn mask(field: Field) -> Option<&'static str> {
+    matches!(field, Field::CtMarkMasked(0 | u32::MAX)).then_some("a mask of no bits, or of all")
+}
+
+fn masked(key: &[Field]) -> Option<&'static str> {
+    let masked = key.iter().any(|field| matches!(field, Field::CtMarkMasked(_)));
+    masked.then_some("a masked mark stands alone in a key, or first where a mark is set")
+}
+
+fn hashes(key: &[Field]) -> Option<&'static str> {
+    let hashed = key.iter().any(|field| matches!(field, Field::SaddrHash(_) | Field::DaddrHash(_)));
+    hashed.then_some("addresses' hashes are for keys of marks")
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::Family::{V4, V6};
+
+    use super::*;
+
+    fn check(statements: &[Statement], expected: &str) {
+        let fault = Rule::new("", statements.to_vec()).unreadable();
+        assert_eq!(fault.as_deref().unwrap_or_default(), expected, "{statements:?}");
+    }
+
+    #[test]
+    fn ports_want_a_protocol() {
+        let tcp = || Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(6));
+        let port = || Statement::Match(Field::CtOriginalDport, Comparison::Is, Value::Port(80));
+        check(&[tcp(), port()], "");
+        check(&[port(), tcp()], "nft reads the port of a connection only behind a match of the protocol");
+        let dnat = |key: &[Field]| {
+            let (key, map) = (key.to_vec(), "m".into());
+            Statement::Dnat(NatTarget::AddressPortFrom { family: V4, key, map })
+        };
+        check(&[dnat(&[Field::CtMark, Field::L4Proto])], "");
+        check(&[tcp(), dnat(&[Field::CtMark])], "");
+        check(
+            &[dnat(&[Field::CtMark])],
+            "nft takes a port from a map only with the protocol in the key or matched before",
+        );
+    }
+
+    #[test]
+    fn masks_stand_first() {
+        let bits = Field::CtMarkMasked(0xff00);
+        let found = |key: &[Field]| Statement::VerdictFrom(key.to_vec(), "m".into());
+        let set = |key: &[Field]| Statement::SetCtMarkFrom(key.to_vec(), "m".into());
+        let wrong = "a masked mark stands alone in a key, or first where a mark is set";
+        check(&[found(&[bits]), set(&[bits, Field::L4Proto])], "");
+        check(&[found(&[bits, Field::L4Proto])], wrong);
+        check(&[set(&[Field::L4Proto, bits])], wrong);
+        check(&[found(&[Field::CtMarkMasked(0)])], "a mask of no bits, or of all");
+        let is = |mark| Statement::Match(bits, Comparison::Is, Value::Mark(mark));
+        check(&[is(0x1200)], "");
+        check(&[is(0x12)], "no mark has bits that the mask takes away");
+    }
+
+    #[test]
+    fn keys_that_packets_write_are_short() {
+        let update = |key: &[Field], data| Statement::Update {
+            map: "m".into(),
+            key: key.to_vec(),
+            timeout_seconds: 60,
+            data,
+        };
+        let long = "nft reads keys of at most 16 bytes in what packets write";
+        check(
+            &[update(&[Field::Saddr(V4), Field::Daddr(V4), Field::L4Proto, Field::Dport], Field::CtMark)],
+            "",
+        );
+        check(&[update(&[Field::Saddr(V6)], Field::CtMark)], "");
+        check(&[update(&[Field::Saddr(V6), Field::Dport], Field::CtMark)], long);
+        let hashes = [Field::SaddrHash(V6), Field::DaddrHash(V6), Field::L4Proto, Field::Dport];
+        check(&[update(&hashes, Field::CtMark)], "");
+        check(&[update(&hashes, Field::Dport)], "packets write marks");
+        check(&[Statement::SetCtMarkFrom(hashes.to_vec(), "m".into())], "");
+        check(
+            &[Statement::VerdictFrom(hashes.to_vec(), "m".into())],
+            "addresses' hashes are for keys of marks",
+        );
+    }
+}
