@@ -227,3 +227,30 @@ fn who_wants_the_same_row_can_be_asked() {
     compiler.flush(&mut plan);
     assert_eq!(told(&compiler), [None, None, None]);
 }
+
+#[test]
+fn a_tunnel_that_comes_to_a_mapped_port_has_it() {
+    let Fact::Attachment(mut mapped) = attachment("dns", "10.244.1.9", Some(8472)) else { panic!("no pod") };
+    mapped.host_ports[0].protocol = Protocol::Udp;
+    let mut network = weft_model::Network::ordinary();
+    let mut compiler = Compiler::new(settings());
+    let mut plan = Plan::default();
+    for fact in cluster().into_iter().chain([Fact::Attachment(mapped)]) {
+        compiler.apply(Change::set(fact));
+    }
+    let mapping = "10.244.1.9 . 80";
+    let mut check = |port: u32, overlay: Overlay, expected: usize| {
+        (network.vxlan_port, network.overlay) = (Port::new(port).unwrap(), overlay);
+        compiler.apply(Change::set(Fact::Network(network.clone())));
+        compiler.flush(&mut plan);
+        let text = plan.to_string();
+        assert_eq!(text.matches(mapping).count(), expected, "{port}: {text}");
+        let warned = plan.warnings.iter().any(|w| w.to_string().contains("host port 8472/udp is left out"));
+        assert_eq!(warned, expected == 0, "{:?}", plan.warnings);
+    };
+    check(4789, Overlay::Vxlan, 1);
+    check(8472, Overlay::Vxlan, 0);
+    check(8472, Overlay::HostGw, 1);
+    check(8472, Overlay::Auto, 0);
+    check(4789, Overlay::Auto, 1);
+}

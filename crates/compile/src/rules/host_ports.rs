@@ -22,9 +22,15 @@ pub const AT: Pair = Pair { v4: "host_port_at4", v6: "host_port_at6" };
 pub struct HostPortsRule;
 
 impl Rule for HostPortsRule {
-    fn affected(&self, transition: &Transition, _context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
-        if let FactKey::Attachment(_) = &transition.key {
-            dirty(RuleKey::Fact(transition.key.clone()));
+    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+        match &transition.key {
+            FactKey::Attachment(_) => dirty(RuleKey::Fact(transition.key.clone())),
+            // Its tunnel may have taken a mapped port, or let it go.
+            FactKey::Network(_) => {
+                let mapped = context.facts.attachments().filter(|a| !a.host_ports.is_empty());
+                mapped.for_each(|a| dirty(RuleKey::Fact(FactKey::Attachment(a.id.clone()))));
+            }
+            _ => {}
         }
     }
 
@@ -33,7 +39,7 @@ impl Rule for HostPortsRule {
             RuleKey::Constant => constant(&FactKey::Node(context.settings.node.clone()), out),
             RuleKey::Fact(origin @ FactKey::Attachment(id)) => {
                 if let Some(attachment) = context.facts.attachment(id) {
-                    mappings(attachment, origin, out);
+                    mappings(attachment, origin, context, out);
                 }
             }
             _ => {}
@@ -81,8 +87,25 @@ fn translations(family: Family) -> [weft_plan::Rule; 2] {
     ]
 }
 
-fn mappings(attachment: &Attachment, origin: &FactKey, out: &mut Output) {
+fn mappings(attachment: &Attachment, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+    let networks = context.networks();
+    let tunnels = || networks.iter().filter(|network| network.overlay != weft_model::Overlay::HostGw);
     for port in &attachment.host_ports {
+        // An ADD is refused beforehand; here the tunnel came to the port later. Both can't be, and without the tunnel the node
+        // would be cut off, with all that peers send through it handed to the pod.
+        let tunnel =
+            tunnels().find(|n| port.protocol == weft_model::Protocol::Udp && n.vxlan_port == port.host_port);
+        if let Some(network) = tunnel {
+            out.warn(
+                origin,
+                format!(
+                    "its host port {}/udp is left out, as the tunnel of network {} has the port now: give the pod another, \
+                     or the network another vxlanPort",
+                    port.host_port, network.name
+                ),
+            );
+            continue;
+        }
         let at = port.host_ip.filter(|ip| !ip.is_unspecified());
         let families = served_families(port);
         for pod in attachment.addresses.iter().filter(|pod| families.contains(&Family::of(**pod))) {
