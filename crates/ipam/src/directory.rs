@@ -34,6 +34,7 @@ const LINE_BREAK: &str = "\r\n";
 #[derive(Debug)]
 pub struct DirectoryLeases {
     dir: PathBuf,
+    boot_id: String,
 }
 
 impl DirectoryLeases {
@@ -50,7 +51,7 @@ impl DirectoryLeases {
         let dir = dir.join(network.as_str());
         std::fs::create_dir_all(&dir)
             .map_err(|source| LeaseError::CreateDirectory { path: dir.clone(), source })?;
-        let store = Self { dir };
+        let store = Self { dir, boot_id: boot.id.clone() };
         let _lock = store.lock()?;
         let freed = store.free_earlier_boots(boot)?;
         Ok((store, freed))
@@ -79,11 +80,15 @@ impl DirectoryLeases {
                 }
             }
         }
-        let staged = self.dir.join(".boot_id");
-        std::fs::write(&staged, &boot.id)
-            .and_then(|()| std::fs::rename(&staged, &path))
-            .map_err(|source| LeaseError::WriteBoot { path, source })?;
+        self.write_boot_id()?;
         Ok(freed)
+    }
+
+    fn write_boot_id(&self) -> Result<(), LeaseError> {
+        let (staged, path) = (self.dir.join(".boot_id"), self.dir.join(BOOT_ID));
+        std::fs::write(&staged, &self.boot_id)
+            .and_then(|()| std::fs::rename(&staged, &path))
+            .map_err(|source| LeaseError::WriteBoot { path, source })
     }
 
     fn path(&self, address: IpAddr) -> PathBuf {
@@ -179,7 +184,16 @@ impl LeaseStore for DirectoryLeases {
 
     fn list(&self) -> Result<Vec<Lease>, LeaseError> {
         let _lock = self.lock()?;
+        // It is there from the first moment: without it the directory, or all in it, has been removed since.
+        if !self.dir.join(BOOT_ID).exists() {
+            return Err(LeaseError::Vanished { path: self.dir.clone() });
+        }
         self.list_locked()
+    }
+
+    fn confirm(&mut self) -> Result<(), LeaseError> {
+        let _lock = self.lock()?;
+        if self.dir.join(BOOT_ID).exists() { Ok(()) } else { self.write_boot_id() }
     }
 
     fn last_reserved(&self, range: usize) -> Option<IpAddr> {

@@ -79,8 +79,14 @@ pub trait LeaseStore: Send {
     /// Every lease there is, in no order.
     ///
     /// # Errors
-    /// When the leases can't be read.
+    /// When the leases can't be read, or [`LeaseError::Vanished`].
     fn list(&self) -> Result<Vec<Lease>, LeaseError>;
+
+    /// Says that after [`LeaseError::Vanished`] all is there again that is known to be held.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    fn confirm(&mut self) -> Result<(), LeaseError>;
 
     /// The address that was reserved last in a range, so that the next search begins after it. Only a hint.
     fn last_reserved(&self, range: usize) -> Option<IpAddr>;
@@ -115,6 +121,12 @@ pub enum LeaseError {
         path: PathBuf,
         /// The system's answer.
         source: std::io::Error,
+    },
+    /// Somebody has removed the leases while they were in use: what is there now says nothing of who holds an address.
+    #[error("the leases in {} were removed while pods use them; they are made again for this node's pods", path.display())]
+    Vanished {
+        /// The directory.
+        path: PathBuf,
     },
     /// A lease can't be read.
     #[error("cannot read lease {}: {source}", path.display())]

@@ -157,6 +157,14 @@ impl<S: LeaseStore> Leases<S> {
         failed.map_or(Ok(restored), Err)
     }
 
+    /// Says that every holder has been through [`Self::restore`], so that the store's list counts again.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn confirm(&mut self) -> Result<(), IpamError> {
+        Ok(self.store.confirm()?)
+    }
+
     /// The addresses that `owner` holds, IPv4 first.
     pub fn by_owner(&self, owner: &AttachmentId) -> Vec<IpAddr> {
         let addresses = self.held.get(&owner.container).into_iter().flatten();
@@ -205,9 +213,12 @@ impl<S: LeaseStore> Leases<S> {
 
     /// Reads the store again.
     fn refresh(&mut self) -> Result<(), IpamError> {
-        let leases = self.store.list()?;
-        self.taken.clear();
-        self.held.clear();
+        let leases = self.store.list();
+        if let Ok(_) | Err(LeaseError::Vanished { .. }) = &leases {
+            self.taken.clear();
+            self.held.clear();
+        }
+        let leases = leases?;
         for lease in leases {
             self.learn(lease.address, lease.owner);
         }

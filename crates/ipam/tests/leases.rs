@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
-use weft_ipam::{Boot, DirectoryLeases, IpamError, LeaseOwner, LeaseStore, Leases, MemoryLeases, Pool};
+use weft_ipam::{
+    Boot, DirectoryLeases, IpamError, LeaseError, LeaseOwner, LeaseStore, Leases, MemoryLeases, Pool,
+};
 use weft_model::{AttachmentId, IfName, NetworkName};
 
 fn id(container: &str) -> AttachmentId {
@@ -369,4 +371,31 @@ fn a_lost_lease_is_restored_before_somebody_else_gets_the_address() {
     fs::remove_dir_all(dir.path()).unwrap();
     leases.release(&b).unwrap();
     leases.allocate(&id("c"), &pool, &[]).unwrap();
+}
+
+#[test]
+fn leases_that_vanished_are_an_error_until_all_is_said_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leases = directory(dir.path());
+    let pool = pool(&["10.0.0.0/29"]);
+    let mut given = Vec::new();
+    while let Ok(addresses) = leases.allocate(&id(&format!("c{}", given.len())), &pool, &[]) {
+        given.extend(addresses);
+    }
+    for nobody_is_asked in [true, false] {
+        fs::remove_dir_all(dir.path()).unwrap();
+        let error = if nobody_is_asked {
+            leases.allocate(&id("late"), &pool, &[]).unwrap_err()
+        } else {
+            leases.reconcile(|_| true).unwrap_err()
+        };
+        assert!(matches!(error, IpamError::Lease(LeaseError::Vanished { .. })), "{error}");
+        for (at, address) in given.iter().enumerate() {
+            assert_eq!(leases.restore(&id(&format!("c{at}")), &[*address]).unwrap(), [*address]);
+        }
+        leases.confirm().unwrap();
+        assert_eq!(leases.reconcile(|_| true).unwrap(), []);
+        let error = leases.allocate(&id("late"), &pool, &[]).unwrap_err();
+        assert!(matches!(error, IpamError::Exhausted { .. }), "{error}");
+    }
 }

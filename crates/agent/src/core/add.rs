@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use weft_cni::{AddResult, Attach, CniError, Code, HostPortProtocol, Interface, IpConfig, IpPrefix, Route};
 use weft_compile::Context;
-use weft_ipam::{DirectoryLeases, IpamError, Leases, Pool};
+use weft_ipam::{DirectoryLeases, IpamError, LeaseError, Leases, Pool};
 use weft_model::{
     Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, Mac, NetworkName, ObjectKey, Overlay,
     PodIdentity, Port, Protocol,
@@ -64,8 +64,9 @@ impl Core {
             None => Mac::derived(&format!("weft pod {}\n{}", id.container, id.ifname)),
         };
         let addresses = self.allocate(&id, &network, &attach.wishes.ips)?;
-        if let Err(error) = self.refuse_taken_addresses(&addresses) {
+        if let Err(error) = self.refuse_taken_addresses(&network, &addresses) {
             self.give_back(&id);
+            self.hold_addresses();
             return Err(error);
         }
         crash::point("add:leased");
@@ -102,23 +103,23 @@ impl Core {
         }
     }
 
-    /// Leases are each network's own: where blocks of two overlap, one address would lead to two pods.
-    fn refuse_taken_addresses(&self, wanted: &[IpAddr]) -> Result<(), CniError> {
-        let holder = self.attached.values().map(|record| &record.attachment).find_map(|attachment| {
+    /// Two things can make an address free that a pod here has: blocks of two networks that overlap, since leases are each
+    /// network's own, and somebody who removed its lease.
+    fn refuse_taken_addresses(&self, network: &NetworkName, wanted: &[IpAddr]) -> Result<(), CniError> {
+        let leaving = self.removing.values().filter_map(|removing| removing.record.as_ref());
+        let holder = self.attached.values().chain(leaving).map(|record| &record.attachment);
+        let taken = holder.filter_map(|attachment| {
             let address = attachment.addresses.iter().find(|address| wanted.contains(address))?;
             Some((attachment, address))
         });
-        holder.map_or(Ok(()), |(attachment, address)| {
-            Err(CniError::new(
-                Code::CONFLICT,
-                format!(
-                    "address {address} is taken by {} in network {}",
-                    attachment.owner(),
-                    attachment.network
-                ),
-                "blocks of two networks overlap on this node: give one of the networks others",
-            ))
-        })
+        let Some((attachment, address)) = taken.into_iter().next() else { return Ok(()) };
+        let (code, mend) = if attachment.network == *network {
+            (Code::TRY_AGAIN_LATER, "its lease was removed while the pod is here")
+        } else {
+            (Code::CONFLICT, "blocks of two networks overlap on this node: give one of the networks others")
+        };
+        let (owner, network) = (attachment.owner(), &attachment.network);
+        Err(CniError::new(code, format!("address {address} is taken by {owner} in network {network}"), mend))
     }
 
     /// This node's addresses in a network: blocks that hold an address of the node itself give none.
@@ -136,7 +137,11 @@ impl Core {
     ) -> Result<Vec<IpAddr>, CniError> {
         let pool = self.pool(network);
         let leases = self.leases_of(network)?;
-        leases.allocate(id, &pool, requests).map_err(|error| lease_error(&error))
+        let allocated = leases.allocate(id, &pool, requests);
+        if let Err(IpamError::Lease(LeaseError::Vanished { .. })) = &allocated {
+            self.hold_addresses();
+        }
+        allocated.map_err(|error| lease_error(&error))
     }
 
     /// The leases of a network, opened at first use.
@@ -403,7 +408,7 @@ fn clash(a: &HostPort, b: &HostPort) -> bool {
 fn lease_error(error: &IpamError) -> CniError {
     let code = match error {
         IpamError::Exhausted { .. } => Code::ADDRESSES_EXHAUSTED,
-        IpamError::NoCidrs => Code::TRY_AGAIN_LATER,
+        IpamError::NoCidrs | IpamError::Lease(LeaseError::Vanished { .. }) => Code::TRY_AGAIN_LATER,
         IpamError::Lease(_) => Code::IO_FAILURE,
         _ => Code::INVALID_CONFIG,
     };

@@ -117,6 +117,11 @@ impl Core {
                 Err(error) => tracing::warn!("{id}: its addresses are not all its own: {error}"),
             }
         }
+        for leases in self.leases.values_mut() {
+            if let Err(error) = leases.confirm() {
+                tracing::warn!("{error}");
+            }
+        }
     }
 
     /// Attached ones are facts again. What was under way when the last agent ended is taken down by the first

@@ -277,3 +277,17 @@ fn no_pod_gets_an_address_that_another_networks_pod_has() {
     assert_eq!((rig.leased(), rig.records()), (1, 1));
     assert!(rig.core.warnings().iter().any(|text| text.contains("of network default lies in")));
 }
+
+#[test]
+fn gc_after_the_leases_vanished_makes_them_again() {
+    let mut rig = Rig::running();
+    let answer = rig.add(patient());
+    rig.apply(Extent::Changes);
+    answer.try_recv().unwrap().unwrap();
+    std::fs::remove_dir_all(rig.folder.path().join("leases")).unwrap();
+    for _ in 0..2 {
+        rig.core.free_ownerless();
+        let file = rig.folder.path().join("leases/default/10.244.0.1");
+        assert!(file.exists() && rig.leased() == 1);
+    }
+}
