@@ -1,5 +1,6 @@
 //! A node's configuration file: YAML, every field optional but `store`.
 
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,13 +164,15 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not a configuration.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}{reason}", path.display(), prefix(field))]
     Parse {
         /// The file.
         path: PathBuf,
+        /// The field's path; empty where it is about the whole.
+        field: String,
         /// What is wrong, with line and field.
         reason: String,
     },
@@ -188,16 +191,55 @@ pub enum ConfigError {
     HostName(String),
 }
 
+fn prefix(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!("{field}: ") }
+}
+
+/// Largest configuration file, in bytes.
+const LIMIT: u64 = 64 * 1024;
+
+/// A configuration file's text: a regular file of at most 64 KiB, as devices and pipes may never end.
+///
+/// # Errors
+/// The system's, or one that says which of the two it is not.
+pub fn read_small(path: &Path) -> io::Result<String> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        let reason = format!("it is longer than {} KiB", LIMIT / 1024);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
+    Ok(text)
+}
+
+/// The configuration; an error has its field's path and the parser's complaint.
+fn parse(text: &str) -> Result<AgentConfig, (String, String)> {
+    let mut field = String::new();
+    let parsed = serde_saphyr::with_deserializer_from_str(text, |from| {
+        serde_path_to_error::deserialize(from).map_err(|error| {
+            field = error.path().to_string();
+            error.into_inner()
+        })
+    });
+    // A path of nothing is a dot.
+    parsed.map_err(|error| (field.trim_start_matches('.').to_owned(), error.to_string()))
+}
+
 impl AgentConfig {
     /// Reads a file.
     ///
     /// # Errors
     /// [`ConfigError`], naming the file, the line and the field.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: error.to_string() })?;
+        let text = read_small(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = parse(&text).map_err(|(field, reason)| ConfigError::Parse {
+            path: path.to_owned(),
+            field,
+            reason,
+        })?;
         config.check().map_err(|(field, reason)| ConfigError::Value {
             path: path.to_owned(),
             field,
@@ -325,6 +367,29 @@ mod tests {
         assert!(error.to_string().contains("noed"), "{error}");
         let error = serde_saphyr::from_str::<AgentConfig>("store: {directory: /x}\nnode: N_1\n").unwrap_err();
         assert!(error.to_string().contains("no valid node name"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_names_its_field() {
+        let check = |text: &str, expected: &str| assert_eq!(parse(text).unwrap_err().0, expected, "{text}");
+        check("store: {directory: /x}\ncni:\n  deadlineMs: soon\n", "cni.deadlineMs");
+        check(
+            "store: {directory: /x}\ndns: {clusterAddresses: [10.0.0.10, ten]}\n",
+            "dns.clusterAddresses[1]",
+        );
+        check("store: {directory: [/x]}\n", "store.directory");
+        check("", "");
+    }
+
+    #[test]
+    fn only_small_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.yaml");
+        let said = |path: &Path| AgentConfig::read(path).unwrap_err().to_string();
+        assert!(said(Path::new("/dev/zero")).contains("/dev/zero: it is no regular file"));
+        assert!(said(folder.path()).contains("it is no regular file"));
+        std::fs::write(&path, vec![b'#'; 64 * 1024 + 1]).unwrap();
+        assert!(said(&path).contains("it is longer than 64 KiB"));
     }
 
     #[test]

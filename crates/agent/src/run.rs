@@ -44,9 +44,7 @@ pub enum RunError {
     #[error(transparent)]
     Api(#[from] crate::api::StartError),
     /// The kernel.
-    #[error(
-        "cannot use the kernel's network: {0}; run as root, or with CAP_NET_ADMIN in this network namespace"
-    )]
+    #[error("cannot use the kernel's network: {error}{hint}", error = .0, hint = rights_hint(.0))]
     Kernel(#[from] weft_dataplane::KernelError),
     /// A folder of the agent's own.
     #[error("cannot make {}: {source}", path.display())]
@@ -126,6 +124,14 @@ impl Agent {
             let _ = thread.join();
         }
         drop(self.dns.take());
+    }
+}
+
+/// What to do where rights may be what lacks: a file that can't be read says itself.
+fn rights_hint(error: &weft_dataplane::KernelError) -> &'static str {
+    match error {
+        weft_dataplane::KernelError::Originals { .. } => "",
+        _ => "; run as root, or with CAP_NET_ADMIN in this network namespace",
     }
 }
 

@@ -77,7 +77,9 @@ pub enum KernelError {
         reason: String,
     },
     /// The file that keeps the sysctls' original values can't be used; nothing is changed without it.
-    #[error("can't {action} {path} (it keeps the sysctls' original values): {reason}")]
+    #[error(
+        "can't {action} {path} (it keeps the sysctls' original values): {reason}; mend the file, or remove it, and sysctls stay as they are"
+    )]
     Originals {
         /// "read" or "write".
         action: &'static str,

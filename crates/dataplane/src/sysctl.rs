@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use weft_model::IfName;
@@ -15,6 +15,8 @@ use crate::kernel::own_link_of;
 
 /// Name of the file in the state directory.
 const FILE: &str = "sysctl-originals";
+/// Largest such file, in bytes: some ten thousand sysctls.
+const LIMIT: u64 = 1024 * 1024;
 
 /// The values that sysctls had before Weft came.
 #[derive(Debug)]
@@ -30,18 +32,15 @@ impl SysctlOriginals {
     /// [`KernelError::Originals`].
     pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
         let file = state_dir.join(FILE);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(originals_error("read", &file, &e)),
+        let values = match read_file(&file) {
+            Ok(text) => parse(&text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) => Err(e),
         };
-        let values = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.split_once(" = "))
-            .map(|(path, value)| (path.to_owned(), value.to_owned()))
-            .collect();
-        Ok(Self { file, values })
+        match values {
+            Ok(values) => Ok(Self { file, values }),
+            Err(e) => Err(originals_error("read", &file, &e)),
+        }
     }
 
     /// Sysctls that were changed.
@@ -111,6 +110,36 @@ impl SysctlOriginals {
     }
 }
 
+/// The text of a regular file within the limit.
+fn read_file(file: &Path) -> io::Result<String> {
+    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text);
+    if !fs::metadata(file)?.is_file() {
+        return Err(invalid("it is no regular file"));
+    }
+    let mut text = String::new();
+    fs::File::open(file)?.take(LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        return Err(invalid("it is longer than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// The values by path. A line that is none of ours is an error: passed over, it would be lost at the next change.
+fn parse(text: &str) -> io::Result<BTreeMap<String, String>> {
+    let mut values = BTreeMap::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
+        let pair = line.split_once(" = ").filter(|(path, _)| {
+            path.starts_with("net/") && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        });
+        let Some((path, value)) = pair else {
+            let text = format!("line {} is no `net/… = value`", number + 1);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        };
+        values.insert(path.to_owned(), value.to_owned());
+    }
+    Ok(values)
+}
+
 fn originals_error(action: &'static str, file: &Path, error: &io::Error) -> KernelError {
     KernelError::Originals { action, path: file.display().to_string(), reason: error.to_string() }
 }
@@ -166,6 +195,28 @@ mod tests {
         again.save().unwrap();
         assert!(!directory.join(FILE).exists());
         fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_broken_file_is_named_with_its_line_and_never_written_over() {
+        let directory = std::env::temp_dir().join(format!("weft-sysctl-broken-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let check = |text: &[u8], expected: &str| {
+            fs::write(directory.join(FILE), text).unwrap();
+            let error = SysctlOriginals::open(&directory).unwrap_err();
+            assert!(matches!(error, KernelError::Originals { .. }));
+            let said = error.to_string();
+            assert!(said.contains(expected) && said.contains(FILE), "{said}");
+            assert_eq!(fs::read(directory.join(FILE)).unwrap(), text);
+        };
+        check(b"# ours\nnet/ipv4/ip_forward = 0\nnet/ipv4/ip_for", "line 3");
+        check(b"net/../kernel/panic = 1\n", "line 1");
+        check(b"\xff\xfe", "UTF-8");
+        fs::remove_file(directory.join(FILE)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", directory.join(FILE)).unwrap();
+        let said = SysctlOriginals::open(&directory).unwrap_err().to_string();
+        assert!(said.contains("no regular file"), "{said}");
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

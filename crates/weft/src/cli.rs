@@ -131,7 +131,8 @@ pub struct ExplainArgs {
     /// Use IPv6
     #[arg(short = '6')]
     pub ipv6: bool,
-    /// Read a JSON list of {from, to, family} from FILE (- is standard input), print one of {query, verdict, works}
+    /// Read a JSON list of {from, to, family, source} from FILE (- is standard input), print one of {query, verdict, works};
+    /// family (IPv4 or IPv6) and source (the address that the sender puts in, its own or not) may be left out
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ipv4", "ipv6"])]
     pub matrix: Option<PathBuf>,
 }

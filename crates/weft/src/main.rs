@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("weft: {error}");
+            eprintln!("weft: {}", output::visible(&error.to_string()));
             ExitCode::from(trouble)
         }
     }

@@ -17,8 +17,32 @@ pub enum Format {
     Json,
 }
 
-/// Writes to standard output. A reader that has gone away (`weft plan | head`) has seen enough.
+/// Writes text for people to standard output: names that somebody else chose can't steer the terminal.
 pub fn print(text: &str) -> Result<()> {
+    write_out(&visible(text))
+}
+
+/// The text with control characters spelt out, as `\u{1b}`; ends of lines are kept.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_steering(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// The same for a text that is to stay on one line.
+pub fn on_one_line(text: &str) -> String {
+    visible(text).replace('\n', "\\n")
+}
+
+/// Control characters, and those that turn the direction of writing.
+fn is_steering(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A reader that has gone away (`weft plan | head`) has seen enough.
+fn write_out(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -32,7 +56,7 @@ pub fn print(text: &str) -> Result<()> {
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
-    print(&text)
+    write_out(&text)
 }
 
 /// Rows of text in columns, two blanks between them. A cell may have several lines.
@@ -83,6 +107,15 @@ impl<const N: usize> Table<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_named_cannot_steer_the_terminal() {
+        let check = |text: &str, expected: &str| assert_eq!(visible(text), expected);
+        check("pod ä → b\n  c\n", "pod ä → b\n  c\n");
+        check("\u{1b}[2Ja\rb\tc", "\\u{1b}[2Ja\\rb\\tc");
+        check("\u{9b}31m\u{7f}\u{202e}x", "\\u{9b}31m\\u{7f}\\u{202e}x");
+        assert_eq!(on_one_line("a\nnode n1 is ready"), "a\\nnode n1 is ready");
+    }
 
     #[test]
     fn columns_line_up_and_cells_may_have_several_lines() {

@@ -1,12 +1,14 @@
 //! Where resolvers are listed: in the configuration, or in a resolv.conf file that may change at any time.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Port of a resolver that names none.
 const DNS_PORT: u16 = 53;
+/// Largest file, in bytes.
+const LIMIT: u64 = 64 * 1024;
 
 /// Where the list of resolvers comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl UpstreamSource {
     pub fn read(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
             UpstreamSource::Fixed(list) => Ok(list.clone()),
-            UpstreamSource::ResolvConf(path) => Ok(parse(&std::fs::read_to_string(path)?)),
+            UpstreamSource::ResolvConf(path) => Ok(parse(&read_small(path)?)),
         }
     }
 
@@ -38,6 +40,19 @@ impl UpstreamSource {
         let meta = std::fs::metadata(path).ok()?;
         Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
     }
+}
+
+/// The text of a regular file of at most 64 KiB: a device or pipe may never end.
+fn read_small(path: &Path) -> io::Result<String> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than 64 KiB"));
+    }
+    Ok(text)
 }
 
 /// The resolvers of a resolv.conf(5) text. What isn't understood is passed over, as the C library does.
@@ -74,5 +89,17 @@ mod tests {
         let found: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["10.0.0.1:53", "[fd00::1]:53", "[fe80::1%1]:53"]);
         assert!(parse("").is_empty());
+    }
+
+    #[test]
+    fn what_never_ends_is_not_read() {
+        let read = |path: &str| UpstreamSource::ResolvConf(path.into()).read();
+        assert_eq!(read("/dev/zero").unwrap_err().to_string(), "it is no regular file");
+        let long = std::env::temp_dir().join(format!("weft-resolv-{}", std::process::id()));
+        std::fs::write(&long, "# a comment\n".repeat(10_000)).unwrap();
+        assert_eq!(read(long.to_str().unwrap()).unwrap_err().to_string(), "it is longer than 64 KiB");
+        std::fs::write(&long, "nameserver 10.0.0.1\n").unwrap();
+        assert_eq!(read(long.to_str().unwrap()).unwrap().len(), 1);
+        std::fs::remove_file(&long).unwrap();
     }
 }

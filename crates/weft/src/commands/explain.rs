@@ -126,7 +126,7 @@ fn read_queries(file: &Path) -> Result<Vec<Query>> {
 }
 
 fn parse_queries(text: &str) -> Result<Vec<Query>> {
-    serde_json::from_str(text).map_err(|e| anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted"))
+    serde_json::from_str(text).map_err(|e| anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted, with \"family\" and \"source\" where you like"))
 }
 
 fn render(explanation: &Explanation, kernel: Option<&KernelState>) -> String {
@@ -188,6 +188,8 @@ mod tests {
     fn questions_are_read_with_place_of_the_mistake() {
         let good = parse_queries(r#"[{"from": "a", "to": "b"}, {"from": "a", "to": "b", "family": "IPv6"}]"#);
         assert_eq!(good.unwrap()[1].family, Some(Family::V6));
+        let spoofed = parse_queries(r#"[{"from": "a", "to": "b", "source": "192.0.2.9"}]"#).unwrap();
+        assert_eq!(spoofed[0].source.unwrap().to_string(), "192.0.2.9");
         let error = parse_queries("[{\"from\": \"a\"}]").unwrap_err().to_string();
         assert!(error.contains("`to`") && error.contains("line 1"), "{error}");
     }

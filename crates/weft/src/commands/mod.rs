@@ -9,12 +9,12 @@ mod preflight;
 mod status;
 mod uninstall;
 
-use std::fs::read_to_string;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use weft_agent::config::read_small;
 use weft_agent::{AgentConfig, ConfigError};
 
 use crate::cli::{Cli, Command, ConfigArg, DEFAULT_CONFIG};
@@ -56,8 +56,10 @@ impl ConfigArg {
             ConfigError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
                 anyhow!("{error}; write one (examples/agent.yaml has every field), or name it with --config")
             }
-            ConfigError::Parse { path, reason } => {
-                anyhow!("{}: {}", path.display(), one_line(reason, &read_to_string(path).unwrap_or_default()))
+            ConfigError::Parse { path, field, reason } => {
+                let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+                let reason = one_line(reason, &read_small(path).unwrap_or_default());
+                anyhow!("{}: {field}{reason}", path.display())
             }
             _ => anyhow!("{error}"),
         })
@@ -87,7 +89,7 @@ mod tests {
         let shortest = serde_json::json!({"store": {"directory": "/srv/cluster"}});
         let usual: AgentConfig = serde_json::from_value(shortest).unwrap();
         assert_eq!(shown, serde_json::to_value(&usual).unwrap());
-        let text = read_to_string(&path).unwrap();
+        let text = read_small(&path).unwrap();
         let mut open = vec![shown];
         while let Some(value) = open.pop() {
             for (key, value) in value.as_object().into_iter().flatten() {

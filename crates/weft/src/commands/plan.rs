@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::PlanArgs;
-use crate::output::{Format, print, print_json};
+use crate::output::{Format, on_one_line, print, print_json};
 use crate::socket::AgentSocket;
 
 /// The agent's answer to `/v1/plan`.
@@ -76,7 +76,7 @@ fn render(plan: &Plan, with_origin: bool) -> String {
         text.push('\n');
     }
     for warning in &plan.warnings {
-        text.push_str(&format!("warning {warning}\n"));
+        text.push_str(&format!("warning {}\n", on_one_line(warning)));
     }
     text
 }
@@ -87,7 +87,7 @@ fn render_differences(answer: &Differences, same: &str) -> String {
         text.push_str(&format!("{same}\n"));
     }
     for notice in &answer.notices {
-        text.push_str(&format!("notice {notice}\n"));
+        text.push_str(&format!("notice {}\n", on_one_line(notice)));
     }
     text
 }

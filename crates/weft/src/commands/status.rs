@@ -7,7 +7,7 @@ use serde::Deserialize;
 use weft_agent::status::{PlanStatus, Status};
 
 use crate::cli::StatusArgs;
-use crate::output::{Format, Table, print, print_json};
+use crate::output::{Format, Table, on_one_line, print, print_json};
 use crate::socket::AgentSocket;
 
 pub fn run(args: &StatusArgs, socket: &AgentSocket, format: Format) -> Result<ExitCode> {
@@ -32,7 +32,7 @@ fn render(status: &Status, leases: bool) -> String {
     for (title, lines) in [("warnings", &status.warnings), ("notices", &status.notices)] {
         if !lines.is_empty() {
             text.push_str(&format!("\n{title}\n"));
-            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+            lines.iter().for_each(|line| text.push_str(&format!("  {}\n", on_one_line(line))));
         }
     }
     text

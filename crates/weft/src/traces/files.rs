@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use weft_agent::AgentConfig;
-use weft_agent::config::CniConfig;
+use weft_agent::config::{CniConfig, read_small};
 use weft_cni::config::DEFAULT_STATE_DIR;
 
 use crate::cli::DEFAULT_RUN_DIR;
@@ -103,7 +103,7 @@ fn named(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
 
 /// Whether a network configuration calls our plugin.
 fn is_ours(conflist: &Path) -> bool {
-    let Ok(text) = fs::read_to_string(conflist) else { return false };
+    let Ok(text) = read_small(conflist) else { return false };
     let Ok(value) = serde_json::from_str::<Value>(&text) else { return false };
     value["plugins"].as_array().is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN))
 }

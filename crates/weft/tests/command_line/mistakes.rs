@@ -66,7 +66,10 @@ fn a_broken_configuration_is_named_with_file_line_and_field() {
     check("node: n1\nstore:\n  directory: /x\ncni:\n  confDri: /y\n", &["line 5", "`confDri`", "confDir"]);
     check("node: n1\n", &["`store`"]);
     check("store: {directory: /x}\nnode: N_1\n", &["line 2", "N_1"]);
-    check("store: {directory: /x}\ncni: {deadlineMs: soon}\n", &["line 2", "`cni: {deadlineMs: soon}`"]);
+    check(
+        "store: {directory: /x}\ncni: {deadlineMs: soon}\n",
+        &["cni.deadlineMs", "line 2", "`cni: {deadlineMs: soon}`"],
+    );
     check("", &["end of input"]);
     weft(&["agent", "--config", "/no/such.yaml"]).complains(1, &["/no/such.yaml", "examples/agent.yaml"]);
 }
