@@ -2,8 +2,8 @@
 //!
 //! A [`World`] is the plans of one or more nodes, with the links that each machine has of its own. [`trace`] sends one packet
 //! into it and walks: hooks and chains with the kernel's meaning, address translation, routing, tunnels, wires between nodes,
-//! delivery. [`converse`] sends the answer back too, since a connection works only both ways; [`converse_in_turn`] has several
-//! connections, each of which finds what the ones before it left behind. [`explore`] repeats a walk for
+//! delivery. [`converse`] sends the answer back too, since a connection works only both ways; in a [`Session`] each packet
+//! finds what those before it left behind. [`explore`] repeats a walk for
 //! every outcome of the random choices on its way.
 //!
 //! What always holds: a walk ends, whatever the plans say. It reads plans and hosts and nothing else; every step names
@@ -32,5 +32,5 @@ mod tests;
 pub use choice::{Choices, Fixed, Random, explore};
 pub use packet::{Headers, Packet, Start, Transport};
 pub use trace::{Conversation, Hop, Outcome, Receiver, Stage, Trace};
-pub use walk::{converse, converse_in_turn, converse_with, trace, trace_with};
+pub use walk::{Session, converse, converse_with, trace, trace_with};
 pub use world::{NodeView, PodPlace, World};

@@ -77,6 +77,46 @@ pub(super) struct Walk<'w, 'a> {
     pub budget: u32,
 }
 
+/// A world in which nodes remember: connections that packets opened, and what they wrote into maps, are found by those that
+/// come after. Nothing is forgotten by the clock.
+#[derive(Debug)]
+pub struct Session<'w, 'a> {
+    world: &'w World<'a>,
+    memory: FxHashMap<usize, Memory>,
+}
+
+impl<'w, 'a> Session<'w, 'a> {
+    /// A world whose nodes have seen nothing yet.
+    pub fn new(world: &'w World<'a>) -> Self {
+        Self { world, memory: FxHashMap::default() }
+    }
+
+    /// What the plans do to one more packet, `random` throwing the dice.
+    pub fn trace(&mut self, start: &Start, packet: Packet, random: &mut dyn Random) -> Trace {
+        self.walk(random, |walk| walk.first(start, packet))
+    }
+
+    /// What they do to one more packet and to the answer of whoever gets it.
+    pub fn converse(&mut self, start: &Start, packet: Packet, random: &mut dyn Random) -> Conversation {
+        self.walk(random, |walk| {
+            let forward = walk.first(start, packet);
+            let reply = match &forward.outcome {
+                Outcome::Delivered { to, seen } => Some(walk.answer(to, seen.reversed())),
+                _ => None,
+            };
+            Conversation { forward, reply }
+        })
+    }
+
+    fn walk<T>(&mut self, random: &mut dyn Random, go: impl FnOnce(&mut Walk<'_, 'a>) -> T) -> T {
+        let memory = std::mem::take(&mut self.memory);
+        let mut walk = Walk { world: self.world, memory, random, hops: Vec::new(), budget: STATEMENTS };
+        let result = go(&mut walk);
+        self.memory = walk.memory;
+        result
+    }
+}
+
 /// What the plans of a world do to a packet. Where the kernel would throw dice, the first side is up.
 pub fn trace(world: &World<'_>, start: &Start, packet: Packet) -> Trace {
     trace_with(world, start, packet, &mut Fixed(0))
@@ -84,7 +124,7 @@ pub fn trace(world: &World<'_>, start: &Start, packet: Packet) -> Trace {
 
 /// The same with somebody else throwing the dice.
 pub fn trace_with(world: &World<'_>, start: &Start, packet: Packet, random: &mut dyn Random) -> Trace {
-    Walk::new(world, random).first(start, packet)
+    Session::new(world).trace(start, packet, random)
 }
 
 /// What they do to a packet and to the answer of whoever gets it.
@@ -99,26 +139,10 @@ pub fn converse_with(
     packet: Packet,
     random: &mut dyn Random,
 ) -> Conversation {
-    Walk::new(world, random).conversation(start, packet)
-}
-
-/// What they do to one sender's packets and their answers, one conversation after the other: each finds the connections and
-/// the elements of maps that those before it left behind.
-pub fn converse_in_turn(
-    world: &World<'_>,
-    start: &Start,
-    packets: impl IntoIterator<Item = Packet>,
-    random: &mut dyn Random,
-) -> Vec<Conversation> {
-    let mut walk = Walk::new(world, random);
-    packets.into_iter().map(|packet| walk.conversation(start, packet)).collect()
+    Session::new(world).converse(start, packet, random)
 }
 
 impl<'w, 'a> Walk<'w, 'a> {
-    fn new(world: &'w World<'a>, random: &'w mut dyn Random) -> Self {
-        Self { world, memory: FxHashMap::default(), random, hops: Vec::new(), budget: STATEMENTS }
-    }
-
     pub fn index(&self, at: usize) -> &'w Index<'a> {
         &self.world.nodes[at].index
     }
@@ -141,16 +165,6 @@ impl<'w, 'a> Walk<'w, 'a> {
     /// What a node remembers.
     pub fn memory(&mut self, at: usize) -> &mut Memory {
         self.memory.entry(at).or_default()
-    }
-
-    fn conversation(&mut self, start: &Start, packet: Packet) -> Conversation {
-        self.budget = STATEMENTS;
-        let forward = self.first(start, packet);
-        let reply = match &forward.outcome {
-            Outcome::Delivered { to, seen } => Some(self.answer(to, seen.reversed())),
-            _ => None,
-        };
-        Conversation { forward, reply }
     }
 
     fn first(&mut self, start: &Start, packet: Packet) -> Trace {

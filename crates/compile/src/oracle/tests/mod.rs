@@ -8,4 +8,5 @@ mod kernel;
 mod page;
 mod rows;
 mod semantics;
+mod services;
 mod tables;
