@@ -11,7 +11,7 @@ mod demo;
 
 const USAGE: &str = "\
 Usage: weft-lab demo [--short] [--keep] a cluster of three nodes, shown and tested
-       weft-lab bench cni|dataplane|scale      measurements beside peers
+       weft-lab bench cni|dataplane|scale|services  measurements beside peers
        weft-lab up [routed|one-link]    start machines without agents, until standard input ends
        weft-lab list                    what runs in a lab
        weft-lab exec NAME -- COMMAND    run a command on a machine or in a pod

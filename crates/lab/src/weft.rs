@@ -176,6 +176,11 @@ impl Agent {
         self.process.is_running()
     }
 
+    /// Its process id, as seen from outside the machine.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// kill -9.
     pub fn kill(&self) {
         self.process.kill();

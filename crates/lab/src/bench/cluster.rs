@@ -17,7 +17,7 @@ pub struct Node {
     pub runtime: Arc<Runtime>,
 }
 
-/// Starts agents on these machines, as one cluster with a folder of facts of its own. Returns when all are ready.
+/// Starts agents on these machines, as one dual-stack cluster. Returns when all are ready.
 pub fn start(
     lab: &Lab,
     programs: &Programs,
@@ -25,12 +25,26 @@ pub fn start(
     machines: &[&str],
     overlay: &str,
 ) -> Result<Vec<Node>> {
+    let network = format!(
+        "podCIDRs: [10.42.0.0/16, \"fd42::/48\"]\n  nodePrefixV4: 22\n  \
+         serviceCIDRs: [10.43.0.0/16, \"fd43::/112\"]\n  overlay: {overlay}"
+    );
+    start_with(lab, programs, cluster, machines, &network)
+}
+
+/// Starts agents on these machines, as one cluster with a folder of facts of its own, called `cluster`, in the lab's;
+/// `network` are the lines of the network's `spec`, set in by two. Returns when all are ready.
+pub fn start_with(
+    lab: &Lab,
+    programs: &Programs,
+    cluster: &str,
+    machines: &[&str],
+    network: &str,
+) -> Result<Vec<Node>> {
     let folder = lab.directory().join(cluster);
     std::fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
-    let network = format!(
-        "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {{name: default}}\nspec:\n  podCIDRs: [10.42.0.0/16, \
-         \"fd42::/48\"]\n  nodePrefixV4: 22\n  serviceCIDRs: [10.43.0.0/16, \"fd43::/112\"]\n  overlay: {overlay}\n"
-    );
+    let network =
+        format!("apiVersion: weft.dev/v1\nkind: Network\nmetadata: {{name: default}}\nspec:\n  {network}\n");
     std::fs::write(folder.join("network.yaml"), network).context("can't write the network")?;
     let mut nodes = Vec::new();
     for name in machines {

@@ -1,4 +1,4 @@
-//! The benchmarks: `cargo xtask bench cni | dataplane | scale`.
+//! The benchmarks: `cargo xtask bench cni | dataplane | scale | services`.
 //!
 //! What always holds: everything runs in private namespaces; ours, the peer and the floor or ceiling are measured in one
 //! run, in turns, so that a busy machine is busy for all of them; medians are reported, and the table says what was aimed
@@ -9,6 +9,7 @@ mod cni;
 mod dataplane;
 mod report;
 mod scale;
+mod services;
 
 use std::path::PathBuf;
 
@@ -18,14 +19,19 @@ use weft_lab::weft::Programs;
 
 /// Help text of the subcommand.
 pub const USAGE: &str = "\
-Usage: cargo xtask bench cni|dataplane|scale [OPTION...]
+Usage: cargo xtask bench cni|dataplane|scale|services [OPTION...]
 
   cni         ADD and DEL beside the reference plugins and beside raw netlink
   dataplane   throughput and round trips beside hand-made links, routes and tunnels
   scale       one node of clusters of 100, 1,000 and 5,000 nodes
+  services    100 to 30,000 services beside kube-proxy in nftables and iptables mode
 
   --rounds N    cni: ADDs and DELs one after the other (100); dataplane: rounds (5); scale: changes of each kind (200)
   --seconds N   dataplane: length of each measurement (2)
+  --sizes N,N   services: how many (100,1000,10000,30000)
+  --no-peer     services: without kube-proxy
+  --kube-proxy PROGRAM  services: use this one, and don't build any
+  --limit N     services: a peer that takes more seconds than this for one step is left out (120)
   --out FOLDER  where NAME.json goes (target/bench)
 ";
 
@@ -39,20 +45,40 @@ pub struct Options {
     /// See [`USAGE`].
     rounds: Option<usize>,
     seconds: u32,
+    sizes: Option<Vec<usize>>,
+    /// The program; without it the peers' columns are empty.
+    kube_proxy: Option<PathBuf>,
+    /// Seconds.
+    limit: u64,
 }
 
 impl Options {
     fn parse(arguments: &[&str]) -> Result<Self> {
         let here = std::env::current_exe().context("can't find this program")?;
         let folder = here.parent().map(PathBuf::from).unwrap_or_default();
-        let mut options = Self { programs: folder, out: "target/bench".into(), rounds: None, seconds: 2 };
+        let mut options = Self {
+            programs: folder,
+            out: "target/bench".into(),
+            rounds: None,
+            seconds: 2,
+            sizes: None,
+            kube_proxy: None,
+            limit: 120,
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
+            if *argument == "--no-peer" {
+                options.kube_proxy = None;
+                continue;
+            }
             let value = rest.next().with_context(|| format!("{argument} needs a value\n\n{USAGE}"))?;
             match *argument {
                 "--programs" => options.programs = value.into(),
                 "--out" => options.out = value.into(),
                 "--rounds" => options.rounds = Some(positive(value)?),
+                "--sizes" => options.sizes = Some(sizes(value)?),
+                "--kube-proxy" => options.kube_proxy = Some(value.into()),
+                "--limit" => options.limit = positive(value)? as u64,
                 "--seconds" => options.seconds = u32::try_from(positive(value)?)?,
                 other => bail!("I don't know the option {other}.\n\n{USAGE}"),
             }
@@ -73,6 +99,14 @@ fn positive(text: &str) -> Result<usize> {
     }
 }
 
+fn sizes(text: &str) -> Result<Vec<usize>> {
+    let sizes = text.split(',').map(positive).collect::<Result<Vec<_>>>()?;
+    if sizes.len() > 8 || sizes.iter().any(|size| *size > services::MOST) {
+        bail!("{text}: at most eight sizes, of at most {} each", services::MOST);
+    }
+    Ok(sizes)
+}
+
 /// Runs a benchmark, or one of the processes that benchmarks start.
 pub fn run(arguments: &[&str]) -> Result<()> {
     match arguments {
@@ -90,6 +124,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
                 "cni" => cni::run(&options)?,
                 "dataplane" => dataplane::run(&options)?,
                 "scale" => scale::run(&options)?,
+                "services" => services::run(&options)?,
                 other => bail!("I don't know the benchmark {other}.\n\n{USAGE}"),
             };
             print!("{report}");

@@ -54,12 +54,13 @@ pub struct Report {
     columns: &'static str,
     metrics: Vec<Metric>,
     aims: Vec<Aim>,
+    notes: Vec<String>,
 }
 
 impl Report {
     /// A report without numbers; `columns` says what `peer` and `limit` are.
     pub fn new(name: &'static str, columns: &'static str) -> Self {
-        Self { name, columns, metrics: Vec::new(), aims: Vec::new() }
+        Self { name, columns, metrics: Vec::new(), aims: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a number.
@@ -71,6 +72,11 @@ impl Report {
     /// Adds something that was aimed at.
     pub fn aim(&mut self, what: impl Into<String>, value: f64, bound: Bound) {
         self.aims.push(Aim { what: what.into(), value, bound });
+    }
+
+    /// Says below the table why something isn't in it.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     /// Writes the metrics to `FOLDER/NAME.json`.
@@ -125,6 +131,9 @@ impl fmt::Display for Report {
             writeln!(f, "| {} |", cells.join(" | "))?;
         }
         writeln!(f)?;
+        for note in &self.notes {
+            writeln!(f, "- {note}")?;
+        }
         for Aim { what, value, bound } in &self.aims {
             let verdict = if bound.holds(*value) { "met" } else { "MISSED" };
             let aim = match bound {
@@ -148,6 +157,7 @@ mod tests {
         report.add("scale.rss", "MB", [Some(133.4), None, Some(0.0)]);
         report.aim("chain / ours", 39.5, Bound::AtLeast(25.0));
         report.aim("ours / floor", 2.123, Bound::AtMost(2.0));
+        report.note("no peer for scale");
         insta::assert_snapshot!(report, @r"
         cni: peer: others; limit: the floor
 
@@ -156,6 +166,7 @@ mod tests {
         | cni.add.p50 | ms   | 2.12 | 84.0 | 1.00  | 0.025     | 2.12       |
         | scale.rss   | MB   | 133  | –    | 0.000 | –         | –          |
 
+        - no peer for scale
         - chain / ours: 39.5; aim: at least 25; met
         - ours / floor: 2.12; aim: at most 2; MISSED
         ");

@@ -22,7 +22,7 @@ use weft_lab::{Lab, Machine, Process, Tool, Topology};
 
 use super::report::{Bound, Report};
 use super::{Options, cluster};
-pub use round_trip::{answer, ask};
+pub use round_trip::{answer, ask, stay_on};
 
 /// A pod, or what stands for one: a namespace on a machine, with an address.
 pub struct Place {

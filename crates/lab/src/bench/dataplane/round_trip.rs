@@ -59,8 +59,8 @@ pub fn wait_for(tool: &Tool, way: &Way, patience: Duration) -> Result<()> {
     }
 }
 
-/// Moves this process to one processor, where there are several.
-fn stay_on(processor: usize) {
+/// Moves this thread, and those that it will start, to one processor, where there are several.
+pub fn stay_on(processor: usize) {
     let mut set = CpuSet::new();
     if set.set(processor).is_ok() {
         // On a machine with one processor there is nothing to choose.
