@@ -4,11 +4,26 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{demo, packages, shell};
+use crate::{demo, packages, peers, shell};
 
 pub fn run(options: &[&str]) -> Result<()> {
     packages::provide();
     demo::build_release()?;
     let programs = shell::target().join("release");
-    shell::must(Command::new(programs.join("weft-lab")).arg("bench").args(options).current_dir(shell::root()))
+    let mut bench = Command::new(programs.join("weft-lab"));
+    bench.arg("bench").args(options).current_dir(shell::root());
+    if wants_kube_proxy(options) {
+        match peers::kube_proxy() {
+            Ok(program) => {
+                bench.arg("--kube-proxy").arg(program);
+            }
+            Err(error) => eprintln!("NO PEER: kube-proxy can't be had, its columns stay empty: {error:#}"),
+        }
+    }
+    shell::must(&mut bench)
+}
+
+fn wants_kube_proxy(options: &[&str]) -> bool {
+    options.first() == Some(&"services")
+        && !options.iter().any(|o| matches!(*o, "--no-peer" | "--kube-proxy" | "--help" | "-h"))
 }

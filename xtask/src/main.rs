@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod packages;
+mod peers;
 mod shell;
 mod test;
 mod tidy;
@@ -16,7 +17,7 @@ const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   demo [OPTION...]   build Weft and show a cluster of three nodes on this machine (--help for its options)
-  bench NAME         measure beside peers: cni, dataplane or scale (--help for options)
+  bench NAME         measure beside peers: cni, dataplane, scale or services (--help for options)
   test               tidy's checks, every test, and the tests in network namespaces
   tidy               layout, licences, crate directions, text rules, rustfmt and clippy
   ci                 what continuous integration runs: test, then tidy's rustfmt and clippy
