@@ -31,8 +31,8 @@ pub enum ForwardError {
     /// The request is one of our own, come back.
     #[error("an upstream resolver asks this server: name another one in the node's resolv.conf")]
     Loop,
-    /// Too many equal requests wait.
-    #[error("too many equal requests wait for upstream resolvers")]
+    /// Too many requests wait: equal ones, of one client, or at all.
+    #[error("too many requests wait for upstream resolvers: of one question, of one client, or at all")]
     TooMany,
 }
 

@@ -20,6 +20,8 @@ pub struct Config {
     pub udp_payload: u16,
     /// Requests that may wait for resolvers at once.
     pub max_forwards: u32,
+    /// The same of one client: less, so that one can't take the places of all.
+    pub max_forwards_per_client: u32,
     /// How long a resolver may take before the next one is asked.
     pub per_try: Duration,
     /// TCP connections at once.
@@ -36,6 +38,7 @@ impl Config {
             upstreams: UpstreamSource::ResolvConf("/etc/resolv.conf".into()),
             udp_payload: 1232,
             max_forwards: 1000,
+            max_forwards_per_client: 200,
             per_try: Duration::from_secs(1),
             max_connections: 256,
         }

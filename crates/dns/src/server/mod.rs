@@ -4,6 +4,7 @@
 //! tasks, and their number is limited. A server that is stopped empties its sockets first, so that another one that
 //! listens at the same addresses (SO_REUSEPORT) takes over without a loss.
 
+mod clients;
 mod config;
 mod counters;
 mod handle;

@@ -1,11 +1,13 @@
 //! One request from arrival to reply, whatever it came by.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weft_plan::{DnsName, Plan};
 
+use super::clients::{ClientPlace, Clients};
 use super::config::Config;
 use super::counters::{Tally, count};
 use crate::answer::{Answer, Chase, Transport, Via, answer, failure};
@@ -21,6 +23,7 @@ pub(super) struct Service {
     pub forwards: Arc<Semaphore>,
     pub max_forwards: u32,
     pub connections: Arc<Semaphore>,
+    clients: Arc<Clients>,
     plan: Arc<RwLock<Plan>>,
     zones: Vec<DnsName>,
     udp_payload: u16,
@@ -42,6 +45,7 @@ pub(super) struct Waiting {
     what: What,
     via: Via,
     _permit: OwnedSemaphorePermit,
+    _place: ClientPlace,
 }
 
 enum What {
@@ -57,6 +61,7 @@ impl Service {
             forwards: Arc::new(Semaphore::new(config.max_forwards as usize)),
             max_forwards: config.max_forwards,
             connections: Arc::new(Semaphore::new(config.max_connections)),
+            clients: Arc::new(Clients::new(config.max_forwards_per_client)),
             plan,
             zones: config.zones.clone(),
             udp_payload: config.udp_payload,
@@ -64,8 +69,8 @@ impl Service {
         }
     }
 
-    /// Answers what our zones can; never waits.
-    pub fn step(&self, query: &[u8], transport: Transport, out: &mut Vec<u8>) -> Step {
+    /// Answers what our zones can; never waits. `client` is who asks.
+    pub fn step(&self, query: &[u8], client: IpAddr, transport: Transport, out: &mut Vec<u8>) -> Step {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let via = Via { transport, udp_payload: self.udp_payload, turn };
         let answer = {
@@ -85,9 +90,9 @@ impl Service {
             What::Forward(request) if self.forwarder.is_loop(request) => Some(ForwardError::Loop),
             _ => None,
         };
-        match (refused, self.forwards.clone().try_acquire_owned()) {
-            (None, Ok(_permit)) => Step::Wait(Waiting { what, via, _permit }),
-            (refused, _) => {
+        match (refused, self.clients.enter(client), self.forwards.clone().try_acquire_owned()) {
+            (None, Some(_place), Ok(_permit)) => Step::Wait(Waiting { what, via, _permit, _place }),
+            (refused, ..) => {
                 self.fail(&what, refused.unwrap_or(ForwardError::TooMany), via, out);
                 Step::Send
             }
@@ -96,7 +101,7 @@ impl Service {
 
     /// Asks resolvers and writes the reply.
     pub async fn wait(&self, waiting: Waiting, out: &mut Vec<u8>) {
-        let Waiting { what, via, _permit } = waiting;
+        let Waiting { what, via, _permit, _place } = waiting;
         count(&self.tally.forwarded);
         // A client's datagram may be answered by a cut reply; what goes behind an alias had better be whole.
         let (question, transport) = match &what {

@@ -1,6 +1,7 @@
 //! Streams (RFC 7766): a length of two bytes before each message, several messages one after the other.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,10 @@ pub(super) async fn run(listener: TcpListener, service: Arc<Service>, mut stop: 
             accepted = listener.accept() => accepted,
         };
         match (accepted, service.connections.clone().try_acquire_owned()) {
-            (Ok((stream, _)), Ok(permit)) => {
+            (Ok((stream, client)), Ok(permit)) => {
                 let service = service.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &service).await {
+                    if let Err(error) = converse(stream, client.ip().to_canonical(), &service).await {
                         tracing::debug!("a DNS connection ended: {error}");
                     }
                     drop(permit);
@@ -44,12 +45,12 @@ pub(super) async fn run(listener: TcpListener, service: Arc<Service>, mut stop: 
     }
 }
 
-async fn converse(mut stream: TcpStream, service: &Service) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, client: IpAddr, service: &Service) -> io::Result<()> {
     let mut out = Vec::new();
     // Until the client closes it, or is idle for too long.
     while let Ok(query) = timeout(IDLE, read(&mut stream)).await? {
         count(&service.tally.tcp);
-        match service.step(&query, Transport::Tcp, &mut out) {
+        match service.step(&query, client, Transport::Tcp, &mut out) {
             Step::Send => {}
             Step::Drop => {
                 count(&service.tally.dropped);

@@ -55,7 +55,7 @@ fn handle(
     out: &mut Vec<u8>,
 ) {
     count(&service.tally.udp);
-    match service.step(query, Transport::Udp, out) {
+    match service.step(query, client.ip().to_canonical(), Transport::Udp, out) {
         Step::Send => send(socket, service, out, client),
         Step::Drop => count(&service.tally.dropped),
         Step::Wait(waiting) => {

@@ -232,3 +232,34 @@ fn a_changed_resolv_conf_is_read_again() {
     forwarder.refresh();
     assert_eq!(forwarder.addresses().len(), 2, "the last list stays");
 }
+
+#[test]
+fn one_client_takes_no_places_of_others() {
+    // What the first client asks for is never answered.
+    let resolver = Resolver::new(
+        |query| {
+            if query.windows(5).any(|w| w.eq_ignore_ascii_case(b"\x04slow")) {
+                vec![]
+            } else {
+                vec![address_reply(query, 1)]
+            }
+        },
+        |_| Vec::new(),
+    );
+    let mut config = config();
+    config.upstreams = fixed(&[&resolver]);
+    // Longer than the test looks.
+    config.per_try = Duration::from_secs(30);
+    (config.max_forwards, config.max_forwards_per_client) = (4, 3);
+    let server = serve(&config, std::sync::Arc::default()).unwrap();
+    let address = server.addresses()[0];
+    let greedy = UdpSocket::bind("127.0.0.2:0").unwrap();
+    greedy.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    for n in 0..4 {
+        greedy.send_to(&request(&format!("slow.n{n}.example.com"), 1, 1, b""), address).unwrap();
+    }
+    let mut reply = [0; 512];
+    let (length, _) = greedy.recv_from(&mut reply).expect("one too many is answered at once");
+    assert!(text(&reply[..length]).starts_with("ServFail"), "{}", text(&reply[..length]));
+    assert!(ask(&server, "www.example.com", "A").ends_with("192.0.2.1"), "the fourth place is for others");
+}
