@@ -5,15 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
-use weft_model::{Cidr, FactKey, ObjectKey, Service, ServiceKind};
+use weft_model::{Cidr, FactKey, Keyed, ObjectKey, Service, ServiceKind, Table};
 use weft_plan::names::Below;
 use weft_plan::{DnsName, NameRow, Record};
 
 use super::address::{reverse_name, reverse_zones};
-use super::service::{label, name, named_endpoints};
+use super::service::{is_label, label, name, named_endpoints};
 use super::zone::{is_served, zone};
 use crate::endpoints;
 use crate::engine::{Context, Output, Rule, RuleKey};
@@ -24,14 +24,52 @@ use crate::settings::DnsSettings;
 #[derive(Debug, Default)]
 pub struct ReverseRule(Mutex<Index>);
 
-/// Names of addresses by service, and services by address.
+/// Names of addresses by service, and services by address. It says what a name follows from, not the name: there may be one
+/// for every pod.
 #[derive(Debug, Default)]
 struct Index {
-    names: FxHashMap<ObjectKey, Names>,
-    services: FxHashMap<IpAddr, BTreeSet<ObjectKey>>,
+    names: FxHashMap<Arc<ObjectKey>, Box<[Named]>>,
+    services: Table<Holders>,
 }
 
-type Names = BTreeMap<IpAddr, BTreeSet<DnsName>>;
+/// A name that a service gives to an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    ip: IpAddr,
+    given: Given,
+}
+
+/// Which name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Given {
+    /// The service's own.
+    Own,
+    /// Below the service, the address itself.
+    Address,
+    /// Below the service, this label.
+    Hostname(Arc<str>),
+}
+
+/// The services that give names to an address.
+#[derive(Debug)]
+struct Holders {
+    ip: IpAddr,
+    services: Givers,
+}
+
+impl Keyed for Holders {
+    type Key = IpAddr;
+    fn key(&self) -> &IpAddr {
+        &self.ip
+    }
+}
+
+/// Services, mostly one.
+#[derive(Debug)]
+enum Givers {
+    One(Arc<ObjectKey>),
+    Many(Box<BTreeSet<Arc<ObjectKey>>>),
+}
 
 impl Rule for ReverseRule {
     fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
@@ -52,7 +90,7 @@ impl Rule for ReverseRule {
             let service = context.facts.service(&key);
             let headless = service.is_some_and(|service| service.headless);
             if headless || transition.key == FactKey::Service(key.clone()) {
-                let new = service.map_or(Names::new(), |service| names_of(service, context));
+                let new = service.map_or_else(Vec::new, |service| names_of(service, context));
                 self.index().replace(key, new, &mut |ip| dirty(RuleKey::Address(ip)));
             }
         }
@@ -93,65 +131,128 @@ impl ReverseRule {
 }
 
 impl Index {
-    /// Puts a service's names in place of its old ones, and tells of each address whose names differ.
-    fn replace(&mut self, key: ObjectKey, new: Names, changed: &mut dyn FnMut(IpAddr)) {
-        let old = self.names.remove(&key).unwrap_or_default();
-        for ip in old.keys().filter(|ip| !new.contains_key(ip)) {
-            changed(*ip);
-            if let Some(services) = self.services.get_mut(ip) {
-                services.remove(&key);
-                if services.is_empty() {
-                    self.services.remove(ip);
-                }
+    /// Puts a service's names, which are sorted, in place of its old ones, and tells of each address whose names differ.
+    fn replace(&mut self, key: ObjectKey, new: Vec<Named>, changed: &mut dyn FnMut(IpAddr)) {
+        let (key, old) = self.names.remove_entry(&key).unwrap_or_else(|| (Arc::new(key), Box::default()));
+        for (ip, names) in by_address(&old) {
+            if of(&new, ip).is_empty() {
+                changed(ip);
+                self.release(ip, &key);
+            } else if of(&new, ip) != names {
+                changed(ip);
             }
         }
-        for (ip, names) in &new {
-            if old.get(ip) != Some(names) {
-                changed(*ip);
-                self.services.entry(*ip).or_default().insert(key.clone());
-            }
+        for (ip, _) in by_address(&new).filter(|(ip, _)| of(&old, *ip).is_empty()) {
+            changed(ip);
+            self.hold(ip, &key);
         }
         if !new.is_empty() {
-            self.names.insert(key, new);
+            self.names.insert(key, new.into());
+        }
+    }
+
+    fn hold(&mut self, ip: IpAddr, key: &Arc<ObjectKey>) {
+        match self.services.slot(&ip).and_then(|slot| self.services.at_mut(slot)) {
+            Some(holders) => holders.services.insert(key.clone()),
+            None => drop(self.services.insert(Holders { ip, services: Givers::One(key.clone()) })),
+        }
+    }
+
+    fn release(&mut self, ip: IpAddr, key: &ObjectKey) {
+        if let Some(slot) = self.services.slot(&ip)
+            && self.services.at_mut(slot).is_some_and(|holders| holders.services.remove(key))
+        {
+            self.services.remove_at(slot);
         }
     }
 
     fn add_name(&self, ip: IpAddr, context: &Context<'_>, out: &mut Output) {
         let Some(holders) = self.services.get(&ip) else { return };
-        let is_virtual = |key: &&ObjectKey| {
-            let service = context.facts.service(key);
-            service.is_some_and(|service| !service.headless && service.cluster_ips.contains(&ip))
-        };
+        let holders: Vec<&Service> =
+            holders.services.iter().filter_map(|key| context.facts.service(key)).collect();
+        let is_virtual = |service: &&&Service| !service.headless && service.cluster_ips.contains(&ip);
         // A virtual address has one name, whoever else claims to end there.
-        let chosen: Vec<&ObjectKey> = match holders.iter().find(is_virtual) {
-            Some(owner) => vec![owner],
-            None => holders.iter().collect(),
+        let chosen: Vec<&Service> = match holders.iter().find(is_virtual) {
+            Some(owner) => vec![*owner],
+            None => holders,
         };
-        let names = chosen.iter().filter_map(|key| self.names.get(*key)?.get(&ip)).flatten();
-        let records: Vec<Record> = names.filter(|n| n.is_encodable()).cloned().map(Record::Ptr).collect();
+        let zone = &context.settings.dns.zone;
+        let names = chosen.iter().flat_map(|service| {
+            let own = name(service, zone);
+            let names = self.names.get(&service.key).map_or(&[][..], |names| of(names, ip));
+            names.iter().map(move |named| match &named.given {
+                Given::Own => own.clone(),
+                Given::Address => own.child(label(None, ip)),
+                Given::Hostname(hostname) => own.child(label(Some(hostname), ip)),
+            })
+        });
+        let records: Vec<Record> = names.filter(DnsName::is_encodable).map(Record::Ptr).collect();
         if let (Some(first), false) = (chosen.first(), records.is_empty()) {
-            out.name(reverse_name(ip), NameRow::new(records), &FactKey::Service((*first).clone()));
+            out.name(reverse_name(ip), NameRow::new(records), &FactKey::Service(first.key.clone()));
         }
     }
 }
 
-/// The names that a service gives to addresses.
-fn names_of(service: &Service, context: &Context<'_>) -> Names {
-    let own = name(service, &context.settings.dns.zone);
-    let mut names = Names::new();
-    if matches!(service.kind, ServiceKind::ExternalName(_)) {
-        return names;
+impl Givers {
+    fn insert(&mut self, key: Arc<ObjectKey>) {
+        match self {
+            Givers::One(held) if *held == key => {}
+            Givers::One(held) => *self = Givers::Many(Box::new([held.clone(), key].into())),
+            Givers::Many(held) => drop(held.insert(key)),
+        }
     }
-    if !service.headless {
-        return service.cluster_ips.iter().map(|ip| (*ip, BTreeSet::from([own.clone()]))).collect();
-    }
-    for (_, endpoints) in named_endpoints(context.facts, service) {
-        for endpoint in &endpoints {
-            for ip in &endpoint.addresses {
-                names.entry(*ip).or_default().insert(own.child(label(endpoint, *ip)));
+
+    /// Takes one out; says whether it was the last.
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        match self {
+            Givers::One(held) => **held == *key,
+            Givers::Many(held) => {
+                held.remove(key);
+                held.is_empty()
             }
         }
     }
+
+    /// All, by name.
+    fn iter(&self) -> impl Iterator<Item = &ObjectKey> {
+        let (one, many) = match self {
+            Givers::One(key) => (Some(key), None),
+            Givers::Many(held) => (None, Some(held.iter())),
+        };
+        one.into_iter().chain(many.into_iter().flatten()).map(|key| &**key)
+    }
+}
+
+/// The part of sorted names that is an address's.
+fn of(names: &[Named], ip: IpAddr) -> &[Named] {
+    let rest = &names[names.partition_point(|named| named.ip < ip)..];
+    &rest[..rest.partition_point(|named| named.ip == ip)]
+}
+
+/// Sorted names by address.
+fn by_address(names: &[Named]) -> impl Iterator<Item = (IpAddr, &[Named])> {
+    names.chunk_by(|a, b| a.ip == b.ip).map(|names| (names[0].ip, names))
+}
+
+/// The names that a service gives to addresses, sorted, no duplicates.
+fn names_of(service: &Service, context: &Context<'_>) -> Vec<Named> {
+    if matches!(service.kind, ServiceKind::ExternalName(_)) {
+        return Vec::new();
+    }
+    let mut names = Vec::new();
+    if service.headless {
+        for (_, endpoints) in named_endpoints(context.facts, service) {
+            for endpoint in &endpoints {
+                let hostname = endpoint.hostname.clone().filter(|hostname| is_label(hostname));
+                let given = hostname.map_or(Given::Address, Given::Hostname);
+                names.extend(endpoint.addresses.iter().map(|ip| Named { ip: *ip, given: given.clone() }));
+            }
+        }
+    } else {
+        names.extend(service.cluster_ips.iter().map(|ip| Named { ip: *ip, given: Given::Own }));
+    }
+    names.sort();
+    names.dedup();
     names
 }
 

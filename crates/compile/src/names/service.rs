@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weft_model::{Endpoint, EndpointSlice, FactKey, Port, Protocol, Service, ServiceKind};
 use weft_plan::{DnsName, NameRow, Record};
@@ -74,14 +75,15 @@ pub fn named_endpoints(facts: &Facts, service: &Service) -> Vec<(EndpointSlice, 
 }
 
 /// An endpoint's label below its service: its hostname, else its address. A hostname that is no label is passed over.
-pub fn label(endpoint: &Endpoint, ip: IpAddr) -> String {
-    match &endpoint.hostname {
+pub fn label(hostname: Option<&Arc<str>>, ip: IpAddr) -> String {
+    match hostname {
         Some(hostname) if is_label(hostname) => hostname.to_ascii_lowercase(),
         _ => dashed(ip),
     }
 }
 
-fn is_label(text: &str) -> bool {
+/// True for what may be a single label.
+pub fn is_label(text: &str) -> bool {
     !text.is_empty() && !text.contains('.') && DnsName::new(text).is_encodable()
 }
 
@@ -141,7 +143,7 @@ impl Names {
                     ));
                 }
                 for ip in &endpoint.addresses {
-                    let host = self.service.child(label(&endpoint, *ip));
+                    let host = self.service.child(label(endpoint.hostname.as_ref(), *ip));
                     self.add(self.service.clone(), [record(*ip)]);
                     self.add(host.clone(), [record(*ip)]);
                     for port in &slice.ports {
