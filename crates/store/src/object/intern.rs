@@ -12,6 +12,7 @@ use weft_model::{InvalidName, Labels, NamespaceName, NodeName};
 #[derive(Debug, Default)]
 pub struct Interner {
     strings: HashSet<Arc<str>>,
+    labels: HashSet<Labels>,
     namespaces: HashMap<String, NamespaceName>,
     nodes: HashMap<String, NodeName>,
 }
@@ -33,9 +34,17 @@ impl Interner {
         new
     }
 
-    /// Labels whose keys and values are shared.
+    /// Labels whose keys and values are shared, and all of which are where another object has the same.
     pub fn labels<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Labels {
-        pairs.into_iter().map(|(k, v)| (self.string(k), self.string(v))).collect()
+        let new: Labels = pairs.into_iter().map(|(k, v)| (self.string(k), self.string(v))).collect();
+        if let Some(known) = self.labels.get(&new) {
+            return known.clone();
+        }
+        if self.labels.len() >= Self::LIMIT {
+            self.labels.clear();
+        }
+        self.labels.insert(new.clone());
+        new
     }
 
     /// A shared namespace name.
