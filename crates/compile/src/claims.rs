@@ -5,30 +5,30 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use weft_model::{FactKey, Warning};
+use weft_model::{FactKey, Slot, Warning};
 use weft_plan::Rows;
 
 use crate::engine::Piece;
 
 #[derive(Debug)]
 struct Claim<V> {
-    number: u32,
+    number: Slot,
     value: V,
-    origin: FactKey,
+    origin: Arc<FactKey>,
 }
 
 /// Rows that more than one piece asks for. The ordinary row has one claim, which the plan itself remembers.
 #[derive(Debug)]
 pub(crate) struct Claims<K, V> {
     contested: FxHashMap<K, BTreeMap<Piece, Claim<V>>>,
-    pieces: FxHashMap<u32, Piece>,
 }
 
 impl<K, V> Default for Claims<K, V> {
     fn default() -> Self {
-        Self { contested: FxHashMap::default(), pieces: FxHashMap::default() }
+        Self { contested: FxHashMap::default() }
     }
 }
 
@@ -44,7 +44,7 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq + Clone> Claims<K, V> {
             let winner = claims.values().next();
             claims.values().skip(1).filter(move |c| winner.is_some_and(|w| w.value != c.value)).map(
                 move |loser| Warning {
-                    object: loser.origin.clone(),
+                    object: (*loser.origin).clone(),
                     text: format!(
                         "what it asks for is already given to {}; it is left out until that goes",
                         winner.map_or(String::new(), |w| w.origin.to_string())
@@ -57,86 +57,79 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq + Clone> Claims<K, V> {
     /// Somebody who wants a row of `origin` to be different, whoever of the two has it now.
     pub fn rival_of(&self, origin: &FactKey) -> Option<&FactKey> {
         self.contested.values().find_map(|claims| {
-            let own = claims.values().find(|claim| claim.origin == *origin)?;
-            claims.values().find(|claim| claim.value != own.value).map(|rival| &rival.origin)
+            let own = claims.values().find(|claim| *claim.origin == *origin)?;
+            claims.values().find(|claim| claim.value != own.value).map(|rival| &*rival.origin)
         })
     }
 
-    /// Puts a piece's new rows in place of its old ones and returns their keys.
-    pub fn replace(
+    /// Puts the new rows of the piece with this number in place of its old ones, and returns where they are. `piece_of`
+    /// knows every piece with rows by its number.
+    pub fn replace<'a>(
         &mut self,
         rows: &mut Rows<K, V>,
-        claim: u32,
+        number: Slot,
+        old: &[Slot],
+        new: Vec<(K, V, Arc<FactKey>)>,
+        piece_of: impl Fn(Slot) -> Option<&'a Piece>,
+    ) -> Box<[Slot]> {
+        let Some(piece) = piece_of(number) else { return Box::default() };
+        if !old.is_empty() {
+            let kept: FxHashSet<Slot> = new.iter().filter_map(|(key, ..)| rows.slot(key)).collect();
+            for slot in old.iter().filter(|slot| !kept.contains(slot)) {
+                self.release(rows, number, piece, *slot);
+            }
+        }
+        new.into_iter()
+            .filter_map(|(key, value, origin)| {
+                self.put(rows, key, piece, Claim { number, value, origin }, &piece_of)
+            })
+            .collect()
+    }
+
+    fn put<'a>(
+        &mut self,
+        rows: &mut Rows<K, V>,
+        key: K,
         piece: &Piece,
-        old: &[K],
-        new: Vec<(K, V, FactKey)>,
-    ) -> Box<[K]> {
-        let keys: Box<[K]> = new.iter().map(|(key, ..)| key.clone()).collect();
-        if old.iter().ne(keys.iter()) {
-            let kept: FxHashSet<&K> = keys.iter().collect();
-            for key in old.iter().filter(|key| !kept.contains(key)) {
-                self.release(rows, claim, piece, key);
-            }
-        }
-        if keys.is_empty() {
-            self.pieces.remove(&claim);
-        } else if old.is_empty() {
-            self.pieces.insert(claim, piece.clone());
-        }
-        for (key, value, origin) in new {
-            self.put(rows, claim, piece, key, value, origin);
-        }
-        keys
-    }
-
-    fn put(&mut self, rows: &mut Rows<K, V>, number: u32, piece: &Piece, key: K, value: V, origin: FactKey) {
+        claim: Claim<V>,
+        piece_of: &impl Fn(Slot) -> Option<&'a Piece>,
+    ) -> Option<Slot> {
         if let Some(claims) = self.contested.get_mut(&key) {
-            claims.insert(piece.clone(), Claim { number, value, origin });
-            Self::install_winner(rows, key, claims);
-            return;
+            claims.insert(piece.clone(), claim);
+            return Self::install_winner(rows, key, claims);
         }
-        match rows.entry(&key) {
-            Some(other) if other.claim != number => {
-                // The piece behind a claim is known for as long as it has rows.
-                let Some(holder) = self.pieces.get(&other.claim).cloned() else {
-                    rows.claim(key, value, origin, number);
-                    return;
-                };
-                let held =
-                    Claim { number: other.claim, value: other.value.clone(), origin: other.origin.clone() };
-                let claims = self.contested.entry(key.clone()).or_default();
-                claims.insert(holder, held);
-                claims.insert(piece.clone(), Claim { number, value, origin });
-                Self::install_winner(rows, key, claims);
-            }
-            _ => {
-                rows.claim(key, value, origin, number);
-            }
+        if let Some(held) = rows.entry(&key)
+            && let Some(other) = held.claim.filter(|other| *other != claim.number)
+            && let Some(holder) = piece_of(other)
+        {
+            let held = Claim { number: other, value: held.value.clone(), origin: held.origin.clone() };
+            let claims = self.contested.entry(key.clone()).or_default();
+            claims.insert(holder.clone(), held);
+            claims.insert(piece.clone(), claim);
+            return Self::install_winner(rows, key, claims);
         }
+        Some(rows.claim(key, claim.value, claim.origin, Some(claim.number)))
     }
 
-    fn release(&mut self, rows: &mut Rows<K, V>, number: u32, piece: &Piece, key: &K) {
-        if let Some(claims) = self.contested.get_mut(key) {
-            if claims.get(piece).is_some_and(|c| c.number == number) {
+    fn release(&mut self, rows: &mut Rows<K, V>, number: Slot, piece: &Piece, slot: Slot) {
+        let Some((key, entry)) = rows.at(slot) else { return };
+        let (mine, key) = (entry.claim == Some(number), key.clone());
+        match self.contested.get_mut(&key) {
+            Some(claims) => {
                 claims.remove(piece);
+                let alone = claims.len() < 2;
+                Self::install_winner(rows, key.clone(), claims);
+                if alone {
+                    self.contested.remove(&key);
+                }
             }
-            Self::install_winner(rows, key.clone(), claims);
-            if claims.len() < 2 {
-                self.contested.remove(key);
-            }
-        } else if rows.entry(key).is_some_and(|entry| entry.claim == number) {
-            rows.remove(key);
+            None if mine => drop(rows.remove_at(slot)),
+            None => {}
         }
     }
 
-    fn install_winner(rows: &mut Rows<K, V>, key: K, claims: &BTreeMap<Piece, Claim<V>>) {
-        match claims.values().next() {
-            Some(winner) => {
-                rows.claim(key, winner.value.clone(), winner.origin.clone(), winner.number);
-            }
-            None => {
-                rows.remove(&key);
-            }
-        }
+    fn install_winner(rows: &mut Rows<K, V>, key: K, claims: &BTreeMap<Piece, Claim<V>>) -> Option<Slot> {
+        let winner = claims.values().next()?;
+        Some(rows.claim(key, winner.value.clone(), winner.origin.clone(), Some(winner.number)))
     }
 }

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
-use weft_model::{Change, FactKey, Warning};
+use rustc_hash::FxHashSet;
+use weft_model::{Change, FactKey, Keyed, Slot, Table, Warning};
 use weft_plan::{DnsName, KernelKey, KernelRow, NameRow, Plan};
 
 use crate::claims::Claims;
@@ -50,39 +51,57 @@ pub struct Context<'a> {
 /// What a rule writes.
 #[derive(Debug, Default)]
 pub struct Output {
-    kernel: Vec<(KernelKey, KernelRow, FactKey)>,
-    names: Vec<(DnsName, NameRow, FactKey)>,
+    kernel: Vec<(KernelKey, KernelRow, Arc<FactKey>)>,
+    names: Vec<(DnsName, NameRow, Arc<FactKey>)>,
     warnings: Vec<Warning>,
+    /// The last origin: rows that follow each other mostly have one.
+    origin: Option<Arc<FactKey>>,
 }
 
 impl Output {
     /// A kernel row, because of `origin`.
     pub fn kernel(&mut self, key: KernelKey, row: KernelRow, origin: &FactKey) {
-        self.kernel.push((key, row, origin.clone()));
+        let origin = self.shared(origin);
+        self.kernel.push((key, row, origin));
     }
 
     /// A name, because of `origin`.
     pub fn name(&mut self, name: DnsName, row: NameRow, origin: &FactKey) {
-        self.names.push((name, row, origin.clone()));
+        let origin = self.shared(origin);
+        self.names.push((name, row, origin));
     }
 
     /// Something that a person should know of `object`.
     pub fn warn(&mut self, object: &FactKey, text: impl Into<String>) {
         self.warnings.push(Warning { object: object.clone(), text: text.into() });
     }
-}
 
-/// What a piece of work has put into the plan, so that it can be taken out again.
-#[derive(Debug, Default)]
-struct Produced {
-    claim: u32,
-    kernel: Box<[KernelKey]>,
-    names: Box<[DnsName]>,
-    warnings: Box<[Warning]>,
+    fn shared(&mut self, origin: &FactKey) -> Arc<FactKey> {
+        match &self.origin {
+            Some(last) if **last == *origin => last.clone(),
+            _ => self.origin.insert(Arc::new(origin.clone())).clone(),
+        }
+    }
 }
 
 /// A rule's index and the key of a piece of its work.
 pub(crate) type Piece = (u8, RuleKey);
+
+/// What a piece of work has put into the plan, so that it can be taken out again. Its slot is its claim.
+#[derive(Debug)]
+struct Produced {
+    piece: Piece,
+    kernel: Box<[Slot]>,
+    names: Box<[Slot]>,
+    warnings: Box<[Warning]>,
+}
+
+impl Keyed for Produced {
+    type Key = Piece;
+    fn key(&self) -> &Piece {
+        &self.piece
+    }
+}
 
 /// Facts in, plan out.
 pub struct Compiler {
@@ -90,11 +109,10 @@ pub struct Compiler {
     facts: Facts,
     rules: Vec<Box<dyn Rule>>,
     dirty: FxHashSet<Piece>,
-    produced: FxHashMap<Piece, Produced>,
+    produced: Table<Produced>,
     kernel_claims: Claims<KernelKey, KernelRow>,
     name_claims: Claims<DnsName, NameRow>,
     warnings: BTreeMap<Warning, u32>,
-    next_claim: u32,
 }
 
 impl Compiler {
@@ -111,11 +129,10 @@ impl Compiler {
             facts: Facts::default(),
             rules,
             dirty,
-            produced: FxHashMap::default(),
+            produced: Table::default(),
             kernel_claims: Claims::default(),
             name_claims: Claims::default(),
             warnings: BTreeMap::new(),
-            next_claim: 0,
         }
     }
 
@@ -151,9 +168,10 @@ impl Compiler {
     /// Brings `plan` up to the facts; says whether anything changed. `plan` must be the one of the last flush, or empty
     /// the first time.
     pub fn flush(&mut self, plan: &mut Plan) -> bool {
-        let mut pieces: Vec<Piece> = self.dirty.drain().collect();
+        // The room of a first flush is never needed again.
+        let mut pieces: Vec<Piece> = std::mem::take(&mut self.dirty).into_iter().collect();
         pieces.sort();
-        let before = (plan.kernel.changed_len(), plan.names.changed_len());
+        let before = (plan.kernel.revision(), plan.names.revision());
         let mut warned = false;
         for piece in pieces {
             let mut out = Output::default();
@@ -167,7 +185,7 @@ impl Compiler {
             plan.warnings.sort();
             plan.warnings.dedup();
         }
-        let changed = warned || before != (plan.kernel.changed_len(), plan.names.changed_len());
+        let changed = warned || before != (plan.kernel.revision(), plan.names.revision());
         if changed {
             plan.generation += 1;
         }
@@ -176,18 +194,20 @@ impl Compiler {
 
     /// Puts a piece's new rows in place of its old ones; says whether warnings may differ.
     fn replace(&mut self, piece: Piece, mut out: Output, plan: &mut Plan) -> bool {
-        let old = self.produced.remove(&piece).unwrap_or_default();
-        let claim = if old.claim == 0 {
-            self.next_claim += 1;
-            self.next_claim
-        } else {
-            old.claim
+        let slot = match self.produced.slot(&piece) {
+            Some(slot) => slot,
+            None => {
+                let (kernel, names, warnings) = Default::default();
+                self.produced.insert(Produced { piece, kernel, names, warnings }).0
+            }
         };
+        let Some(old) = self.produced.at(slot) else { return false };
         out.warnings.sort();
         out.warnings.dedup();
         let contested = self.kernel_claims.contested() + self.name_claims.contested();
-        let kernel = self.kernel_claims.replace(&mut plan.kernel, claim, &piece, &old.kernel, out.kernel);
-        let names = self.name_claims.replace(&mut plan.names, claim, &piece, &old.names, out.names);
+        let piece_of = |claim| self.produced.at(claim).map(|held| &held.piece);
+        let kernel = self.kernel_claims.replace(&mut plan.kernel, slot, &old.kernel, out.kernel, piece_of);
+        let names = self.name_claims.replace(&mut plan.names, slot, &old.names, out.names, piece_of);
         let warnings_differ = *old.warnings != *out.warnings;
         if warnings_differ {
             for warning in &old.warnings {
@@ -203,8 +223,10 @@ impl Compiler {
             }
         }
         let touches_conflict = contested + self.kernel_claims.contested() + self.name_claims.contested() > 0;
-        if !(kernel.is_empty() && names.is_empty() && out.warnings.is_empty()) {
-            self.produced.insert(piece, Produced { claim, kernel, names, warnings: out.warnings.into() });
+        if kernel.is_empty() && names.is_empty() && out.warnings.is_empty() {
+            self.produced.remove_at(slot);
+        } else if let Some(held) = self.produced.at_mut(slot) {
+            (held.kernel, held.names, held.warnings) = (kernel, names, out.warnings.into());
         }
         warnings_differ || touches_conflict
     }

@@ -9,6 +9,7 @@
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash};
+use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
@@ -24,7 +25,23 @@ pub trait Keyed {
 
 /// The place of a value in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(u32);
+pub struct Slot(NonZeroU32);
+
+impl Slot {
+    /// The slot of a block's place.
+    fn of(block: usize, place: usize) -> Self {
+        // Four thousand million values would fit no memory.
+        Self(NonZeroU32::MIN.saturating_add((block * BLOCK + place) as u32))
+    }
+
+    fn block(self) -> usize {
+        (self.0.get() - 1) as usize / BLOCK
+    }
+
+    fn place(self) -> usize {
+        (self.0.get() - 1) as usize % BLOCK
+    }
+}
 
 /// Values of a block; a power of two. The first block grows as it is filled, further ones are made at full size.
 const BLOCK: usize = 256;
@@ -56,14 +73,12 @@ impl<T> Table<T> {
 
     /// The value in a slot.
     pub fn at(&self, slot: Slot) -> Option<&T> {
-        let at = slot.0 as usize;
-        self.blocks.get(at / BLOCK)?.get(at % BLOCK)?.as_ref()
+        self.blocks.get(slot.block())?.get(slot.place())?.as_ref()
     }
 
     /// The value in a slot, to change anything of it but its key.
     pub fn at_mut(&mut self, slot: Slot) -> Option<&mut T> {
-        let at = slot.0 as usize;
-        self.blocks.get_mut(at / BLOCK)?.get_mut(at % BLOCK)?.as_mut()
+        self.blocks.get_mut(slot.block())?.get_mut(slot.place())?.as_mut()
     }
 
     /// All values, in no order.
@@ -74,7 +89,7 @@ impl<T> Table<T> {
     /// Takes a slot that nothing is in.
     fn place(&mut self, value: T) -> Slot {
         if let Some(slot) = self.free.pop() {
-            self.blocks[slot.0 as usize / BLOCK][slot.0 as usize % BLOCK] = Some(value);
+            self.blocks[slot.block()][slot.place()] = Some(value);
             return slot;
         }
         match self.blocks.last_mut() {
@@ -87,8 +102,7 @@ impl<T> Table<T> {
             None => self.blocks.push(vec![Some(value)]),
         }
         let last = self.blocks.len() - 1;
-        // Four thousand million values would not fit any memory.
-        Slot((last * BLOCK + self.blocks[last].len() - 1) as u32)
+        Slot::of(last, self.blocks[last].len() - 1)
     }
 }
 
@@ -132,8 +146,7 @@ impl<T: Keyed> Table<T> {
 
     /// Takes the value in a slot out.
     pub fn remove_at(&mut self, slot: Slot) -> Option<T> {
-        let at = slot.0 as usize;
-        let value = self.blocks.get_mut(at / BLOCK)?.get_mut(at % BLOCK)?.take()?;
+        let value = self.blocks.get_mut(slot.block())?.get_mut(slot.place())?.take()?;
         if let Ok(entry) = self.index.find_entry(hash(value.key()), |held| *held == slot) {
             entry.remove();
         }
@@ -158,7 +171,7 @@ fn hash<Q: Hash + ?Sized>(key: &Q) -> u64 {
 }
 
 fn hash_at<T: Keyed>(blocks: &[Vec<Option<T>>], slot: Slot) -> u64 {
-    let value = blocks.get(slot.0 as usize / BLOCK).and_then(|block| block.get(slot.0 as usize % BLOCK));
+    let value = blocks.get(slot.block()).and_then(|block| block.get(slot.place()));
     value.and_then(Option::as_ref).map_or(0, |value| hash(value.key()))
 }
 

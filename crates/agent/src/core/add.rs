@@ -292,7 +292,7 @@ impl Core {
         self.failed
             .iter()
             .find(|(key, _)| {
-                **key == link || plan.kernel.entry(key).is_some_and(|entry| entry.origin == origin)
+                **key == link || plan.kernel.entry(key).is_some_and(|entry| *entry.origin == origin)
             })
             .map(|(key, reason)| format!("{}: {reason}", super::describe(key)))
     }

@@ -273,7 +273,7 @@ impl Core {
             std::mem::swap(&mut kernel.names, &mut names.names);
             let changed = self.compiler.flush(&mut kernel);
             std::mem::swap(&mut kernel.names, &mut names.names);
-            names.names.take_changed();
+            names.names.forget_changed();
             names.generation = kernel.generation;
             (changed, kernel.generation)
         };

@@ -68,7 +68,7 @@ impl Keyed for Holders {
 #[derive(Debug)]
 enum Givers {
     One(Arc<ObjectKey>),
-    Many(Box<BTreeSet<Arc<ObjectKey>>>),
+    Many(BTreeSet<Arc<ObjectKey>>),
 }
 
 impl Rule for ReverseRule {
@@ -197,7 +197,7 @@ impl Givers {
     fn insert(&mut self, key: Arc<ObjectKey>) {
         match self {
             Givers::One(held) if *held == key => {}
-            Givers::One(held) => *self = Givers::Many(Box::new([held.clone(), key].into())),
+            Givers::One(held) => *self = Givers::Many([held.clone(), key].into()),
             Givers::Many(held) => drop(held.insert(key)),
         }
     }

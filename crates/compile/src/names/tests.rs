@@ -342,7 +342,7 @@ fn one_changed_endpoint_touches_its_own_names_only() {
 
 /// Names with their rows and the facts behind them, in order.
 fn rows(plan: &Plan) -> Vec<(&DnsName, &NameRow, &FactKey)> {
-    plan.names.sorted().into_iter().map(|(name, entry)| (name, &entry.value, &entry.origin)).collect()
+    plan.names.sorted().into_iter().map(|(name, entry)| (name, &entry.value, &*entry.origin)).collect()
 }
 
 /// Changes of a small world in which much collides.

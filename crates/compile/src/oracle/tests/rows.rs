@@ -233,7 +233,7 @@ impl Made {
             .iter()
             .filter_map(|(key, entry)| match (key, &entry.value) {
                 (KernelKey::Link(name), KernelRow::Link(row)) => match &row.kind {
-                    LinkKind::Pod(pod) => Some((*name, pod.addresses.clone(), entry.origin.clone())),
+                    LinkKind::Pod(pod) => Some((*name, pod.addresses.clone(), (*entry.origin).clone())),
                     LinkKind::Vxlan(_) => None,
                 },
                 _ => None,

@@ -74,7 +74,7 @@ impl Running {
         ensure!(self.compiler.apply(change), "a change of the benchmark changed no fact");
         self.compiler.flush(&mut self.plan);
         // The DNS server reads the names where they are.
-        self.plan.names.take_changed();
+        self.plan.names.forget_changed();
         let changed = self.plan.kernel.take_changed();
         let outcome = self.executor.step(&self.plan, changed)?;
         ensure!(outcome.failed.is_empty(), "the kernel refused a row: {:?}", outcome.failed.first());
