@@ -2,8 +2,9 @@
 
 use weft_compile::{Compiler, DnsSettings, Settings, compile};
 use weft_model::{
-    Attachment, AttachmentId, Change, Fact, Host, HostLink, HostPort, IfName, Mac, NetworkName, Node,
-    NodeAddress, NodeCidr, NodeName, Overlay, Port, Protocol,
+    Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink,
+    HostPort, IfName, Mac, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Overlay, Port,
+    Protocol, Service, ServicePort, SliceSource, TargetPort, TrafficPolicy,
 };
 use weft_plan::Plan;
 
@@ -69,9 +70,59 @@ fn cluster() -> Vec<Fact> {
 
 #[test]
 fn a_plan_reads_as_a_careful_person_would_have_typed_it() {
-    let plan = compile(settings(), cluster());
+    let plan = compile(Settings { services: None, ..settings() }, cluster());
     assert_eq!(plan.check(), Vec::<String>::new());
     insta::assert_snapshot!(plan);
+}
+
+/// A service with every kind of address, one endpoint here and one elsewhere.
+fn service() -> Vec<Fact> {
+    let mut service = Service::named(ObjectKey::new("default", "web").unwrap());
+    let number = |port| Port::new(port).unwrap();
+    service.cluster_ips = vec!["10.96.0.10".parse().unwrap()];
+    service.external_ips = vec!["198.51.100.7".parse().unwrap()];
+    service.external_policy = TrafficPolicy::Local;
+    service.affinity_seconds = Some(600);
+    service.ports = vec![ServicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: number(80),
+        target: TargetPort::Number(number(8080)),
+        node_port: Some(number(30080)),
+    }];
+    let endpoint = |node: &str, address: &str| Endpoint {
+        addresses: vec![address.parse().unwrap()],
+        ready: true,
+        serving: true,
+        terminating: false,
+        hostname: None,
+        node: NodeName::new(node).ok(),
+        zone: None,
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        pod: None,
+    };
+    let slice = EndpointSlice {
+        key: ObjectKey::new("default", "web-1").unwrap(),
+        service: Some(service.key.name.clone()),
+        source: SliceSource::EndpointSlice,
+        family: Family::V4,
+        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(number(8080)) }],
+        endpoints: vec![endpoint("n1", "10.244.1.2"), endpoint("n2", "10.244.2.2")],
+    };
+    vec![Fact::Service(service), Fact::EndpointSlice(slice)]
+}
+
+/// What a service adds: the difference that it makes.
+#[test]
+fn a_service_is_elements() {
+    let before = compile(settings(), cluster());
+    let after = compile(settings(), cluster().into_iter().chain(service()));
+    assert_eq!(after.check(), Vec::<String>::new());
+    let (before, after) = (before.to_string(), after.to_string());
+    let old: std::collections::BTreeSet<&str> = before.lines().collect();
+    let new: Vec<&str> = after.lines().filter(|line| !old.contains(line)).collect();
+    insta::assert_snapshot!(new.join("\n"));
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub mod node;
 pub mod overlay;
 pub mod peers;
 pub mod pods;
+pub mod services;
 pub mod table;
 
 use crate::engine::Rule;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(edge::EdgeRule),
         Box::new(pods::PodsRule),
         Box::new(host_ports::HostPortsRule),
+        Box::new(services::ServicesRule),
         Box::new(dns_path::DnsPathRule),
     ];
     rules.extend(crate::names::all());

@@ -6,6 +6,7 @@ mod checks;
 mod cluster;
 mod matrix;
 mod progress;
+mod services;
 mod trouble;
 
 use std::path::PathBuf;
@@ -89,7 +90,7 @@ const fn step(
     Step { name, run, need, length }
 }
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     step("start machines", Need::Vital, Length::Short, Cluster::start_machines),
     step("start agents", Need::Vital, Length::Short, Cluster::start_agents),
     step("attach pods", Need::Vital, Length::Short, Cluster::attach_pods),
@@ -97,6 +98,7 @@ const STEPS: [Step; 13] = [
     step("reachability matrix", Need::Single, Length::Short, matrix::compare),
     step("names", Need::Single, Length::Short, checks::names),
     step("mapped ports", Need::Single, Length::Short, checks::mapped_ports),
+    step("services", Need::Single, Length::Short, services::services),
     step("the internet", Need::Single, Length::Short, checks::internet),
     step("agent killed", Need::Single, Length::Short, trouble::agent_killed),
     step("node dies", Need::Vital, Length::Full, trouble::node_dies),

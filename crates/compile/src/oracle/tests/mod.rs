@@ -4,6 +4,7 @@
 mod arbitrary;
 mod cases;
 mod cluster;
+mod cluster_services;
 mod kernel;
 mod page;
 mod rows;

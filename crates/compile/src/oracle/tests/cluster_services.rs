@@ -1,0 +1,345 @@
+//! Services in compiled clusters: who is reached from where, and with which source.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weft_model::{
+    Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink,
+    IngressMode, LoadBalancerAddress, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName,
+    ObjectKey, Port, Protocol, Service, ServiceKind, ServicePort, SliceSource, TargetPort,
+    TrafficDistribution, TrafficPolicy,
+};
+use weft_plan::Plan;
+
+use super::rows::{from_node, from_outside, from_pod, ip, link, tcp};
+use crate::oracle::{
+    Conversation, NodeView, Outcome, Packet, Receiver, Start, World, converse_with, explore,
+};
+use crate::{Settings, compile};
+
+/// Three nodes, `n0` and `n1` on one link, `n2` behind a router, in zones `a`, `a` and `b`; pods `p0`, `p1`, `p2`, one a node.
+struct Cluster {
+    facts: Vec<Fact>,
+}
+
+fn name(node: usize) -> NodeName {
+    NodeName::new(&format!("n{node}")).unwrap()
+}
+
+fn address(node: usize, family: Family) -> IpAddr {
+    let segment = usize::from(node == 2);
+    ip(&match family {
+        Family::V4 => format!("192.168.{segment}.{}", node + 1),
+        Family::V6 => format!("2001:db8:{segment}::{}", node + 1),
+    })
+}
+
+fn pod_address(node: usize, family: Family) -> IpAddr {
+    ip(&match family {
+        Family::V4 => format!("10.244.{node}.2"),
+        Family::V6 => format!("fd00:244:0:{node}::2"),
+    })
+}
+
+fn node(at: usize) -> Node {
+    let mut node = Node::named(name(at));
+    let prefix = |family| if family == Family::V4 { 24 } else { 64 };
+    node.addresses = Family::ALL
+        .map(|family| NodeAddress { ip: address(at, family), prefix: Some(prefix(family)) })
+        .to_vec();
+    node.pod_cidrs = [format!("10.244.{at}.0/24"), format!("fd00:244:0:{at}::/64")]
+        .map(|block| NodeCidr { network: NetworkName::ordinary(), cidr: block.parse().unwrap() })
+        .to_vec();
+    node.labels = [("topology.kubernetes.io/zone", ["a", "a", "b"][at])].into_iter().collect();
+    node
+}
+
+fn host(at: usize) -> Host {
+    let nets = node(at).addresses.iter().map(|a| ipnet::IpNet::new_assert(a.ip, a.prefix.unwrap())).collect();
+    let link = HostLink { name: link("eth0"), router_advertisements: false, mtu: 1500, addresses: nets };
+    Host { links: vec![link], ..Host::default() }
+}
+
+fn attachment(at: usize) -> Fact {
+    let name = format!("p{at}");
+    Fact::Attachment(Attachment {
+        id: AttachmentId { container: name.as_str().into(), ifname: link("eth0") },
+        network: NetworkName::ordinary(),
+        pod: None,
+        addresses: Family::ALL.map(|family| pod_address(at, family)).to_vec(),
+        mac: Mac::derived(&name),
+        mtu: None,
+        host_ports: Vec::new(),
+        netns: String::new(),
+    })
+}
+
+fn web() -> Service {
+    let mut service = Service::named(ObjectKey::new("default", "web").unwrap());
+    service.cluster_ips = vec![ip("10.96.0.10"), ip("fd00:96::10")];
+    service.families = Family::ALL.to_vec();
+    service.ports = vec![ServicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: Port::new(80).unwrap(),
+        target: TargetPort::Number(Port::new(8080).unwrap()),
+        node_port: Port::new(30080).ok(),
+    }];
+    service.kind = ServiceKind::LoadBalancer;
+    service.external_ips = vec![ip("198.51.100.7")];
+    service.load_balancer = vec![
+        LoadBalancerAddress { ip: ip("198.51.100.8"), mode: IngressMode::Vip },
+        LoadBalancerAddress { ip: ip("198.51.100.9"), mode: IngressMode::Proxy },
+    ];
+    service
+}
+
+fn endpoint(node: usize, address: IpAddr) -> Endpoint {
+    Endpoint {
+        addresses: vec![address],
+        ready: true,
+        serving: true,
+        terminating: false,
+        hostname: None,
+        node: Some(name(node)),
+        zone: None,
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        pod: None,
+    }
+}
+
+/// A slice of `web` for each family, with the pods of these nodes.
+fn slices(nodes: &[usize]) -> Vec<EndpointSlice> {
+    let slice = |family: Family| EndpointSlice {
+        key: ObjectKey::new("default", if family == Family::V4 { "web-4" } else { "web-6" }).unwrap(),
+        service: Some(web().key.name),
+        source: SliceSource::EndpointSlice,
+        family,
+        ports: vec![EndpointPort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: Port::new(8080).ok(),
+        }],
+        endpoints: nodes.iter().map(|node| endpoint(*node, pod_address(*node, family))).collect(),
+    };
+    Family::ALL.map(slice).to_vec()
+}
+
+impl Cluster {
+    fn new(service: Service, slices: Vec<EndpointSlice>) -> Self {
+        let network = Network {
+            pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+            ..Network::ordinary()
+        };
+        let mut facts = vec![Fact::Network(network), Fact::Service(service)];
+        facts.extend((0..3).map(|at| Fact::Node(node(at))));
+        facts.extend(slices.into_iter().map(Fact::EndpointSlice));
+        Self { facts }
+    }
+
+    fn plans(&self) -> Vec<Plan> {
+        let plan = |at: usize| {
+            let own = [Fact::Host(host(at)), attachment(at)];
+            let plan = compile(Settings::new(name(at)), own.into_iter().chain(self.facts.clone()));
+            assert_eq!(plan.check(), Vec::<String>::new());
+            plan
+        };
+        (0..3).map(plan).collect()
+    }
+
+    /// Every way that the dice can lead a packet, and its answer: where it ended, as `p1` or `refused`, and the source seen there.
+    fn ends(&self, start: &Start, packet: Packet) -> BTreeMap<String, usize> {
+        let plans = self.plans();
+        let hosts: Vec<Host> = (0..3).map(host).collect();
+        let nodes = plans.iter().zip(&hosts).enumerate();
+        let world = World::new(nodes.map(|(at, (plan, host))| NodeView { name: name(at), plan, host }));
+        let mut ends = BTreeMap::new();
+        for conversation in explore(100, |dice| converse_with(&world, start, packet, dice)) {
+            *ends.entry(end(&conversation)).or_default() += 1;
+        }
+        ends
+    }
+}
+
+fn end(conversation: &Conversation) -> String {
+    match &conversation.forward.outcome {
+        Outcome::Delivered { to, seen } => {
+            assert!(conversation.works(), "{conversation}");
+            let at = |address: IpAddr| {
+                let own =
+                    |node: usize| Family::ALL.iter().any(|family| pod_address(node, *family) == address);
+                let hers = |node: usize| Family::ALL.iter().any(|f| self::address(node, *f) == address);
+                let pod = (0..3).find(|node| own(*node)).map(|node| format!("p{node}"));
+                pod.or_else(|| (0..3).find(|node| hers(*node)).map(|node| format!("n{node}")))
+                    .unwrap_or_else(|| "outside".into())
+            };
+            let receiver = match to {
+                Receiver::Outside { .. } => "outside!".to_owned(),
+                _ => format!("{}:{}", at(seen.destination), seen.dport),
+            };
+            format!("{receiver} from {}", at(seen.source))
+        }
+        Outcome::Rejected { .. } => "refused".into(),
+        Outcome::Dropped { .. } => "dropped".into(),
+        other => other.to_string(),
+    }
+}
+
+fn check(cluster: &Cluster, start: &Start, packet: Packet, expected: &[&str]) {
+    let ends = cluster.ends(start, packet);
+    let keys: Vec<&str> = ends.keys().map(String::as_str).collect();
+    assert_eq!(keys, expected, "{start:?} {packet:?}");
+    let shares: Vec<usize> = ends.values().copied().collect();
+    assert!(shares.windows(2).all(|pair| pair[0] == pair[1]), "uneven: {ends:?}");
+}
+
+fn all() -> Cluster {
+    Cluster::new(web(), slices(&[0, 1, 2]))
+}
+
+fn client() -> IpAddr {
+    ip("203.0.113.9")
+}
+
+#[test]
+fn a_cluster_address_from_everywhere() {
+    let cluster = all();
+    for vip in ["10.96.0.10", "fd00:96::10"] {
+        // Back to itself with the node's address, to others with its own.
+        let from_p0 = ["p0:8080 from n0", "p1:8080 from p0", "p2:8080 from p0"];
+        check(&cluster, &from_pod("n0", "p0"), tcp(vip, 80), &from_p0);
+        let from_n1 = ["p0:8080 from n1", "p1:8080 from n1", "p2:8080 from n1"];
+        check(&cluster, &from_node("n1"), tcp(vip, 80), &from_n1);
+    }
+}
+
+#[test]
+fn what_is_no_service_is_never_passed_on() {
+    let cluster = all();
+    for (vip, port) in [("10.96.0.11", 80), ("10.96.0.10", 81), ("fd00:96::11", 80)] {
+        check(&cluster, &from_pod("n0", "p0"), tcp(vip, port), &["dropped"]);
+        check(&cluster, &from_node("n0"), tcp(vip, port), &["dropped"]);
+        check(&cluster, &from_outside("n0"), tcp(vip, port).from(client_like(vip)), &["dropped"]);
+    }
+    check(&cluster, &from_pod("n0", "p0"), Packet::ping(ip("10.96.0.10")), &["dropped"]);
+}
+
+fn client_like(vip: &str) -> IpAddr {
+    if vip.contains(':') { ip("2001:db8:ffff::9") } else { client() }
+}
+
+#[test]
+fn node_ports_and_outside_addresses() {
+    let cluster = all();
+    for (vip, port) in [("192.168.0.1", 30080), ("198.51.100.7", 80), ("198.51.100.8", 80)] {
+        let packet = tcp(vip, port).from(client());
+        // The node's own pod sees the client; others must answer through the node.
+        let ends = ["p0:8080 from outside", "p1:8080 from n0", "p2:8080 from n0"];
+        check(&cluster, &from_outside("n0"), packet, &ends);
+    }
+    // A load balancer that is a proxy hands packets on with other addresses: its own is nobody's here.
+    check(&cluster, &from_outside("n0"), tcp("198.51.100.9", 80).from(client()), &["outside! from outside"]);
+    // A pod reaches another node's port: that node is in between, and stays there.
+    let there = ["p0:8080 from n1", "p1:8080 from p0", "p2:8080 from n1"];
+    check(&cluster, &from_pod("n0", "p0"), tcp("192.168.0.2", 30080), &there);
+    // Its own node's port is looked up at once.
+    let own = ["p0:8080 from n0", "p1:8080 from p0", "p2:8080 from p0"];
+    check(&cluster, &from_pod("n0", "p0"), tcp("192.168.0.1", 30080), &own);
+    check(&cluster, &from_pod("n0", "p0"), tcp("198.51.100.8", 80), &own);
+}
+
+#[test]
+fn local_traffic_policies() {
+    let mut service = web();
+    service.external_policy = TrafficPolicy::Local;
+    let cluster = Cluster::new(service.clone(), slices(&[0, 1]));
+    let outside = |node: &str, address: &str| (from_outside(node), tcp(address, 30080).from(client()));
+    let (start, packet) = outside("n0", "192.168.0.1");
+    check(&cluster, &start, packet, &["p0:8080 from outside"]);
+    // No endpoint here: another node is to be asked, so nobody is told that there is none.
+    let (start, packet) = outside("n2", "192.168.1.3");
+    check(&cluster, &start, packet, &["dropped"]);
+    // What is inside may use all, at any address.
+    let all = ["p0:8080 from p2", "p1:8080 from p2"];
+    check(&cluster, &from_pod("n2", "p2"), tcp("198.51.100.7", 80), &all);
+    check(&cluster, &from_pod("n2", "p2"), tcp("10.96.0.10", 80), &all);
+    service.internal_policy = TrafficPolicy::Local;
+    let cluster = Cluster::new(service, slices(&[0, 1]));
+    check(&cluster, &from_pod("n0", "p0"), tcp("10.96.0.10", 80), &["p0:8080 from n0"]);
+    check(&cluster, &from_pod("n2", "p2"), tcp("10.96.0.10", 80), &["dropped"]);
+}
+
+#[test]
+fn without_endpoints_senders_are_told() {
+    let cluster = Cluster::new(web(), Vec::new());
+    check(&cluster, &from_pod("n0", "p0"), tcp("10.96.0.10", 80), &["refused"]);
+    check(&cluster, &from_node("n0"), tcp("fd00:96::10", 80), &["refused"]);
+    check(&cluster, &from_outside("n0"), tcp("192.168.0.1", 30080).from(client()), &["refused"]);
+}
+
+#[test]
+fn only_the_balancers_sources() {
+    let mut service = web();
+    service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    let cluster = Cluster::new(service, slices(&[0]));
+    let packet = |from: &str| tcp("198.51.100.8", 80).from(ip(from));
+    check(&cluster, &from_outside("n0"), packet("203.0.113.9"), &["p0:8080 from outside"]);
+    check(&cluster, &from_outside("n0"), packet("203.0.112.9"), &["dropped"]);
+    // Of the balancer's addresses only.
+    let other = tcp("198.51.100.7", 80).from(ip("203.0.112.9"));
+    check(&cluster, &from_outside("n0"), other, &["p0:8080 from outside"]);
+}
+
+#[test]
+fn endpoints_nearby() {
+    let hinted = |nodes: &[(usize, &str)]| {
+        let mut slices = slices(&nodes.iter().map(|(node, _)| *node).collect::<Vec<_>>());
+        for slice in &mut slices {
+            for (endpoint, (_, zone)) in slice.endpoints.iter_mut().zip(nodes) {
+                endpoint.hint_zones = vec![(*zone).into()];
+            }
+        }
+        slices
+    };
+    let cluster = Cluster::new(web(), hinted(&[(0, "a"), (1, "a"), (2, "b")]));
+    check(&cluster, &from_pod("n2", "p2"), tcp("10.96.0.10", 80), &["p2:8080 from n2"]);
+    check(&cluster, &from_node("n0"), tcp("10.96.0.10", 80), &["p0:8080 from n0", "p1:8080 from n0"]);
+    // A service's own wish counts where nobody has written slices.
+    let mut service = web();
+    service.distribution = Some(TrafficDistribution::SameNode);
+    let mut derived = slices(&[0, 1, 2]);
+    for slice in &mut derived {
+        slice.source = SliceSource::Endpoints;
+    }
+    let cluster = Cluster::new(service, derived);
+    check(
+        &cluster,
+        &from_node("n0"),
+        tcp("10.96.0.10", 80),
+        &["p0:8080 from n0", "p1:8080 from n0", "p2:8080 from n0"],
+    );
+}
+
+#[test]
+fn endpoints_in_the_nodes_network() {
+    let mut slices = slices(&[]);
+    slices[0].endpoints = vec![endpoint(0, address(0, Family::V4)), endpoint(1, address(1, Family::V4))];
+    let cluster = Cluster::new(web(), slices);
+    check(&cluster, &from_pod("n0", "p0"), tcp("10.96.0.10", 80), &["n0:8080 from p0", "n1:8080 from p0"]);
+    check(&cluster, &from_node("n0"), tcp("10.96.0.10", 80), &["n0:8080 from n0", "n1:8080 from n0"]);
+    let packet = tcp("192.168.0.1", 30080).from(client());
+    check(&cluster, &from_outside("n0"), packet, &["n0:8080 from outside", "n1:8080 from n0"]);
+}
+
+#[test]
+fn clients_keep_their_endpoint() {
+    let mut service = web();
+    service.affinity_seconds = Some(10_800);
+    let cluster = Cluster::new(service, slices(&[0, 1, 2]));
+    for vip in ["10.96.0.10", "fd00:96::10"] {
+        let ends = ["p0:8080 from n1", "p1:8080 from n1", "p2:8080 from n1"];
+        check(&cluster, &from_node("n1"), tcp(vip, 80), &ends);
+    }
+}

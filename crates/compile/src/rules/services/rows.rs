@@ -1,0 +1,195 @@
+//! One service's elements.
+
+use std::net::IpAddr;
+
+use weft_model::net::fnv1a;
+use weft_model::{FactKey, Family, Port, Service, ServicePort, TrafficPolicy};
+use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, SetSpec, Statement, Verdict};
+
+use super::addresses::{Frontend, frontends};
+use super::table::{ENDPOINTS, RESTRICTED, SLOTS, Side, service_map};
+use crate::engine::{Context, Output};
+use crate::rules::table::{address_type, in_set};
+use crate::services::eligible::{Candidate, Standing, candidates, standings};
+use crate::services::groups::GroupKey;
+use crate::services::marks::{Class, endpoint_marks};
+use crate::settings::ServiceSettings;
+use crate::topology::aggregate;
+
+/// All rows of one service.
+pub fn service(
+    service: &Service,
+    origin: &FactKey,
+    settings: &ServiceSettings,
+    context: &Context<'_>,
+    out: &mut Output,
+) {
+    for family in Family::ALL {
+        let mut restricted = Vec::new();
+        for port in &service.ports {
+            let frontends = frontends(service, port, family, settings, context);
+            if frontends.is_empty() {
+                continue;
+            }
+            let backends = Backends::of(service, port, family, origin, context, out);
+            for scope in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+                if frontends.iter().any(|f| f.inside == scope || f.outside == scope) {
+                    backends.give_slots(scope, out);
+                }
+            }
+            for frontend in &frontends {
+                backends.lead_there(service, frontend, origin, out);
+            }
+            restricted.extend(frontends.into_iter().filter(|frontend| frontend.restricted));
+        }
+        restrict(service, family, &restricted, origin, out);
+    }
+}
+
+/// The endpoints of one port in one family.
+struct Backends {
+    family: Family,
+    candidates: Vec<Candidate>,
+    /// Their numbers.
+    marks: Vec<u32>,
+    cluster: Group,
+    local: Group,
+}
+
+/// Those of one scope that are used.
+struct Group {
+    number: u32,
+    class: Class,
+    /// Places in the list of candidates.
+    members: Vec<usize>,
+}
+
+impl Group {
+    fn mark(&self) -> u32 {
+        match self.class {
+            Class::Slots(_) => self.class.bits() | self.number,
+            Class::Refuse | Class::Absent => self.class.bits(),
+        }
+    }
+}
+
+impl Backends {
+    fn of(
+        service: &Service,
+        port: &ServicePort,
+        family: Family,
+        origin: &FactKey,
+        context: &Context<'_>,
+        out: &mut Output,
+    ) -> Self {
+        let candidates = candidates(context, service, port, family);
+        let places: Vec<(IpAddr, Port)> = candidates.iter().map(|c| (c.address, c.port)).collect();
+        let mut group = |scope| {
+            let standings = standings(&candidates, scope);
+            if standings.contains(&Standing::TooMany) {
+                out.warn(
+                    origin,
+                    format!("port {} has more endpoints than fit: {}", port.port, Standing::TooMany),
+                );
+            }
+            let members: Vec<usize> = (0..candidates.len()).filter(|at| standings[*at].is_used()).collect();
+            let key = GroupKey {
+                service: service.key.clone(),
+                protocol: port.protocol,
+                port: port.port,
+                family,
+                scope,
+            };
+            Group { number: context.facts.groups().number(&key), class: Class::of(members.len()), members }
+        };
+        let cluster = group(TrafficPolicy::Cluster);
+        let mut local = group(TrafficPolicy::Local);
+        if local.members.is_empty() && !cluster.members.is_empty() {
+            local.class = Class::Absent;
+        }
+        Self { family, marks: endpoint_marks(&places), candidates, cluster, local }
+    }
+
+    fn group(&self, scope: TrafficPolicy) -> &Group {
+        match scope {
+            TrafficPolicy::Cluster => &self.cluster,
+            TrafficPolicy::Local => &self.local,
+        }
+    }
+
+    fn give_slots(&self, scope: TrafficPolicy, out: &mut Output) {
+        let group = self.group(scope);
+        let Class::Slots(slots) = group.class else {
+            return;
+        };
+        let mark = Atom::Mark(group.mark());
+        for slot in 0..slots {
+            let at = group.members[Class::endpoint_at(slot, slots, group.members.len())];
+            let key = [mark.clone(), Atom::Number(slot)];
+            out.entry(Ident::new(SLOTS), key, [Atom::Mark(self.marks[at])], &self.candidates[at].origin);
+        }
+    }
+
+    /// The elements by which one address and port leads to its endpoints.
+    fn lead_there(&self, service: &Service, frontend: &Frontend, origin: &FactKey, out: &mut Output) {
+        let key = [
+            Atom::from(frontend.address),
+            Atom::Proto(frontend.protocol.number()),
+            Atom::Port(frontend.port.get()),
+        ];
+        let (inside, outside) = (self.group(frontend.inside), self.group(frontend.outside));
+        let map = |side| service_map(self.family, side, service.affinity_seconds);
+        out.entry(map(Side::Inside), key.clone(), [Atom::Mark(inside.mark())], origin);
+        if inside.mark() != outside.mark() {
+            out.entry(map(Side::Outside), key.clone(), [Atom::Mark(outside.mark())], origin);
+        }
+        let mut used: Vec<usize> = inside.members.iter().chain(&outside.members).copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        for at in used {
+            let candidate = &self.candidates[at];
+            let [address, protocol, port] = key.clone();
+            let key = [address, protocol, port, Atom::Mark(self.marks[at])];
+            let place = [Atom::from(candidate.address), Atom::Port(candidate.port.get())];
+            out.entry(ENDPOINTS.of(self.family), key, place, &candidate.origin);
+        }
+    }
+}
+
+/// Lets only the service's sources through to its restricted addresses: a set and a chain of its own.
+fn restrict(service: &Service, family: Family, frontends: &[Frontend], origin: &FactKey, out: &mut Output) {
+    if frontends.is_empty() {
+        return;
+    }
+    let suffix = if family == Family::V4 { '4' } else { '6' };
+    let id = fnv1a(service.key.to_string().as_bytes());
+    let sources = Ident::new(&format!("sources{suffix}_{id:016x}"));
+    let chain = Ident::new(&format!("sources_of{suffix}_{id:016x}"));
+    let comment = format!("sources of {}", service.key);
+    out.table_set(sources.clone(), SetSpec::intervals(address_type(family), comment.clone()), origin);
+    let blocks = service.source_ranges.iter().filter(|block| block.family() == family).copied();
+    for block in aggregate(blocks) {
+        out.block(sources.clone(), block, origin);
+    }
+    let rules = vec![
+        weft_plan::Rule::new(
+            comment,
+            [in_set([Field::Saddr(family)], sources), Statement::Verdict(Verdict::Return)],
+        ),
+        weft_plan::Rule::new(
+            "not one of the service's source ranges",
+            [Statement::Counter, Statement::Verdict(Verdict::Drop)],
+        ),
+    ];
+    let row = KernelRow::Chain(Box::new(Chain { hook: None, rules }));
+    out.kernel(KernelKey::Chain(chain.clone()), row, origin);
+    for frontend in frontends {
+        let key = [
+            Atom::from(frontend.address),
+            Atom::Proto(frontend.protocol.number()),
+            Atom::Port(frontend.port.get()),
+        ];
+        let verdict = [Atom::Verdict(Verdict::Jump(chain.clone()))];
+        out.entry(RESTRICTED.of(family), key, verdict, origin);
+    }
+}

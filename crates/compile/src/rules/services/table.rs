@@ -1,0 +1,354 @@
+//! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
+
+use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
+use weft_plan::filter::{Comparison, HookKind, NatTarget, Reject, Value};
+use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
+use weft_plan::{
+    Atom, Chain, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec, Statement,
+    Type, Verdict,
+};
+
+use crate::engine::{Context, Output};
+use crate::rules::edge::CLUSTER;
+use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
+use crate::services::marks::{CHOSEN, CLASS_MASK, Class};
+use crate::topology::aggregate;
+
+/// (address . protocol . port . number) → (endpoint's address . port).
+pub const ENDPOINTS: Pair = Pair { v4: "endpoint4", v6: "endpoint6" };
+/// (mark . slot) → endpoint's number.
+pub const SLOTS: &str = "slot";
+/// (address . protocol . port) → the chain of the sources that may use it.
+pub const RESTRICTED: Pair = Pair { v4: "restricted4", v6: "restricted6" };
+/// Blocks of virtual addresses.
+const RANGES: Pair = Pair { v4: "service_range4", v6: "service_range6" };
+/// (client . address . protocol . port) → number of the endpoint that the client keeps.
+const CLIENTS: Pair = Pair { v4: "client4", v6: "client6" };
+/// Seconds for which a client may keep its endpoint: Kubernetes allows a day.
+const LONGEST_AFFINITY: u32 = 86_400;
+/// Class → the chain that picks one of its slots.
+const CLASSES: &str = "service_class";
+
+/// Base chain for packets from pods and from outside.
+pub const SERVICES: &str = "services";
+/// Base chain for packets of the node itself.
+pub const SERVICES_OUT: &str = "services_out";
+/// Base chain for packets to virtual addresses that got no translation.
+pub const UNKNOWN: &str = "services_unknown";
+/// Base chain for packets that another node's endpoint must answer to this node.
+pub const MASQUERADE: &str = "services_masquerade";
+/// Picks a slot, then translates.
+const LEAD: &str = "service_lead";
+/// To the chosen endpoint.
+const TRANSLATE: &str = "service_translate";
+/// There is no endpoint.
+const REFUSE: &str = "service_refuse";
+
+/// Before the destination translation of others (−100), after port mappings (−110).
+const PRIORITY: i32 = -105;
+
+/// The order in which elements come, and go the other way round (`SetSpec::rank`).
+struct Rank;
+
+impl Rank {
+    const ENDPOINTS: u8 = 1;
+    const SLOTS: u8 = 2;
+    const SERVICES: u8 = 3;
+}
+
+/// Where packets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Pods of the cluster, and this node.
+    Inside,
+    /// Everybody else, where a traffic policy makes a difference.
+    Outside,
+}
+
+/// The map from (address . protocol . port) to the service's mark. Services whose clients keep their endpoint have maps of
+/// their own, by time-out.
+pub fn service_map(family: Family, side: Side, affinity_seconds: Option<u32>) -> Ident {
+    let name = match side {
+        Side::Inside => "service",
+        Side::Outside => "outside",
+    };
+    let name = format!("{name}{}", digit(family));
+    match affinity_seconds {
+        None => Ident::new(&name),
+        Some(seconds) => Ident::new(&format!("{name}_keep_{seconds}")),
+    }
+}
+
+/// The chain that remembers clients of such a map.
+fn keep_chain(family: Family, side: Side, seconds: u32) -> Ident {
+    Ident::new(&format!("{}_chain", service_map(family, side, Some(seconds))))
+}
+
+fn digit(family: Family) -> char {
+    match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    }
+}
+
+/// How a service is looked up.
+fn frontend(family: Family) -> Vec<Field> {
+    vec![Field::Daddr(family), Field::L4Proto, Field::Dport]
+}
+
+/// How its client is: for IPv6 by hashes of the addresses, because nft can't list longer keys that packets write. Two clients
+/// that hash alike share an endpoint, which is one of their service's in any case.
+fn client(family: Family) -> Vec<Field> {
+    let [source, destination] = match family {
+        Family::V4 => [Field::Saddr(family), Field::Daddr(family)],
+        Family::V6 => [Field::SaddrHash(family), Field::DaddrHash(family)],
+    };
+    vec![source, destination, Field::L4Proto, Field::Dport]
+}
+
+/// Everything that doesn't belong to one service.
+pub fn constant(context: &Context<'_>, out: &mut Output) {
+    let origin = FactKey::Node(context.settings.node.clone());
+    let timeouts: Vec<u32> = context.facts.affinity_timeouts().collect();
+    let ranges: Vec<Cidr> = context.networks().iter().flat_map(|n| n.service_cidrs.iter().copied()).collect();
+    maps(&timeouts, &origin, out);
+    classes(&origin, out);
+    for family in Family::ALL {
+        out.table_set(
+            RANGES.of(family),
+            SetSpec::intervals(address_type(family), "blocks of services' addresses"),
+            &origin,
+        );
+    }
+    for block in aggregate(ranges) {
+        out.block(RANGES.of(block.family()), block, &origin);
+        give_source(block, context, &origin, out);
+    }
+    let sides = [Side::Inside, Side::Outside];
+    for (family, side, seconds) in Family::ALL
+        .into_iter()
+        .flat_map(|family| sides.map(|side| (family, side)))
+        .flat_map(|(family, side)| timeouts.iter().map(move |seconds| (family, side, *seconds)))
+    {
+        chain(keep_chain(family, side, seconds), keep(family, side, seconds), &origin, out);
+    }
+    chain(Ident::new(LEAD), lead(), &origin, out);
+    chain(Ident::new(TRANSLATE), translate(), &origin, out);
+    chain(Ident::new(REFUSE), refuse(), &origin, out);
+    out.base_chain(SERVICES, nat(HookKind::Prerouting, PRIORITY), look_up(&sides, &timeouts), &origin);
+    out.base_chain(
+        SERVICES_OUT,
+        nat(HookKind::Output, PRIORITY),
+        look_up(&[Side::Inside], &timeouts),
+        &origin,
+    );
+    out.base_chain(UNKNOWN, filter(HookKind::Forward, -4), unknown(), &origin);
+    out.base_chain(MASQUERADE, nat(HookKind::Postrouting, 93), masquerade(context), &origin);
+}
+
+fn chain(name: Ident, rules: Vec<Rule>, origin: &FactKey, out: &mut Output) {
+    let row = KernelRow::Chain(Box::new(Chain { hook: None, rules }));
+    out.kernel(KernelKey::Chain(name), row, origin);
+}
+
+fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
+    let slots = SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "slots of services' endpoints");
+    out.table_set(Ident::new(SLOTS), slots.ranked(Rank::SLOTS), origin);
+    for family in Family::ALL {
+        let address = address_type(family);
+        let frontend = [address, Type::InetProto, Type::InetService];
+        let numbered = [address, Type::InetProto, Type::InetService, Type::Mark];
+        let place = [address, Type::InetService];
+        let endpoints = SetSpec::map(&numbered, &place, "endpoints by number");
+        out.table_set(ENDPOINTS.of(family), endpoints.ranked(Rank::ENDPOINTS), origin);
+        let restricted =
+            SetSpec::map(&frontend, &[Type::Verdict], "addresses that only some sources may use");
+        out.table_set(RESTRICTED.of(family), restricted.ranked(Rank::ENDPOINTS), origin);
+        for (side, comment) in [
+            (Side::Inside, "services"),
+            (Side::Outside, "services that lead elsewhere for packets from outside"),
+        ] {
+            for seconds in std::iter::once(None).chain(timeouts.iter().copied().map(Some)) {
+                let map = SetSpec::map(&frontend, &[Type::Mark], comment);
+                out.table_set(service_map(family, side, seconds), map.ranked(Rank::SERVICES), origin);
+            }
+        }
+        let address = match family {
+            Family::V4 => Type::Ipv4Addr,
+            Family::V6 => Type::Number,
+        };
+        let client = [address, address, Type::InetProto, Type::InetService];
+        let clients = SetSpec::map(&client, &[Type::Mark], "clients that keep their endpoint");
+        let dynamic_timeout = Some(LONGEST_AFFINITY);
+        out.table_set(CLIENTS.of(family), SetSpec { dynamic_timeout, ..clients }, origin);
+    }
+}
+
+/// A chain for each number of slots, and a small map to them.
+fn classes(origin: &FactKey, out: &mut Output) {
+    let map = Ident::new(CLASSES);
+    let spec = SetSpec::map(&[Type::Mark], &[Type::Verdict], "how a service's endpoint is picked");
+    out.table_set(map.clone(), spec, origin);
+    for class in Class::all() {
+        let verdict = match class {
+            Class::Slots(slots) => {
+                let name = Ident::new(&format!("service_pick_{slots}"));
+                let slot = vec![Field::CtMark, Field::Random(slots)];
+                let pick = Rule::new("", [Statement::SetCtMarkFrom(slot, Ident::new(SLOTS))]);
+                chain(name.clone(), vec![pick], origin, out);
+                Verdict::Jump(name)
+            }
+            Class::Refuse => Verdict::Goto(Ident::new(REFUSE)),
+            Class::Absent => Verdict::Drop,
+        };
+        out.entry(map.clone(), [Atom::Mark(class.bits())], [Atom::Verdict(verdict)], origin);
+    }
+}
+
+/// The rules of a base chain: what asks for a service's mark.
+fn look_up(sides: &[Side], timeouts: &[u32]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        rules.push(Rule::new(
+            "source ranges",
+            [Statement::VerdictFrom(frontend(family), RESTRICTED.of(family))],
+        ));
+        for side in [Side::Outside, Side::Inside].into_iter().filter(|side| sides.contains(side)) {
+            for seconds in std::iter::once(None).chain(timeouts.iter().copied().map(Some)) {
+                let map = service_map(family, side, seconds);
+                let on = match seconds {
+                    None => Ident::new(LEAD),
+                    Some(seconds) => keep_chain(family, side, seconds),
+                };
+                let found =
+                    [Statement::SetCtMarkFrom(frontend(family), map), Statement::Verdict(Verdict::Goto(on))];
+                let from = match side {
+                    Side::Inside => Vec::new(),
+                    Side::Outside => {
+                        vec![not_from_pod(), not_in_set([Field::Saddr(family)], CLUSTER.of(family))]
+                    }
+                };
+                rules.push(Rule::new("", from.into_iter().chain(found)));
+            }
+        }
+        rules.push(Rule::new(
+            "no service at this address",
+            [
+                in_set([Field::Daddr(family)], RANGES.of(family)),
+                Statement::Counter,
+                Statement::Verdict(Verdict::Drop),
+            ],
+        ));
+    }
+    rules
+}
+
+fn not_from_pod() -> Statement {
+    Statement::Match(Field::Iifname, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX.into()))
+}
+
+fn lead() -> Vec<Rule> {
+    vec![
+        Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS_MASK)], Ident::new(CLASSES))]),
+        Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))]),
+    ]
+}
+
+fn to_endpoint(family: Family) -> Statement {
+    let mut key = frontend(family);
+    key.push(Field::CtMark);
+    Statement::Dnat(NatTarget::AddressPortFrom { family, key, map: ENDPOINTS.of(family) })
+}
+
+fn translate() -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Family::ALL.map(|family| Rule::new("", [to_endpoint(family)])).into();
+    rules.push(Rule::new(
+        "the endpoint has just gone",
+        [Statement::Counter, Statement::Verdict(Verdict::Drop)],
+    ));
+    rules
+}
+
+/// At once: a TCP client would take an ICMP error for a hint and try again.
+fn refuse() -> Vec<Rule> {
+    let tcp = Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Tcp.number()));
+    vec![
+        Rule::new("no endpoint", [tcp, Statement::Counter, Statement::Reject(Reject::TcpReset)]),
+        Rule::new("no endpoint", [Statement::Counter, Statement::Reject(Reject::PortUnreachable)]),
+    ]
+}
+
+/// A client goes where it went before; else a slot is picked, and the client remembered.
+fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
+    let remember = Statement::Update {
+        map: CLIENTS.of(family),
+        key: client(family),
+        timeout_seconds: seconds,
+        data: Field::CtMark,
+    };
+    let forget = Statement::Delete { map: CLIENTS.of(family), key: client(family), data: Field::CtMark };
+    let chosen = Statement::Match(Field::CtMarkMasked(CHOSEN), Comparison::Is, Value::Mark(CHOSEN));
+    vec![
+        Rule::new(
+            "where this client went before",
+            [
+                Statement::SetCtMarkFrom(client(family), CLIENTS.of(family)),
+                remember.clone(),
+                to_endpoint(family),
+            ],
+        ),
+        Rule::new("", [Statement::SetCtMarkFrom(frontend(family), service_map(family, side, Some(seconds)))]),
+        Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS_MASK)], Ident::new(CLASSES))]),
+        // Writing a key that is there would keep what it says.
+        Rule::new("", [chosen.clone(), forget]),
+        Rule::new("", [chosen, remember]),
+        Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))]),
+    ]
+}
+
+/// A packet that is routed to a block of services has not been translated: the way there ends at the loopback link.
+fn unknown() -> Vec<Rule> {
+    let back = Statement::Match(Field::Oifname, Comparison::Is, Value::Link(IfName::loopback()));
+    vec![Rule::new("no service took it", [back, Statement::Counter, Statement::Verdict(Verdict::Drop)])]
+}
+
+/// What came in by one node and goes on to an endpoint of another must be answered through the first.
+fn masquerade(context: &Context<'_>) -> Vec<Rule> {
+    let by_others =
+        |field| Statement::Match(field, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX.into()));
+    let own = Family::ALL.into_iter().filter_map(|family| context.own_address(family));
+    own.map(|own| {
+        let family = match Family::of(own) {
+            Family::V4 => Field::Saddr(Family::V4),
+            Family::V6 => Field::Saddr(Family::V6),
+        };
+        Rule::new(
+            "answered through this node",
+            [
+                Statement::Match(Field::CtMarkMasked(CHOSEN), Comparison::Is, Value::Mark(CHOSEN)),
+                Statement::Match(family, Comparison::IsNot, Value::Address(own)),
+                by_others(Field::Iifname),
+                by_others(Field::Oifname),
+                Statement::Snat(NatTarget::Address(own)),
+            ],
+        )
+    })
+    .collect()
+}
+
+/// The node's own packets to virtual addresses have its address from the start, also where there is no default route: the
+/// kernel asks for a route before anything is translated.
+fn give_source(block: Cidr, context: &Context<'_>, origin: &FactKey, out: &mut Output) {
+    let Some(source) = context.route_source(block.family()) else {
+        return;
+    };
+    let key = RouteKey { table: MAIN_TABLE, destination: block, metric: 0 };
+    let route = Route {
+        kind: RouteKind::Unicast,
+        link: Some(IfName::loopback()),
+        via: None,
+        onlink: false,
+        source: Some(source),
+    };
+    out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
+}
