@@ -4,5 +4,6 @@
 
 mod crash_points;
 mod interfaces;
+mod networkd;
 mod node;
 mod restart;

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use crate::node::{Node, sh};
 
-const PEER: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n2, annotations: {weft.dev/addresses: 192.0.2.2/24}}\n\
+pub const PEER: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n2, annotations: {weft.dev/addresses: 192.0.2.2/24}}\n\
                     spec: {podCIDRs: [10.99.2.0/24]}\n";
 
-fn output(line: &str) -> String {
+pub fn output(line: &str) -> String {
     let out = Command::new("sh").args(["-c", line]).output().unwrap();
     String::from_utf8(out.stdout).unwrap()
 }
 
 /// Everything of ours that the kernel holds, sorted, without counters and link numbers.
-fn kernel() -> Vec<String> {
+pub fn kernel() -> Vec<String> {
     let listing = output(
         "ip -o link | grep weft | sed 's/^[0-9]*: //; s/@[^:]*//'; ip route show table all; ip -6 route show table all; \
          ip rule; ip -6 rule; nft -s list table inet weft",
@@ -26,13 +26,13 @@ fn kernel() -> Vec<String> {
 }
 
 /// What one has and the other hasn't.
-fn difference(a: &[String], b: &[String]) -> Vec<String> {
+pub fn difference(a: &[String], b: &[String]) -> Vec<String> {
     let lost = a.iter().filter(|line| !b.contains(line)).map(|line| format!("- {line}"));
     let new = b.iter().filter(|line| !a.contains(line)).map(|line| format!("+ {line}"));
     lost.chain(new).collect()
 }
 
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(15);
     while !holds() {
         assert!(Instant::now() < end, "{what}");
