@@ -3,7 +3,6 @@
 //! Time and I/O arrive as messages, one at a time, so that the core has no locks and no clocks of its own.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use weft_cni::{Attach, CniError, Gc, NetConf};
@@ -53,8 +52,23 @@ pub struct Report {
     pub took: std::time::Duration,
 }
 
-/// How a CNI call is answered: the result's JSON, or the error.
-pub type CniReply = Sender<Result<serde_json::Value, CniError>>;
+/// The answer to a CNI call: the result's JSON, or the error.
+pub type CniAnswer = Result<serde_json::Value, CniError>;
+
+/// Where the answer to a CNI call goes. Dropped unused, it tells whoever waits that there will be none.
+pub struct CniReply(Box<dyn FnOnce(CniAnswer) + Send>);
+
+impl CniReply {
+    /// A reply that `take` takes: on the core's thread, so it must not wait.
+    pub fn new(take: impl FnOnce(CniAnswer) + Send + 'static) -> Self {
+        Self(Box::new(take))
+    }
+
+    /// Answers.
+    pub fn send(self, answer: CniAnswer) {
+        (self.0)(answer);
+    }
+}
 
 /// A call of the CNI plugin.
 pub struct CniCall {

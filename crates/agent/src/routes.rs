@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::oneshot;
 use weft_cni::{Call, CniError, Code, Request, Verb};
 use weft_compile::{Compiler, Facts, Settings};
 use weft_model::{Change, Fact};
@@ -16,10 +17,10 @@ use weft_plan::Plan;
 use weft_plan::diff::Difference;
 use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, StoreError};
 
-use crate::api::{ApiRequest, ApiResponse, Handler};
+use crate::api::{ApiRequest, ApiResponse, HandedOn, Handler};
 use crate::core::{Core, SharedPlans, Work};
 use crate::explain::{self, Query};
-use crate::message::{CniCall, CniVerb, Message};
+use crate::message::{CniAnswer, CniCall, CniReply, CniVerb, Message};
 use crate::status::Status;
 
 /// How long a look inside may take.
@@ -31,10 +32,19 @@ pub struct Routes {
 }
 
 impl Handler for Routes {
+    fn hand_on(&self, request: ApiRequest) -> HandedOn {
+        let Some(verb) = Verb::of_path(&request.path) else { return HandedOn::Not(request) };
+        let deadline = request.deadline;
+        let asked = self.ask_core(verb, request);
+        HandedOn::Answer(Box::pin(async move {
+            match asked {
+                Ok(answer) => answered(answer, deadline).await.into(),
+                Err(error) => ApiResponse::error(&error),
+            }
+        }))
+    }
+
     fn call(&self, request: ApiRequest) -> ApiResponse {
-        if let Some(verb) = Verb::of_path(&request.path) {
-            return self.cni(verb, request).into();
-        }
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/v1/status") => self.inspect(|core| Ok(ApiResponse::json(&Status::of(core)))),
             ("GET", "/v1/plan") => self.ask(|core| core.plans().clone()).map(|plans| plan(&plans)).into(),
@@ -59,16 +69,16 @@ impl Routes {
         let _ = core.send(message);
     }
 
-    fn cni(&self, verb: Verb, request: ApiRequest) -> Result<ApiResponse, CniError> {
+    /// Hands a CNI call to the core.
+    fn ask_core(&self, verb: Verb, request: ApiRequest) -> Result<oneshot::Receiver<CniAnswer>, CniError> {
         let call = Call::decode(&request.body)?;
         let netns = request.fds.into_iter().next();
         let verb = cni_verb(call.request(verb)?, netns)?;
-        let (reply, answer) = channel();
+        let (send, answer) = oneshot::channel();
+        // Whoever asked may have gone.
+        let reply = CniReply::new(move |answer| drop(send.send(answer)));
         self.send(Message::Cni(CniCall { verb, deadline: request.deadline, reply }));
-        // The core answers by the deadline; a little more for the way.
-        let patience = request.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(2);
-        let value = answer.recv_timeout(patience).map_err(|_| stopping())??;
-        Ok(if value.is_null() { ApiResponse::done() } else { ApiResponse::json(&value) })
+        Ok(answer)
     }
 
     /// Runs `look` on the core's thread.
@@ -134,6 +144,14 @@ impl Routes {
         };
         run().into()
     }
+}
+
+/// The core's answer to a CNI call. It comes by the deadline; a little more for the way.
+async fn answered(answer: oneshot::Receiver<CniAnswer>, deadline: Instant) -> Result<ApiResponse, CniError> {
+    let patience = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(2);
+    let answer = tokio::time::timeout(patience, answer).await;
+    let value = answer.ok().and_then(Result::ok).ok_or_else(stopping)??;
+    Ok(if value.is_null() { ApiResponse::done() } else { ApiResponse::json(&value) })
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,7 @@
 //! What goes in and out of the handler: plain data, no HTTP library's types.
 
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -80,8 +81,22 @@ impl From<Result<ApiResponse, CniError>> for ApiResponse {
     }
 }
 
+/// What became of a request that was to be handed on.
+pub enum HandedOn {
+    /// The answer will come by this.
+    Answer(Pin<Box<dyn Future<Output = ApiResponse> + Send>>),
+    /// Nobody else answers it: it is for [`Handler::call`].
+    Not(ApiRequest),
+}
+
 /// Who answers.
 pub trait Handler: Send + Sync + 'static {
+    /// Takes a request whose answer somebody else has to give, and hands it on; any other request is given back. Runs on the
+    /// API's own thread, and must not wait. The answer should be there by the deadline.
+    fn hand_on(&self, request: ApiRequest) -> HandedOn {
+        HandedOn::Not(request)
+    }
+
     /// Answers one request. Runs on a thread where blocking is allowed, up to
     /// [`Limits::threads`](super::Limits::threads) at once; should return before the request's deadline.
     fn call(&self, request: ApiRequest) -> ApiResponse;

@@ -18,6 +18,6 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use exchange::{ApiRequest, ApiResponse, Handler};
+pub use exchange::{ApiRequest, ApiResponse, HandedOn, Handler};
 pub use run_dir::{RunDir, RunDirError, hold_state};
 pub use server::{ApiServer, Limits, StartError};

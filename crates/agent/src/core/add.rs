@@ -29,7 +29,7 @@ impl Core {
                 self.adding.insert(id, Adding { generation: None, deadline, reply, attach });
             }
             Err(error) => {
-                let _ = reply.send(Err(error));
+                reply.send(Err(error));
             }
         }
     }
@@ -250,7 +250,7 @@ impl Core {
             self.publish(PublishWork::Publish(Published::Pod(pod)));
         }
         crash::point("add:attached");
-        let _ = adding.reply.send(Ok(result.render(adding.attach.conf.version)));
+        adding.reply.send(Ok(result.render(adding.attach.conf.version)));
     }
 
     fn take_back(&mut self, id: &AttachmentId, adding: Adding, error: CniError) {
@@ -273,7 +273,7 @@ impl Core {
                 self.refusal_of(&id).unwrap_or_default(),
             );
             // Whoever waits has waited long enough: the answer doesn't wait for the clean-up.
-            let _ = adding.reply.send(Err(error));
+            adding.reply.send(Err(error));
             self.remove(&id, None);
         }
     }

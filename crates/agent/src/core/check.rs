@@ -22,11 +22,11 @@ impl Core {
                 // The kernel thread looks into the pod's namespace; the core doesn't wait for it.
                 std::thread::spawn(move || {
                     let faults = faults.recv().unwrap_or_else(|_| vec!["the agent is stopping".into()]);
-                    let _ = reply.send(verdict(&faults));
+                    reply.send(verdict(&faults));
                 });
             }
             Err(error) => {
-                let _ = reply.send(Err(error));
+                reply.send(Err(error));
             }
         }
     }

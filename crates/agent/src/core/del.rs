@@ -20,7 +20,7 @@ impl Core {
     pub(super) fn del(&mut self, id: &AttachmentId, deadline: Instant, reply: CniReply) {
         if let Some(adding) = self.adding.remove(id) {
             let error = CniError::new(Code::TRY_AGAIN_LATER, "a DEL came while the ADD was under way", "");
-            let _ = adding.reply.send(Err(error));
+            adding.reply.send(Err(error));
         }
         crash::point("del:asked");
         self.forget_tombstone(id);
@@ -110,7 +110,7 @@ impl Core {
                     Err(CniError::new(Code::IO_FAILURE, "the address can't be given back", reason.clone()))
                 }
             };
-            let _ = reply.send(answer);
+            reply.send(answer);
         }
     }
 
@@ -147,7 +147,7 @@ impl Core {
                     .get(&KernelKey::Link(id.host_link()))
                     .cloned()
                     .unwrap_or_else(|| "the kernel has not answered yet".into());
-                let _ = reply.send(Err(CniError::new(
+                reply.send(Err(CniError::new(
                     Code::TRY_AGAIN_LATER,
                     "the pod's network is still there",
                     reason,

@@ -1,6 +1,5 @@
 //! GC: everything that the runtime doesn't name goes.
 
-use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -13,10 +12,10 @@ use crate::message::CniReply;
 impl Core {
     /// Removes the attachments of this network configuration that are not among the valid ones. Goes on after errors:
     /// what can't be removed now is tried again by the kernel thread.
-    pub(super) fn gc(&mut self, request: &Gc, deadline: Instant, reply: &CniReply) {
+    pub(super) fn gc(&mut self, request: &Gc, deadline: Instant, reply: CniReply) {
         let Some(valid) = &request.valid else {
             // The runtime did not say who lives.
-            let _ = reply.send(Ok(Value::Null));
+            reply.send(Ok(Value::Null));
             return;
         };
         let dead: Vec<AttachmentId> = self
@@ -32,15 +31,14 @@ impl Core {
             .collect();
         self.free_ownerless();
         let Some((last, others)) = dead.split_last() else {
-            let _ = reply.send(Ok(Value::Null));
+            reply.send(Ok(Value::Null));
             return;
         };
         for id in others {
-            let (nobody, _) = channel();
-            self.remove(id, Some((nobody, deadline, Ok(Value::Null))));
+            self.remove(id, None);
         }
         // Removals are applied in order, so the last one's end is the end of all.
-        self.remove(last, Some((reply.clone(), deadline, Ok(Value::Null))));
+        self.remove(last, Some((reply, deadline, Ok(Value::Null))));
     }
 
     /// Frees leases whose attachment nobody knows: an ADD died between the lease and the record.

@@ -339,9 +339,9 @@ impl Core {
             CniVerb::Add(attach, netns) => self.add(attach, netns, deadline, reply),
             CniVerb::Del(id) => self.del(&id, deadline, reply),
             CniVerb::Check(attach, netns) => self.check(&attach, netns, reply),
-            CniVerb::Gc(request) => self.gc(&request, deadline, &reply),
+            CniVerb::Gc(request) => self.gc(&request, deadline, reply),
             CniVerb::Status(conf) => {
-                let _ = reply.send(self.ready_for(&conf.network).map(|()| serde_json::Value::Null));
+                reply.send(self.ready_for(&conf.network).map(|()| serde_json::Value::Null));
             }
         }
     }

@@ -26,6 +26,8 @@ use judge::Judge;
 
 /// How long it must be quiet before what was gathered is judged.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long to let more come before reading.
+const BREATH: Duration = Duration::from_millis(5);
 /// The longest that gathering goes on.
 const LONGEST: Duration = Duration::from_millis(500);
 /// `NFNLGRP_NFTABLES`.
@@ -124,6 +126,8 @@ impl Monitor {
         self.wait(None)?;
         let start = Instant::now();
         loop {
+            // One change of ours makes a dozen notifications: to wake for each would take the processor from who makes it.
+            std::thread::sleep(BREATH);
             self.read()?;
             let left = LONGEST.saturating_sub(start.elapsed()).min(QUIET);
             if left.is_zero() || !self.wait(Some(left))? {

@@ -1,6 +1,6 @@
 //! The core without threads: messages in, and what it asks of the kernel thread out.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,6 +25,11 @@ struct Rig {
 }
 
 type Answer = Receiver<Result<Value, CniError>>;
+
+fn reply() -> (CniReply, Answer) {
+    let (send, answer) = channel();
+    (CniReply::new(move |given| drop(send.send(given))), answer)
+}
 
 fn rig() -> Rig {
     let folder = tempfile::tempdir().unwrap();
@@ -101,7 +106,7 @@ impl Rig {
             panic!("the call is not an ADD")
         };
         let netns = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let (reply, answer): (Sender<_>, Answer) = channel();
+        let (reply, answer) = reply();
         self.tell(Message::Cni(CniCall { verb: CniVerb::Add(attach, netns), deadline, reply }));
         answer
     }
@@ -248,7 +253,7 @@ fn a_pods_old_sandbox_goes_without_its_new_one() {
         answer.try_recv().unwrap().unwrap();
     }
     let id = AttachmentId { container: "old".into(), ifname: IfName::new("eth0").unwrap() };
-    let (reply, _answer) = channel();
+    let (reply, _answer) = reply();
     rig.tell(Message::Cni(CniCall { verb: CniVerb::Del(id), deadline: patient(), reply }));
     match rig.published.try_iter().last() {
         Some(PublishWork::Publish(Published::Pod(pod))) => {
