@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
-use weft_model::{Change, FactKey, Keyed, Slot, Table, Warning};
+use weft_model::{Change, Fact, FactKey, Keyed, Slot, Table, Warning};
 use weft_plan::{DnsName, KernelKey, KernelRow, NameRow, Plan};
 
 use crate::claims::Claims;
@@ -152,7 +152,10 @@ impl Compiler {
     }
 
     /// Takes one change; says whether it was news.
-    pub fn apply(&mut self, change: Change) -> bool {
+    pub fn apply(&mut self, mut change: Change) -> bool {
+        if let Change::Set(fact) = &mut change {
+            trim(fact, &self.settings);
+        }
         let Some(transition) = self.facts.apply(change) else {
             return false;
         };
@@ -232,8 +235,17 @@ impl Compiler {
     }
 }
 
+/// Takes out what only a pod's own node asks for: a uid is as long as all else that is kept of a pod elsewhere.
+fn trim(fact: &mut Fact, settings: &Settings) {
+    if let Fact::Pod(pod) = fact
+        && pod.node.as_ref() != Some(&settings.node)
+    {
+        pod.uid = None;
+    }
+}
+
 /// The plan of a node from its facts, from scratch.
-pub fn compile(settings: Settings, facts: impl IntoIterator<Item = weft_model::Fact>) -> Plan {
+pub fn compile(settings: Settings, facts: impl IntoIterator<Item = Fact>) -> Plan {
     let mut compiler = Compiler::new(settings);
     for fact in facts {
         compiler.apply(Change::set(fact));
@@ -241,4 +253,32 @@ pub fn compile(settings: Settings, facts: impl IntoIterator<Item = weft_model::F
     let mut plan = Plan::default();
     compiler.flush(&mut plan);
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::{NodeName, ObjectKey, Pod};
+
+    use super::*;
+
+    #[test]
+    fn of_pods_elsewhere_no_uid_is_kept() {
+        let node = |name: &str| NodeName::new(name).unwrap();
+        let pod = |on: Option<&str>| {
+            let mut pod = Pod::named(ObjectKey::new("shop", "web").unwrap());
+            (pod.uid, pod.node) = (Some("u".into()), on.map(node));
+            Change::set(Fact::Pod(pod))
+        };
+        let mut compiler = Compiler::new(Settings::new(node("n1")));
+        let mut check = |on: Option<&str>, news: bool, uid: Option<&str>| {
+            assert_eq!(compiler.apply(pod(on)), news, "{on:?}");
+            let held = compiler.facts().pods().next().unwrap();
+            assert_eq!(held.uid.as_deref(), uid, "{on:?}");
+        };
+        check(None, true, None);
+        check(None, false, None);
+        check(Some("n2"), true, None);
+        check(Some("n1"), true, Some("u"));
+        check(Some("n1"), false, Some("u"));
+    }
 }
