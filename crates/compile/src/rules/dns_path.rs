@@ -6,7 +6,9 @@
 use weft_model::{Cidr, FactKey, Family, IfName, Port, Protocol};
 use weft_plan::filter::{Comparison, HookKind, Value};
 use weft_plan::kernel::{LOCAL_TABLE, Opening};
-use weft_plan::{Atom, Field, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec, Statement};
+use weft_plan::{
+    Atom, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec, Statement, Verdict,
+};
 
 use super::table::{Pair, address_type, filter, in_set};
 use crate::engine::{Context, Output, Rule, RuleKey};
@@ -16,6 +18,9 @@ use crate::facts::Transition;
 pub const SERVERS: Pair = Pair { v4: "dns4", v6: "dns6" };
 
 const DNS_PORT: u16 = 53;
+/// Chains for what goes to port 53, and what comes from there.
+const QUERIES: &str = "name_queries";
+const ANSWERS: &str = "name_answers";
 
 /// See the module.
 pub struct DnsPathRule;
@@ -47,10 +52,11 @@ impl Rule for DnsPathRule {
             let spec = SetSpec::set(&[address_type(family)], "addresses of this node's DNS server");
             out.table_set(SERVERS.of(family), spec, &origin);
         }
-        let (queries, answers) =
-            (untracked(Field::Daddr, Field::Dport), untracked(Field::Saddr, Field::Sport));
-        out.base_chain("dns_notrack", filter(HookKind::Prerouting, -303), queries.clone(), &origin);
-        let both = queries.into_iter().chain(answers).collect();
+        out.chain(Ident::new(QUERIES), untracked(Field::Daddr), &origin);
+        out.chain(Ident::new(ANSWERS), untracked(Field::Saddr), &origin);
+        let queries = look_at(Field::Dport, QUERIES);
+        let both = vec![queries.clone(), look_at(Field::Sport, ANSWERS)];
+        out.base_chain("dns_notrack", filter(HookKind::Prerouting, -303), vec![queries], &origin);
         out.base_chain("dns_notrack_out", filter(HookKind::Output, -303), both, &origin);
         if let Ok(port) = Port::new(u32::from(DNS_PORT)) {
             for protocol in [Protocol::Udp, Protocol::Tcp] {
@@ -60,16 +66,21 @@ impl Rule for DnsPathRule {
     }
 }
 
-fn untracked(address: fn(Family) -> Field, port: Field) -> Vec<weft_plan::Rule> {
+/// Nearly every packet of the node has another port, and is done with after this one comparison.
+fn look_at(port: Field, chain: &str) -> weft_plan::Rule {
+    let is_dns = Statement::Match(port, Comparison::Is, Value::Port(DNS_PORT));
+    weft_plan::Rule::new("names", [is_dns, Statement::Verdict(Verdict::Jump(Ident::new(chain)))])
+}
+
+fn untracked(address: fn(Family) -> Field) -> Vec<weft_plan::Rule> {
     let mut rules = Vec::new();
     for family in Family::ALL {
         for protocol in [Protocol::Udp, Protocol::Tcp] {
             rules.push(weft_plan::Rule::new(
                 "names without connection tracking",
                 [
-                    in_set([address(family)], SERVERS.of(family)),
                     Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(protocol.number())),
-                    Statement::Match(port, Comparison::Is, Value::Port(DNS_PORT)),
+                    in_set([address(family)], SERVERS.of(family)),
                     Statement::Notrack,
                 ],
             ));

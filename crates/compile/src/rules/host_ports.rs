@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use weft_model::{Attachment, FactKey, Family, HostPort};
 use weft_plan::filter::{Comparison, HookKind, NatTarget, Value};
-use weft_plan::{Atom, Field, SetSpec, Statement, Type};
+use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Type, Verdict};
 
 use super::table::{Pair, address_type, nat};
 use crate::engine::{Context, Output, Rule, RuleKey};
@@ -17,6 +17,9 @@ use crate::facts::Transition;
 pub const ANY: Pair = Pair { v4: "host_port4", v6: "host_port6" };
 /// (address . protocol . port) → (pod address . port).
 pub const AT: Pair = Pair { v4: "host_port_at4", v6: "host_port_at6" };
+
+/// The chain that both hooks go on to with what is addressed to the node.
+const MAPPINGS: &str = "port_mappings";
 
 /// See the module.
 pub struct HostPortsRule;
@@ -66,19 +69,22 @@ fn constant(origin: &FactKey, out: &mut Output) {
         out.table_set(AT.of(family), at, origin);
         rules.extend(translations(family));
     }
-    out.base_chain("host_ports", nat(HookKind::Prerouting, -110), rules.clone(), origin);
-    out.base_chain("host_ports_out", nat(HookKind::Output, -110), rules, origin);
+    let chain = Ident::new(MAPPINGS);
+    out.chain(chain.clone(), rules, origin);
+    // The routing tables are asked once a connection instead of once a rule: most connections lead elsewhere.
+    let to_node = Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local);
+    let on = weft_plan::Rule::new("to this node", [to_node, Statement::Verdict(Verdict::Goto(chain))]);
+    out.base_chain("host_ports", nat(HookKind::Prerouting, -110), vec![on.clone()], origin);
+    out.base_chain("host_ports_out", nat(HookKind::Output, -110), vec![on], origin);
 }
 
 fn translations(family: Family) -> [weft_plan::Rule; 2] {
-    let mut local = vec![Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local)];
-    if family == Family::V6 {
-        let loopback = Value::Address(IpAddr::V6(Ipv6Addr::LOCALHOST));
-        local.push(Statement::Match(Field::Daddr(family), Comparison::IsNot, loopback));
-    }
+    let loopback = Value::Address(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let outside = Statement::Match(Field::Daddr(family), Comparison::IsNot, loopback);
+    let guard = (family == Family::V6).then_some(outside);
     let lookup = |key: Vec<Field>, pair: Pair| {
         let to = NatTarget::AddressPortFrom { family, key, map: pair.of(family) };
-        let statements: Vec<Statement> = local.iter().cloned().chain([Statement::Dnat(to)]).collect();
+        let statements: Vec<Statement> = guard.iter().cloned().chain([Statement::Dnat(to)]).collect();
         weft_plan::Rule::new("port mappings", statements)
     };
     [

@@ -10,6 +10,7 @@
 //! | prerouting | −310 | `pod_sources` | [`pods`] |
 //! | prerouting | −305 | `tunnel_peers` | [`overlay`] |
 //! | prerouting | −303 | `dns_notrack` | [`dns_path`] |
+//! | output | −305 | `tunnel_peers_out` | [`overlay`] |
 //! | output | −303 | `dns_notrack_out` | [`dns_path`] |
 //! | prerouting | −150 | `answers` | [`overlay`] |
 //! | prerouting | −110 | `host_ports` | [`host_ports`] |

@@ -47,6 +47,12 @@ impl Output {
         self.kernel(KernelKey::Chain(Ident::new(name)), KernelRow::Chain(Box::new(chain)), origin);
     }
 
+    /// A chain that others go on to.
+    pub fn chain(&mut self, name: Ident, rules: Vec<Rule>, origin: &FactKey) {
+        let chain = Chain { hook: None, rules };
+        self.kernel(KernelKey::Chain(name), KernelRow::Chain(Box::new(chain)), origin);
+    }
+
     /// An element of a set.
     pub fn member(&mut self, set: Ident, key: impl Into<Box<[Atom]>>, origin: &FactKey) {
         self.kernel(KernelKey::Element(set, key.into()), KernelRow::Element(Element::member()), origin);

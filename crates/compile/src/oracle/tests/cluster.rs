@@ -317,8 +317,10 @@ fn auto_uses_both_ways_at_once() {
       n0 route 10.244.2.0/24 via 192.168.2.3 dev weftx9338 src 192.168.1.1 onlink [node n2]
       n0 encap neighbour 192.168.2.3 lladdr ba:90:f8:37:7c:88, fdb dst 192.168.2.3, vni 9338 [node n2]
       n0 route default dev eth0 (the host's own) [host]
+      n0 output tunnel_peers_out: meta l4proto udp ip saddr 192.168.1.1 meta l4proto . th dport @tunnel_ports notrack comment "tunnels without connection tracking"; found udp . 4789 [network default]
       n0 wire eth0 by routers outside to n2 eth0 [node n2]
       n2 prerouting pod_sources: iifname != "weftp*" accept comment "not from a pod" [node n2]
+      n2 prerouting tunnel_peers: ip daddr 192.168.2.3 ip saddr @tunnel_peer4 meta l4proto . th dport @tunnel_ports notrack accept comment "tunnels without connection tracking"; found udp . 4789 [network default]
       n2 route local 192.168.2.3/32 dev eth0 table local [host]
       n2 decap by weftx9338, from 192.168.1.1 [network default]
       n2 prerouting pod_sources: iifname != "weftp*" accept comment "not from a pod" [node n2]
@@ -343,8 +345,8 @@ fn tunnel_packets_from_strangers_are_dropped() {
     udp 203.0.113.66:40000 → 192.168.1.1:4789
       n0 send from outside by eth0 [host]
       n0 prerouting pod_sources: iifname != "weftp*" accept comment "not from a pod" [node n0]
-      n0 prerouting tunnel_peers: meta l4proto . th dport @tunnel_ports fib daddr type local ip saddr != @tunnel_peer4 counter drop comment "tunnel packets from nodes only"; found udp . 4789 [network default]
-    dropped on n0: chain tunnel_peers: meta l4proto . th dport @tunnel_ports fib daddr type local ip saddr != @tunnel_peer4 counter drop comment "tunnel packets from nodes only"; found udp . 4789 [network default]
+      n0 prerouting tunnel_peers: ip saddr != @tunnel_peer4 meta l4proto . th dport @tunnel_ports fib daddr type local counter drop comment "tunnel packets from nodes only"; found udp . 4789 [network default]
+    dropped on n0: chain tunnel_peers: ip saddr != @tunnel_peer4 meta l4proto . th dport @tunnel_ports fib daddr type local counter drop comment "tunnel packets from nodes only"; found udp . 4789 [network default]
     "#);
     let known = forged.from(nodes[1].addresses[0]);
     let outcome = trace(&world, &from_outside("n0"), known).outcome;

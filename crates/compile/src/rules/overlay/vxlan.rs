@@ -25,6 +25,9 @@ pub const PEERS: Pair = Pair { v4: "tunnel_peer4", v6: "tunnel_peer6" };
 /// (protocol . port) of each network's tunnel.
 pub const PORTS: &str = "tunnel_ports";
 
+/// The chain for what may be a tunnel's packet.
+const PACKETS: &str = "tunnel_packets";
+
 /// Tables of further networks: this bit and the VNI, which has 24.
 const FURTHER_TABLES: u32 = 1 << 24;
 /// Priority of the policy rules, before the main table's 32766.
@@ -59,7 +62,7 @@ pub fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: 
         };
         out.kernel(KernelKey::Rule(rule), KernelRow::Rule, origin);
     }
-    admit_peers_only(network, origin, out);
+    admit_peers_only(network, local, origin, out);
     send_answers_back(origin, out);
 }
 
@@ -78,38 +81,61 @@ fn send_answers_back(origin: &FactKey, out: &mut Output) {
     out.base_chain("answers", filter(HookKind::Prerouting, -150), vec![rule], origin);
 }
 
-fn admit_peers_only(network: &Network, origin: &FactKey, out: &mut Output) {
+/// Tunnel packets are taken from nodes only, and pass without connection tracking on both ends: a tunnel's source port is a
+/// hash of the connection inside, so that each of these would cost a second entry, which no answer ever finds.
+///
+/// Every packet of the node passes here: what is not UDP is done with after one comparison, and a look-up comes before the
+/// routing tables.
+fn admit_peers_only(network: &Network, local: IpAddr, origin: &FactKey, out: &mut Output) {
     // One chain for all networks, whose ports are elements.
     let ports = Ident::new(PORTS);
     let spec = SetSpec::set(&[Type::InetProto, Type::InetService], "ports of tunnels");
     out.table_set(ports.clone(), spec, origin);
     let port = [Atom::Proto(Protocol::Udp.number()), Atom::Port(network.vxlan_port.get())];
     out.member(ports.clone(), port, origin);
-    let to_tunnel = [in_set([Field::L4Proto, Field::Dport], ports)];
+    let udp = || Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Udp.number()));
+    let to_tunnel = || in_set([Field::L4Proto, Field::Dport], ports.clone());
+    let is_own = |field| Statement::Match(field, Comparison::Is, Value::Address(local));
+    let family = Family::of(local);
     // Masqueraded on its way to an address that a peer doesn't publish, it would pass for its node's own.
     let from_pod =
         Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX.into()));
     let refused = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
-    let mut rules = vec![weft_plan::Rule::new(
-        "pods send no tunnel packets",
-        [from_pod].into_iter().chain(to_tunnel.clone()).chain(refused.clone()),
-    )];
+    let mut rules = vec![
+        weft_plan::Rule::new(
+            "pods send no tunnel packets",
+            [from_pod, to_tunnel()].into_iter().chain(refused.clone()),
+        ),
+        weft_plan::Rule::new(
+            "tunnels without connection tracking",
+            [
+                is_own(Field::Daddr(family)),
+                in_set([Field::Saddr(family)], PEERS.of(family)),
+                to_tunnel(),
+                Statement::Notrack,
+                Statement::Verdict(Verdict::Accept),
+            ],
+        ),
+    ];
     for family in Family::ALL {
         let spec = SetSpec::set(&[address_type(family)], "nodes whose tunnel packets are taken");
         out.table_set(PEERS.of(family), spec, origin);
+        let stranger = not_in_set([Field::Saddr(family)], PEERS.of(family));
+        let to_node = Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local);
         rules.push(weft_plan::Rule::new(
             "tunnel packets from nodes only",
-            to_tunnel
-                .clone()
-                .into_iter()
-                .chain([
-                    Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local),
-                    not_in_set([Field::Saddr(family)], PEERS.of(family)),
-                ])
-                .chain(refused.clone()),
+            [stranger, to_tunnel(), to_node].into_iter().chain(refused.clone()),
         ));
     }
-    out.base_chain("tunnel_peers", filter(HookKind::Prerouting, -305), rules, origin);
+    let chain = Ident::new(PACKETS);
+    out.chain(chain.clone(), rules, origin);
+    let look = weft_plan::Rule::new("tunnels are UDP", [udp(), Statement::Verdict(Verdict::Goto(chain))]);
+    out.base_chain("tunnel_peers", filter(HookKind::Prerouting, -305), vec![look], origin);
+    let sent = weft_plan::Rule::new(
+        "tunnels without connection tracking",
+        [udp(), is_own(Field::Saddr(family)), to_tunnel(), Statement::Notrack],
+    );
+    out.base_chain("tunnel_peers_out", filter(HookKind::Output, -305), vec![sent], origin);
 }
 
 /// The table that a network's pods look at first: each network reaches nodes by a tunnel of its own.
