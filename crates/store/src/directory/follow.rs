@@ -67,6 +67,8 @@ pub(super) struct Follower {
     board: Board,
     known: HashMap<String, Known>,
     pending: BTreeMap<String, Pending>,
+    /// When something was noted last.
+    last_noted: Option<Instant>,
     /// Notices of whole folders.
     unreadable: BTreeSet<String>,
 }
@@ -81,6 +83,7 @@ impl Follower {
             board: Board::default(),
             known: HashMap::new(),
             pending: BTreeMap::new(),
+            last_noted: None,
             unreadable: BTreeSet::new(),
         }
     }
@@ -147,8 +150,11 @@ impl Follower {
         }
     }
 
+    /// A file that is whole and comes after a silence is looked at at once; those that follow closely are gathered.
     fn note(&mut self, path: &str, patience: Duration, now: Instant) {
-        let due = now + self.options.debounce;
+        let gather = self.options.debounce;
+        let is_alone = self.last_noted.replace(now).is_none_or(|last| now.duration_since(last) >= gather);
+        let due = if is_alone && patience.is_zero() { now } else { now + gather };
         let pending = Pending { seen: None, since: now, patience, due };
         let entry = self.pending.entry(path.to_owned()).or_insert(pending);
         entry.patience = patience;
@@ -327,5 +333,39 @@ impl Follower {
         }
         events.extend(self.board.drain());
         events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+    }
+
+    #[test]
+    fn the_first_change_after_a_silence_is_not_waited_for_and_others_are_gathered() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = DirectoryOptions { debounce: Duration::from_secs(10), ..DirectoryOptions::default() };
+        let mut follower = Follower::new(folder.path(), &options);
+        follower.load().unwrap();
+        let start = Instant::now();
+        let mut changes = |file: &str, after: Duration| {
+            std::fs::write(folder.path().join(file), namespace(file.trim_end_matches(".yaml"))).unwrap();
+            follower.hint(&Hint::Whole(file.into()), start + after);
+            let due = follower.settle(start + after, || true);
+            let events = follower.drain();
+            let facts: usize = events
+                .iter()
+                .map(|event| if let Event::Changes(changes) = event { changes.len() } else { 0 })
+                .sum();
+            (facts, due.map(|due| due - start))
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(changes("a.yaml", seconds(0)), (1, None));
+        assert_eq!(changes("b.yaml", seconds(1)), (0, Some(seconds(11))));
+        assert_eq!(changes("c.yaml", seconds(2)), (0, Some(seconds(11))));
+        assert_eq!(changes("d.yaml", seconds(13)), (3, None));
     }
 }

@@ -36,7 +36,7 @@ use crate::store::{Claim, Event, Published, Store, StoreError};
 /// Times and limits of a directory store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryOptions {
-    /// How long changes are gathered before they are looked at.
+    /// How long changes are gathered before they are looked at; the first one after as long a silence is not waited with.
     pub debounce: Duration,
     /// How long a file must stay as it is before a deletion in it, or a version that looks cut off, is believed.
     pub settle: Duration,
