@@ -31,9 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Stack of a sending thread, in bytes: it makes one system call after the other.
 const STACK: usize = 64 * 1024;
 
-/// See the module.
+/// Sends removals, and says when the links are gone: see the module's first lines.
 #[derive(Debug)]
-pub(crate) struct Removals {
+pub struct Removals {
     lanes: Vec<Lane>,
     /// The lane to take when none is free.
     next: usize,
@@ -57,7 +57,7 @@ impl Removals {
     ///
     /// # Errors
     /// [`SocketError::Open`].
-    pub(crate) fn open() -> Result<Self, SocketError> {
+    pub fn open() -> Result<Self, SocketError> {
         let lanes = (0..LANES).map(|_| Lane::open()).collect::<Result<_, _>>()?;
         Ok(Self { lanes, next: 0, sent: 0, buffer: vec![0; READ] })
     }
@@ -76,7 +76,7 @@ impl Removals {
     ///
     /// # Errors
     /// Where neither can be seen: the links may be gone, or go later.
-    pub(crate) fn remove(
+    pub fn remove(
         &mut self,
         request: &Message,
         links: BTreeSet<u32>,

@@ -1,8 +1,10 @@
 //! The floor: the objects that one ADD makes, by the fewest requests in one process, without any waiting, mending or record.
 //!
 //! Both ends of the veth pair with names, MACs, group and alias, addresses, permanent neighbours and routes at both, and the
-//! four elements of the packet filter. DEL is a bare RTM_DELLINK; the elements are taken out outside the time.
+//! four elements of the packet filter. DEL is a bare RTM_DELLINK, in turns until the kernel acknowledges it, when it has freed the
+//! link's memory, and until it says that the link is gone; the elements are taken out outside the time.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 use weft_dataplane::filter::{Change, Nft};
-use weft_dataplane::netlink::{Attributes, Message, Reply, Rtnl};
+use weft_dataplane::netlink::{Attributes, Message, Removals, Reply, Rtnl};
 use weft_lab::Machine;
 use weft_model::IfName;
 use weft_plan::filter::{Element, SetSpec, Type};
@@ -46,7 +48,17 @@ pub fn namespace(number: usize) -> String {
 pub struct Floor {
     machine: Arc<Machine>,
     host: Rtnl,
+    removals: Removals,
     filter: Nft,
+}
+
+/// When a removal is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// When the kernel acknowledges it.
+    Acknowledged,
+    /// When the kernel says that the link is gone.
+    Gone,
 }
 
 /// A pod's link that stands.
@@ -67,15 +79,22 @@ impl Floor {
             .collect();
         let changes: Vec<Change<'_>> = sets.iter().map(|(key, row)| Change::Set(key, row)).collect();
         filter.apply(&changes)?;
-        Ok(Self { machine: Arc::clone(machine), host: Rtnl::open()?, filter })
+        Ok(Self { machine: Arc::clone(machine), host: Rtnl::open()?, removals: Removals::open()?, filter })
     }
 
-    /// Makes and removes one link; the times of both.
-    pub fn add_and_del(&mut self, number: usize) -> Result<(Duration, Duration)> {
+    /// Makes and removes one link; the times of both. The removal ends as `end` says.
+    pub fn add_and_del(&mut self, number: usize, end: End) -> Result<(Duration, Duration)> {
         let (add, made) = self.add(number)?;
         std::thread::sleep(super::PAUSE);
         let start = Instant::now();
-        self.send(&[Message::new(libc::RTM_DELLINK, 0, &link_header(made.index, 0))])?;
+        let removal = Message::new(libc::RTM_DELLINK, 0, &link_header(made.index, 0));
+        match end {
+            End::Acknowledged => drop(self.send(&[removal])?),
+            End::Gone => self
+                .removals
+                .remove(&removal, BTreeSet::from([made.index]))?
+                .map_err(|refusal| anyhow!("the kernel refused to remove a link of the floor: {refusal}"))?,
+        }
         let del = start.elapsed();
         self.forget(&made)?;
         std::thread::sleep(super::PAUSE);

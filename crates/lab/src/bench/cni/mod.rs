@@ -18,7 +18,7 @@ use weft_lab::{Lab, Machine, Tool, Topology};
 
 use super::report::{Bound, Report};
 use super::{Options, cluster};
-use floor::Floor;
+use floor::{End, Floor};
 use plugins::Plugins;
 
 /// Pods of the many at once.
@@ -69,18 +69,22 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut floor = machine.enter_net(|| Floor::open(&machine))??;
 
     let (mut our, mut their, mut least) = (Times::default(), Times::default(), Times::default());
+    let mut gone = Vec::new();
     for round in 0..WARM_UP + rounds {
         let pod = sandbox("one", round % namespaces);
         let times = [
-            machine.enter_net(|| floor.add_and_del(round % namespaces))??,
+            machine.enter_net(|| floor.add_and_del(round % namespaces, End::Acknowledged))??,
             one(&ours, &pod).context("Weft")?,
             one(&chain, &pod).context("the reference chain")?,
         ];
         if round >= WARM_UP {
-            let [floor, ours, chain] = times;
-            least.note(floor);
+            let [bare, ours, chain] = times;
+            least.note(bare);
             our.note(ours);
             their.note(chain);
+            let (_, until_gone) =
+                machine.enter_net(|| floor.add_and_del(round % namespaces, End::Gone))??;
+            gone.push(milliseconds(until_gone));
         }
     }
     let mut report = Report::new(
@@ -88,6 +92,9 @@ pub fn run(options: &Options) -> Result<Report> {
         "peer: bridge, host-local, portmap and firewall in turn; limit: the same objects by raw netlink in one process",
     );
     singles(&mut report, &mut our, &mut their, &mut least);
+    // Weft's DEL is over when the link is gone. So it is here, while `cni.del` waits for the acknowledgement.
+    let like = [Some(percentile(&mut our.del, 50)), None, Some(percentile(&mut gone, 50))];
+    report.add("cni.del.gone.p50", "ms", like);
     let least = machine.enter_net(|| floor.many(MANY))??;
     many(&mut report, &mut many::run(&ours)?, &mut many::run(&chain)?, least);
     drop((floor, ours, chain));
