@@ -154,6 +154,7 @@ fn peer_plan(own: &Settings, facts: &Facts, node: &Node) -> Plan {
         compiler.apply(Change::set(fact));
     };
     facts.networks().cloned().map(Fact::Network).for_each(&mut set);
+    facts.service_cidrs().cloned().map(Fact::ServiceCidr).for_each(&mut set);
     facts.nodes().cloned().map(Fact::Node).for_each(&mut set);
     set(Fact::Host(peer_host(node)));
     let its_pods = facts.pods().filter(|pod| pod.node.as_ref() == Some(&node.name) && !pod.host_network);

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 use weft_model::{
     Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Family, Host, Labels, NamespaceName,
-    Network, NetworkName, Node, NodeName, ObjectKey, Pod, Selector, Service, Slot, Table,
+    Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service, ServiceCidr, Slot,
+    Table,
 };
 
 use self::labels::{PodLabels, ServiceSelectors, Slots, link, unlink};
@@ -44,6 +45,7 @@ pub struct Facts {
     pods: Table<Pod>,
     services: Table<Service>,
     slices: Table<EndpointSlice>,
+    service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
     attachments: FxHashMap<AttachmentId, Attachment>,
     pods_by_label: PodLabels,
     services_by_label: ServiceSelectors,
@@ -131,6 +133,11 @@ impl Facts {
     /// Every time, in seconds, for which some service's clients keep their endpoint.
     pub fn affinity_timeouts(&self) -> impl Iterator<Item = u32> + '_ {
         self.affinity_timeouts.keys().copied()
+    }
+
+    /// Blocks of virtual addresses that have an object of their own, by its name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.service_cidrs.values()
     }
 
     /// A slice by key.
@@ -234,6 +241,7 @@ impl Facts {
                 FactKey::Host => self.host == Host::default(),
                 FactKey::Network(name) => !self.networks.contains_key(name),
                 FactKey::Namespace(name) => !self.namespaces.contains(name),
+                FactKey::ServiceCidr(name) => !self.service_cidrs.contains_key(name),
                 FactKey::Attachment(id) => !self.attachments.contains_key(id),
                 _ => self.slot(key).is_none(),
             };
@@ -246,6 +254,7 @@ impl Facts {
             Fact::Pod(pod) => self.pods.get(&pod.key) == Some(pod),
             Fact::Service(service) => self.services.get(&service.key) == Some(service),
             Fact::EndpointSlice(slice) => self.slices.get(&slice.key) == Some(slice),
+            Fact::ServiceCidr(blocks) => self.service_cidrs.get(&blocks.name) == Some(blocks),
             Fact::Attachment(attachment) => self.attachments.get(&attachment.id) == Some(attachment),
         }
     }
@@ -257,7 +266,11 @@ impl Facts {
             FactKey::Pod(key) => self.pods.slot(key),
             FactKey::Service(key) => self.services.slot(key),
             FactKey::EndpointSlice(key) => self.slices.slot(key),
-            FactKey::Host | FactKey::Network(_) | FactKey::Namespace(_) | FactKey::Attachment(_) => None,
+            FactKey::Host
+            | FactKey::Network(_)
+            | FactKey::Namespace(_)
+            | FactKey::ServiceCidr(_)
+            | FactKey::Attachment(_) => None,
         }
     }
 
@@ -273,6 +286,7 @@ impl Facts {
             FactKey::Pod(key) => self.pods.remove(key).map(Fact::Pod),
             FactKey::Service(key) => self.services.remove(key).map(Fact::Service),
             FactKey::EndpointSlice(key) => self.slices.remove(key).map(Fact::EndpointSlice),
+            FactKey::ServiceCidr(name) => self.service_cidrs.remove(name).map(Fact::ServiceCidr),
             FactKey::Attachment(id) => self.attachments.remove(id).map(Fact::Attachment),
         }
     }
@@ -286,6 +300,7 @@ impl Facts {
             Fact::Pod(pod) => drop(self.pods.insert(pod)),
             Fact::Service(service) => drop(self.services.insert(service)),
             Fact::EndpointSlice(slice) => drop(self.slices.insert(slice)),
+            Fact::ServiceCidr(blocks) => drop(self.service_cidrs.insert(blocks.name.clone(), blocks)),
             Fact::Attachment(attachment) => drop(self.attachments.insert(attachment.id.clone(), attachment)),
         }
     }

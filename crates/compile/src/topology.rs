@@ -96,6 +96,17 @@ impl<'a> Context<'a> {
         networks
     }
 
+    /// Blocks that services' virtual addresses come from: those of the networks, and those of ServiceCIDR objects. In order,
+    /// each once; one may lie inside another.
+    pub fn service_cidrs(&self) -> Vec<Cidr> {
+        let networks = self.facts.networks().flat_map(|network| &network.service_cidrs);
+        let objects = self.facts.service_cidrs().flat_map(|object| &object.cidrs);
+        let mut blocks: Vec<Cidr> = networks.chain(objects).copied().collect();
+        blocks.sort();
+        blocks.dedup();
+        blocks
+    }
+
     /// Largest packet that the network's pods may send, in bytes: as configured, else the uplink's less the tunnel's
     /// overhead.
     pub fn pod_mtu(&self, network: &Network) -> u32 {
@@ -200,10 +211,11 @@ pub fn aggregate(cidrs: impl IntoIterator<Item = Cidr>) -> Vec<Cidr> {
 }
 
 impl Transition {
-    /// True where it is about this machine, this node's own fact, or a network: what every row may depend on.
+    /// True where it is about this machine, this node's own fact, a network or its services' addresses: what every row may
+    /// depend on.
     pub fn concerns_this_node(&self, context: &Context<'_>) -> bool {
         self.states().any(|fact| match fact {
-            Fact::Host(_) | Fact::Network(_) => true,
+            Fact::Host(_) | Fact::Network(_) | Fact::ServiceCidr(_) => true,
             Fact::Node(node) => node.name == context.settings.node,
             _ => false,
         })

@@ -10,7 +10,8 @@ use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host,
     HostLink, HostPort, IfName, IngressMode, Labels, LoadBalancerAddress, Mac, NamespaceName, Network,
     NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port, Protocol,
-    Service, ServicePort, Shape, SliceSource, TargetPort, TrafficDistribution, TrafficPolicy, Vni,
+    Service, ServiceCidr, ServicePort, Shape, SliceSource, TargetPort, TrafficDistribution, TrafficPolicy,
+    Vni,
 };
 use weft_plan::Plan;
 
@@ -22,6 +23,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (0u8..2, any::<u8>()).prop_map(|(n, variant)| network(n, variant)),
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| attachment(n, variant)),
         2 => (0u8..2, any::<bool>()).prop_map(|(n, there)| namespace(n, there)),
+        1 => (0u8..2, any::<u8>()).prop_map(|(n, variant)| service_cidr(n, variant)),
         3 => (0u8..4, any::<u8>()).prop_map(|(n, variant)| pod(n, variant)),
         4 => (0u8..3, any::<u8>(), any::<u16>()).prop_map(|(n, variant, more)| service(n, variant, more)),
         3 => (0u8..3, any::<u8>(), any::<u8>()).prop_map(|(n, variant, more)| slice(n, variant, more)),
@@ -114,6 +116,18 @@ fn network(n: u8, variant: u8) -> Change {
         network.service_cidrs = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
     }
     Change::set(Fact::Network(network))
+}
+
+fn service_cidr(n: u8, variant: u8) -> Change {
+    let name = ObjectName::new(&format!("blocks-{n}")).unwrap();
+    if variant < 64 {
+        return Change::Remove(FactKey::ServiceCidr(name));
+    }
+    // One of them is what a network may say too.
+    let all = ["10.96.0.0/16", "10.98.0.0/16", "fd00:98::/112"];
+    let cidrs = all.iter().enumerate().filter(|(at, _)| bit(variant, *at as u8));
+    let cidrs = cidrs.map(|(_, text)| text.parse().unwrap()).collect();
+    Change::set(Fact::ServiceCidr(ServiceCidr { name, cidrs }))
 }
 
 fn attachment(n: u8, variant: u8) -> Change {

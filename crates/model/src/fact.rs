@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Attachment, AttachmentId, EndpointSlice, Host, NamespaceName, Network, NetworkName, Node, NodeName,
-    ObjectKey, Pod, Service,
+    ObjectKey, ObjectName, Pod, Service, ServiceCidr,
 };
 
 /// What identifies a fact. Its text form is what a person would type to name the object.
@@ -26,6 +26,8 @@ pub enum FactKey {
     Service(ObjectKey),
     /// An endpoint slice.
     EndpointSlice(ObjectKey),
+    /// Blocks of virtual addresses.
+    ServiceCidr(ObjectName),
     /// An interface of a pod on this node.
     Attachment(AttachmentId),
 }
@@ -40,6 +42,7 @@ impl fmt::Display for FactKey {
             FactKey::Pod(key) => write!(f, "pod {key}"),
             FactKey::Service(key) => write!(f, "service {key}"),
             FactKey::EndpointSlice(key) => write!(f, "endpointslice {key}"),
+            FactKey::ServiceCidr(name) => write!(f, "servicecidr {name}"),
             FactKey::Attachment(id) => write!(f, "attachment {id}"),
         }
     }
@@ -62,6 +65,8 @@ pub enum Fact {
     Service(Service),
     /// An endpoint slice.
     EndpointSlice(EndpointSlice),
+    /// Blocks of virtual addresses.
+    ServiceCidr(ServiceCidr),
     /// An interface of a pod on this node.
     Attachment(Attachment),
 }
@@ -77,6 +82,7 @@ impl Fact {
             Fact::Pod(pod) => FactKey::Pod(pod.key.clone()),
             Fact::Service(service) => FactKey::Service(service.key.clone()),
             Fact::EndpointSlice(slice) => FactKey::EndpointSlice(slice.key.clone()),
+            Fact::ServiceCidr(blocks) => FactKey::ServiceCidr(blocks.name.clone()),
             Fact::Attachment(attachment) => FactKey::Attachment(attachment.id.clone()),
         }
     }

@@ -20,6 +20,7 @@ pub mod network;
 pub mod node;
 pub mod pod;
 pub mod service;
+pub mod service_cidr;
 pub mod table;
 
 pub use attachment::{Attachment, AttachmentId, HostPort, PodIdentity};
@@ -36,4 +37,5 @@ pub use service::{
     IngressMode, LoadBalancerAddress, Service, ServiceKind, ServicePort, TargetPort, TrafficDistribution,
     TrafficPolicy,
 };
+pub use service_cidr::ServiceCidr;
 pub use table::{Keyed, Slot, Table};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use weft_model::{
     Change, Cidr, Fact, FactKey, Family, HostPort, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey,
-    Pod, Port, Protocol,
+    ObjectName, Pod, Port, Protocol,
 };
 use weft_store::{
     DirectoryOptions, DirectoryStore, Event, Published, PublishedNode, PublishedPod, Store, StoreError,
@@ -146,6 +146,15 @@ fn tells_what_is_and_what_changes(bench: &dyn Bench) {
     watching.until_facts("the namespace", |f| f.len() == 2);
     bench.remove("web");
     watching.until_facts("the removal", |f| pod(f, &web).is_none());
+    let blocks = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.97.0.0/16]}\n";
+    bench.write("blocks", blocks);
+    let key = FactKey::ServiceCidr(ObjectName::new("more").unwrap());
+    watching.until_facts("the block", |f| match f.get(&key) {
+        Some(Fact::ServiceCidr(found)) => found.cidrs == [cidr("10.97.0.0/16")],
+        _ => false,
+    });
+    bench.remove("blocks");
+    watching.until_facts("the block's removal", |f| !f.contains_key(&key));
     // A watch that begins now has the same view.
     let fresh = Watching::begin(bench.store());
     assert_eq!(fresh.facts, watching.facts);

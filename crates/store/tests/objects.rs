@@ -140,6 +140,28 @@ fn nodes_say_their_addresses_and_blocks() {
 }
 
 #[test]
+fn blocks_of_virtual_addresses_are_objects_of_their_own() {
+    let of = |spec: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: more}}\nspec: {spec}\n"
+        )
+    };
+    let Fact::ServiceCidr(blocks) = fact(&of("{cidrs: [10.97.0.0/16, 'fd00:97::/112']}")) else { panic!() };
+    assert_eq!(blocks.name.as_str(), "more");
+    assert_eq!(
+        blocks.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.97.0.0/16", "fd00:97::/112"]
+    );
+    let check = |spec: &str, expected: &str| {
+        let error = decode_all(&of(spec)).remove(0).unwrap_err();
+        assert!(error.contains(&format!("servicecidr more: {expected}")), "{spec}: {error}");
+    };
+    check("{cidrs: [10.97.0.0/16, 10.98.0.0]}", "spec.cidrs[1]: ");
+    check("{cidrs: [10.97.0.0/16, 10.98.0.0/16]}", "spec.cidrs: there is at most one");
+    check("{}", "spec.cidrs: it is empty");
+}
+
+#[test]
 fn services_have_the_api_servers_defaults() {
     let plain = service("  clusterIP: 10.96.0.10\n  selector: {app: web}\n  ports: [{port: 80}]\n");
     assert_eq!(plain.kind, ServiceKind::ClusterIp);

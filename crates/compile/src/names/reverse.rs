@@ -83,6 +83,7 @@ impl Rule for ReverseRule {
                     dirty(RuleKey::Fact(FactKey::Node(node.name.clone())));
                 }
             }
+            FactKey::ServiceCidr(_) => dirty(RuleKey::Constant),
             FactKey::Node(_) => dirty(RuleKey::Fact(transition.key.clone())),
             _ => {}
         }
@@ -105,8 +106,8 @@ impl Rule for ReverseRule {
             RuleKey::Constant => {
                 let origin = FactKey::Node(context.settings.node.clone());
                 let networks = context.networks();
-                let blocks = networks.iter().flat_map(|n| n.pod_cidrs.iter().chain(&n.service_cidrs));
-                add_zones(blocks.copied(), dns, &origin, out);
+                let pods = networks.iter().flat_map(|n| n.pod_cidrs.iter().copied());
+                add_zones(pods.chain(context.service_cidrs()), dns, &origin, out);
             }
             RuleKey::Fact(origin @ FactKey::Node(name)) => {
                 let Some(node) = context.facts.node(name) else { return };

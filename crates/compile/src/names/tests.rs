@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use weft_model::{
     Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, NamespaceName, Network, Node,
-    NodeCidr, NodeName, ObjectKey, ObjectName, Pod, Port, Protocol, Service, ServiceKind, ServicePort,
-    SliceSource, TargetPort,
+    NodeCidr, NodeName, ObjectKey, ObjectName, Pod, Port, Protocol, Service, ServiceCidr, ServiceKind,
+    ServicePort, SliceSource, TargetPort,
 };
 use weft_plan::{DnsName, NameRow, Plan};
 
@@ -306,6 +306,14 @@ fn reverse_zones_follow_networks_and_nodes() {
     0.0.0.0.0.0.0.0.7.0.0.0.0.0.d.f.ip6.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 16 labels exist below)
     244.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
     96.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
+    97.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
+    ");
+    let blocks = ServiceCidr {
+        name: ObjectName::new("more").unwrap(),
+        cidrs: ["10.97.0.0/16", "fd00:96::/112"].map(|cidr| cidr.parse().unwrap()).to_vec(),
+    };
+    insta::assert_snapshot!(names(vec![Fact::ServiceCidr(blocks)]), @r"
+    0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 4 labels exist below)
     97.10.in-addr.arpa. (exists) (zone of ns.dns.k8s., mailbox hostmaster.k8s., ttl 5) (names of fewer than 2 labels exist below)
     ");
     insta::assert_snapshot!(names(vec![node]), @r"

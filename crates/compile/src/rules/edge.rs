@@ -71,12 +71,12 @@ fn covered(block: Cidr, context: &Context<'_>) -> bool {
     context.facts.networks().flat_map(|n| &n.pod_cidrs).any(|whole| whole.net().contains(&block.net()))
 }
 
-/// All blocks of pods and services: as the networks describe them, and nodes' blocks beside these.
+/// All blocks of pods and services: as they are described, and nodes' blocks beside these.
 fn cluster(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
-    let described = networks.iter().flat_map(|n| n.pod_cidrs.iter().chain(&n.service_cidrs)).copied();
+    let pods = networks.iter().flat_map(|n| n.pod_cidrs.iter().copied());
     let stray =
         context.facts.nodes().flat_map(|n| &n.pod_cidrs).map(|b| b.cidr).filter(|b| !covered(*b, context));
-    described.chain(stray).collect()
+    pods.chain(context.service_cidrs()).chain(stray).collect()
 }
 
 fn direct(networks: &[Network]) -> Vec<Cidr> {

@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weft_model::{Fact, NamespaceName, ObjectKey, ObjectName, Protocol};
 
-use super::raw::{self, Head, Meta, NetworkSpec, Nothing, Object};
-use super::{Interner, ObjectError, error, network, node, pod, service, slice};
+use super::raw::{self, Head, Meta, NetworkSpec, Nothing, Object, ServiceCidrSpec};
+use super::{Interner, ObjectError, error, network, node, pod, service, service_cidr, slice};
 
 /// A fact, as far as one object tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +149,10 @@ fn decode_kind<R: Reader>(id: &ObjectId, from: &R, names: &mut Interner) -> Resu
             let raw: Object<NetworkSpec, Nothing> = from.read()?;
             one(Fact::Network(network::network(&raw.metadata, &raw.spec)?))
         }
+        ("networking.k8s.io/v1", "ServiceCIDR") => {
+            let raw: Object<ServiceCidrSpec, Nothing> = from.read()?;
+            one(Fact::ServiceCidr(service_cidr::service_cidr(&raw.metadata, &raw.spec)?))
+        }
         _ => unknown(&id.kind),
     }
 }
@@ -159,7 +163,7 @@ fn named<R: Reader>(id: &ObjectId, from: &R) -> String {
     let Ok(Head { metadata, .. }) = from.read::<Head>() else { return kind };
     match (metadata.namespace.as_str(), metadata.name.as_str()) {
         (_, "") => kind,
-        ("", name) if matches!(id.kind.as_str(), "Node" | "Namespace" | "Network") => {
+        ("", name) if matches!(id.kind.as_str(), "Node" | "Namespace" | "Network" | "ServiceCIDR") => {
             format!("{kind} {name}")
         }
         ("", name) => format!("{kind} default/{name}"),

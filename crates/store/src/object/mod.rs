@@ -15,6 +15,7 @@ mod node;
 mod pod;
 mod raw;
 mod service;
+mod service_cidr;
 mod slice;
 pub mod text;
 

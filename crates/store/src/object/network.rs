@@ -56,7 +56,8 @@ pub(super) fn network(meta: &Meta, spec: &NetworkSpec) -> Result<Network, Object
     Ok(network)
 }
 
-fn cidrs(field: &str, texts: &[String]) -> Result<Vec<Cidr>, ObjectError> {
+/// Blocks as text, checked one by one.
+pub(super) fn cidrs(field: &str, texts: &[String]) -> Result<Vec<Cidr>, ObjectError> {
     let parse =
         |(i, text): (usize, &String)| text.parse().map_err(|e| ObjectError::at(format!("{field}[{i}]"), e));
     texts.iter().enumerate().map(parse).collect()

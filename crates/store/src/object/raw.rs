@@ -116,6 +116,8 @@ raw! {
     LoadBalancer { ingress: Vec<Ingress> }
     Ingress { ip: String, ip_mode: String }
 
+    ServiceCidrSpec { cidrs: Vec<String> }
+
     EndpointSlice { metadata: Meta, address_type: String, endpoints: Vec<Endpoint>, ports: Vec<EndpointPort> }
     Endpoint {
         addresses: Vec<String>,
