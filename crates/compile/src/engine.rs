@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use weft_model::{Change, Fact, FactKey, Keyed, Slot, Table, Warning};
-use weft_plan::{DnsName, KernelKey, KernelRow, NameRow, Plan};
+use weft_plan::{DnsName, HealthKey, HealthRow, KernelKey, KernelRow, NameRow, Plan};
 
 use crate::claims::Claims;
 use crate::facts::{Facts, Transition};
@@ -53,6 +53,7 @@ pub struct Context<'a> {
 pub struct Output {
     kernel: Vec<(KernelKey, KernelRow, Arc<FactKey>)>,
     names: Vec<(DnsName, NameRow, Arc<FactKey>)>,
+    health: Vec<(HealthKey, HealthRow, Arc<FactKey>)>,
     warnings: Vec<Warning>,
     /// The last origin: rows that follow each other mostly have one.
     origin: Option<Arc<FactKey>>,
@@ -69,6 +70,12 @@ impl Output {
     pub fn name(&mut self, name: DnsName, row: NameRow, origin: &FactKey) {
         let origin = self.shared(origin);
         self.names.push((name, row, origin));
+    }
+
+    /// A health port, because of `origin`.
+    pub fn health(&mut self, key: HealthKey, row: HealthRow, origin: &FactKey) {
+        let origin = self.shared(origin);
+        self.health.push((key, row, origin));
     }
 
     /// Something that a person should know of `object`.
@@ -93,6 +100,7 @@ struct Produced {
     piece: Piece,
     kernel: Box<[Slot]>,
     names: Box<[Slot]>,
+    health: Box<[Slot]>,
     warnings: Box<[Warning]>,
 }
 
@@ -112,6 +120,7 @@ pub struct Compiler {
     produced: Table<Produced>,
     kernel_claims: Claims<KernelKey, KernelRow>,
     name_claims: Claims<DnsName, NameRow>,
+    health_claims: Claims<HealthKey, HealthRow>,
     warnings: BTreeMap<Warning, u32>,
 }
 
@@ -132,6 +141,7 @@ impl Compiler {
             produced: Table::default(),
             kernel_claims: Claims::default(),
             name_claims: Claims::default(),
+            health_claims: Claims::default(),
             warnings: BTreeMap::new(),
         }
     }
@@ -148,7 +158,10 @@ impl Compiler {
 
     /// Who else asks, since the last flush, for a row that `origin` asks for, and wants it different; nobody, ordinarily.
     pub fn rival_of(&self, origin: &FactKey) -> Option<&FactKey> {
-        self.kernel_claims.rival_of(origin).or_else(|| self.name_claims.rival_of(origin))
+        self.kernel_claims
+            .rival_of(origin)
+            .or_else(|| self.name_claims.rival_of(origin))
+            .or_else(|| self.health_claims.rival_of(origin))
     }
 
     /// Takes one change; says whether it was news.
@@ -174,7 +187,8 @@ impl Compiler {
         // The room of a first flush is never needed again.
         let mut pieces: Vec<Piece> = std::mem::take(&mut self.dirty).into_iter().collect();
         pieces.sort();
-        let before = (plan.kernel.revision(), plan.names.revision());
+        let revisions = |plan: &Plan| [plan.kernel.revision(), plan.names.revision(), plan.health.revision()];
+        let before = revisions(plan);
         let mut warned = false;
         for piece in pieces {
             let mut out = Output::default();
@@ -184,11 +198,12 @@ impl Compiler {
         }
         if warned {
             let conflicts = self.kernel_claims.warnings().chain(self.name_claims.warnings());
+            let conflicts = conflicts.chain(self.health_claims.warnings());
             plan.warnings = self.warnings.keys().cloned().chain(conflicts).collect();
             plan.warnings.sort();
             plan.warnings.dedup();
         }
-        let changed = warned || before != (plan.kernel.revision(), plan.names.revision());
+        let changed = warned || before != revisions(plan);
         if changed {
             plan.generation += 1;
         }
@@ -200,17 +215,18 @@ impl Compiler {
         let slot = match self.produced.slot(&piece) {
             Some(slot) => slot,
             None => {
-                let (kernel, names, warnings) = Default::default();
-                self.produced.insert(Produced { piece, kernel, names, warnings }).0
+                let (kernel, names, health, warnings) = Default::default();
+                self.produced.insert(Produced { piece, kernel, names, health, warnings }).0
             }
         };
         let Some(old) = self.produced.at(slot) else { return false };
         out.warnings.sort();
         out.warnings.dedup();
-        let contested = self.kernel_claims.contested() + self.name_claims.contested();
+        let contested = self.contested();
         let piece_of = |claim| self.produced.at(claim).map(|held| &held.piece);
         let kernel = self.kernel_claims.replace(&mut plan.kernel, slot, &old.kernel, out.kernel, piece_of);
         let names = self.name_claims.replace(&mut plan.names, slot, &old.names, out.names, piece_of);
+        let health = self.health_claims.replace(&mut plan.health, slot, &old.health, out.health, piece_of);
         let warnings_differ = *old.warnings != *out.warnings;
         if warnings_differ {
             for warning in &old.warnings {
@@ -225,13 +241,19 @@ impl Compiler {
                 *self.warnings.entry(warning.clone()).or_default() += 1;
             }
         }
-        let touches_conflict = contested + self.kernel_claims.contested() + self.name_claims.contested() > 0;
-        if kernel.is_empty() && names.is_empty() && out.warnings.is_empty() {
+        let touches_conflict = contested + self.contested() > 0;
+        if kernel.is_empty() && names.is_empty() && health.is_empty() && out.warnings.is_empty() {
             self.produced.remove_at(slot);
         } else if let Some(held) = self.produced.at_mut(slot) {
-            (held.kernel, held.names, held.warnings) = (kernel, names, out.warnings.into());
+            (held.kernel, held.names, held.health) = (kernel, names, health);
+            held.warnings = out.warnings.into();
         }
         warnings_differ || touches_conflict
+    }
+
+    /// Number of rows for which several pieces ask.
+    fn contested(&self) -> usize {
+        self.kernel_claims.contested() + self.name_claims.contested() + self.health_claims.contested()
     }
 }
 

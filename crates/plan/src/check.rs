@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use weft_model::Protocol;
+
 use crate::filter::{Atom, Field, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict};
-use crate::kernel::{KernelKey, KernelRow, Link, LinkKind};
-use crate::{Plan, text};
+use crate::kernel::{KernelKey, KernelRow, Link, LinkKind, Opening};
+use crate::{Plan, health, text};
 
 /// The least MTU that IPv4 allows for a host (RFC 791 §3.1).
 const LEAST_MTU: u32 = 576;
@@ -16,8 +18,8 @@ const NO_NUMBER: &str = "there is no random number below 0";
 
 impl Plan {
     /// Looks for rows that contradict each other: a neighbour on a link that nobody makes, an element or a look-up that
-    /// doesn't fit its set, a jump into nothing, two base chains whose order nobody has said. Returns a sentence each; a
-    /// plan that `weft-compile` made has none.
+    /// doesn't fit its set, a jump into nothing, two base chains whose order nobody has said, a health port that nobody can
+    /// reach. Returns a sentence each; a plan that `weft-compile` made has none.
     pub fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut hooks = BTreeMap::new();
@@ -52,6 +54,12 @@ impl Plan {
                     faults.push(format!("{}: no such link in the plan", text::kernel_row(key, row)));
                 }
                 _ => {}
+            }
+        }
+        for (key, entry) in self.health.sorted() {
+            let opening = KernelKey::Opening(Opening::Input(Protocol::Tcp, key.port));
+            if self.kernel.get(&opening).is_none() {
+                faults.push(format!("{}: a closed firewall would hide it", health::line(key, &entry.value)));
             }
         }
         faults
@@ -148,10 +156,12 @@ fn check_link(link: &Link) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{FactKey, Family};
+    use weft_model::{FactKey, Family, ObjectKey, Port};
 
     use super::*;
+    use crate::diff::Difference;
     use crate::filter::{Chain, Element, Hook, HookKind};
+    use crate::{HealthKey, HealthRow, Listen};
 
     fn set(name: &str, spec: SetSpec) -> (KernelKey, KernelRow) {
         (KernelKey::Set(name.into()), KernelRow::Set(Box::new(spec)))
@@ -221,6 +231,25 @@ mod tests {
         );
         check([element], &["element of s: no such set"]);
         check([chain("c", None, Statement::Verdict(Verdict::Jump("d".into())))], &["chain c: no chain d"]);
+    }
+
+    #[test]
+    fn a_health_port_can_be_reached() {
+        let key = HealthKey { port: Port::new(31_000).unwrap() };
+        let service = ObjectKey::new("shop", "web").unwrap();
+        let mut plan = Plan::default();
+        let listen = Listen::At(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into());
+        plan.health.set(key, HealthRow { service, local_endpoints: 2, listen }, FactKey::Host);
+        let line = "health 31000 at 192.0.2.1, 2001:db8::1 of shop/web local endpoints 2";
+        assert_eq!(plan.check(), [format!("{line}: a closed firewall would hide it")]);
+        let opening = KernelKey::Opening(Opening::Input(Protocol::Tcp, key.port));
+        plan.kernel.set(opening, KernelRow::Opening, FactKey::Host);
+        assert_eq!(plan.check(), Vec::<String>::new());
+        assert_eq!(plan.to_string(), format!("opening input tcp dport 31000\n{line}\n"));
+        assert_eq!(
+            Difference::between(&Plan::default(), &plan).to_string(),
+            format!("+ opening input tcp dport 31000\n+ {line}\n")
+        );
     }
 
     #[test]

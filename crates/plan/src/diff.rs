@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::kernel::KernelKey;
 use crate::names::DnsName;
-use crate::{Plan, text};
+use crate::{HealthKey, Plan, health, text};
 
 /// What has to change to get from one plan to another: keys in order, with the line before and after.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +26,12 @@ impl Difference {
         let names: BTreeSet<&DnsName> = from.names.iter().chain(to.names.iter()).map(|(k, _)| k).collect();
         for name in names {
             let line = |plan: &Plan| plan.names.get(name).map(|row| text::name_row(name, row));
+            Self::push(&mut rows, line(from), line(to));
+        }
+        let ports: BTreeSet<&HealthKey> =
+            from.health.iter().chain(to.health.iter()).map(|(k, _)| k).collect();
+        for port in ports {
+            let line = |plan: &Plan| plan.health.get(port).map(|row| health::line(port, row));
             Self::push(&mut rows, line(from), line(to));
         }
         Self { rows }

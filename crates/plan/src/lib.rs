@@ -1,8 +1,8 @@
 //! The plan: the complete desired state of one node, as plain data.
 //!
-//! A plan is a set of keyed [`rows::Rows`]: one row a kernel object or DNS name, each with the fact that asked for it.
+//! A plan is a set of keyed [`rows::Rows`]: one row a kernel object, DNS name or health port, each with the fact that asked for it.
 //! It can be printed, compared and checked without a kernel. `weft-compile` writes it; `weft-dataplane` makes the
-//! kernel equal to it; `weft-dns` answers from it; the packet oracle says what it does to a packet.
+//! kernel equal to it; `weft-dns` answers from it, and so do the agent's health ports; the packet oracle says what it does to a packet.
 //!
 //! What always holds: a plan leaves its executors no choices. What it says in one place it says in no other.
 //!
@@ -11,12 +11,14 @@
 mod check;
 pub mod diff;
 pub mod filter;
+pub mod health;
 pub mod kernel;
 pub mod names;
 pub mod rows;
 pub mod text;
 
 pub use filter::{Atom, Chain, Field, Hook, Ident, Rule, SetSpec, Statement, Type, Verdict};
+pub use health::{HealthKey, HealthRow, Listen};
 pub use kernel::{
     Fdb, KernelKey, KernelRow, Link, Neighbour, Opening, PodLink, PolicyRule, Route, RouteKey, RouteKind,
     VxlanLink,
@@ -35,6 +37,8 @@ pub struct Plan {
     pub kernel: Rows<KernelKey, KernelRow>,
     /// What the DNS server should answer.
     pub names: Rows<DnsName, NameRow>,
+    /// What load balancers outside should hear from this node.
+    pub health: Rows<HealthKey, HealthRow>,
     /// What could not be expressed, or should be known: sorted, no duplicates.
     pub warnings: Vec<Warning>,
 }

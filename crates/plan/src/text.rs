@@ -8,7 +8,7 @@ use crate::kernel::{
     KernelKey, KernelRow, LOCAL_TABLE, Link, LinkKind, MAIN_TABLE, Route, RouteKey, RouteKind,
 };
 use crate::names::{Below, DnsName, NameRow};
-use crate::{Entry, Plan};
+use crate::{Entry, Plan, health};
 
 /// One kernel row as text; chains take several lines.
 pub fn kernel_row(key: &KernelKey, row: &KernelRow) -> String {
@@ -185,6 +185,9 @@ impl fmt::Display for Plan {
         }
         for (name, Entry { value, .. }) in self.names.sorted() {
             writeln!(f, "{}", name_row(name, value))?;
+        }
+        for (key, Entry { value, .. }) in self.health.sorted() {
+            writeln!(f, "{}", health::line(key, value))?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning {warning}")?;

@@ -21,6 +21,7 @@
 
 pub mod dns_path;
 pub mod edge;
+pub mod health;
 pub mod host_ports;
 pub mod node;
 pub mod overlay;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(host_ports::HostPortsRule),
         Box::new(services::ServicesRule),
         Box::new(dns_path::DnsPathRule),
+        Box::new(health::HealthRule),
     ];
     rules.extend(crate::names::all());
     rules

@@ -1,0 +1,34 @@
+//! Which services this proxy serves, and at which of the node's addresses their node ports are found.
+
+use std::net::IpAddr;
+
+use weft_model::{Service, ServiceKind};
+
+use crate::engine::Context;
+use crate::settings::ServiceSettings;
+
+/// Names another proxy that serves it (`service.kubernetes.io/service-proxy-name`).
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Nobody serves it.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// True where this proxy is the one that serves it.
+pub fn is_ours(service: &Service, settings: &ServiceSettings) -> bool {
+    !service.headless
+        && !matches!(service.kind, ServiceKind::ExternalName(_))
+        && service.labels.get(HEADLESS).is_none()
+        && service.labels.get(PROXY_NAME) == settings.proxy_name.as_deref()
+}
+
+/// This machine's addresses at which node ports are served: all, or those in the configured blocks. In no order; one that
+/// is on two links comes twice.
+pub fn node_port_addresses<'a>(
+    settings: &'a ServiceSettings,
+    context: &Context<'a>,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let host = context.facts.host();
+    let links = host.links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
+    let blocks = &settings.node_port_addresses;
+    let chosen = |address: &IpAddr| blocks.is_empty() || blocks.iter().any(|block| block.contains(*address));
+    links.chain(host.loopback.iter().copied()).filter(chosen)
+}
