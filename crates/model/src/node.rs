@@ -37,6 +37,9 @@ pub struct Node {
     pub pod_cidrs: Vec<NodeCidr>,
     /// MAC of its tunnel end, where it isn't the one that [`Node::vtep_mac`] derives.
     pub published_vtep_mac: Option<Mac>,
+    /// It is about to be removed from the cluster, or is being removed: nobody should send to it what could go elsewhere.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 impl Keyed for Node {
@@ -55,6 +58,7 @@ impl Node {
             addresses: Vec::new(),
             pod_cidrs: Vec::new(),
             published_vtep_mac: None,
+            leaving: false,
         }
     }
 

@@ -137,6 +137,20 @@ fn nodes_say_their_addresses_and_blocks() {
     );
     assert_eq!(node.published_vtep_mac.unwrap().to_string(), "02:00:00:00:00:01");
     assert_eq!(node.pod_cidrs[0].network.as_str(), "blue");
+    assert!(!node.leaving);
+}
+
+#[test]
+fn a_node_that_is_about_to_go_says_so() {
+    let check = |metadata: &str, spec: &str, expected: bool| {
+        let text =
+            format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1{metadata}}}\nspec: {{{spec}}}\n");
+        let Fact::Node(node) = fact(&text) else { panic!() };
+        assert_eq!(node.leaving, expected, "{text}");
+    };
+    check("", "taints: [{key: dedicated, effect: NoSchedule}]", false);
+    check("", "taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]", true);
+    check(", deletionTimestamp: '2026-01-01T00:00:00Z'", "", true);
 }
 
 #[test]

@@ -6,6 +6,9 @@ use super::error::keyed;
 use super::raw::{NodeSpec, NodeStatus, Object};
 use super::{ADDRESSES_ANNOTATION, Interner, ObjectError, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
 
+/// What the cluster autoscaler writes on a node that it is about to remove.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
 pub(super) fn node(raw: &Object<NodeSpec, NodeStatus>, names: &mut Interner) -> Result<Node, ObjectError> {
     let name: NodeName = names.node(&raw.metadata.name).map_err(|e| ObjectError::at("metadata.name", e))?;
     let annotation = |key: &str| raw.metadata.annotations.get(key).map(String::as_str);
@@ -18,6 +21,8 @@ pub(super) fn node(raw: &Object<NodeSpec, NodeStatus>, names: &mut Interner) -> 
         Some(text) => addresses(text).map_err(|e| broken(ADDRESSES_ANNOTATION, &e))?,
         None => internal_addresses(&raw.status)?,
     };
+    node.leaving = raw.metadata.deletion_timestamp.is_some()
+        || raw.spec.taints.iter().any(|taint| taint.key == LEAVING_TAINT);
     node.pod_cidrs = ordinary_cidrs(&raw.spec)?;
     if let Some(text) = annotation(POD_CIDRS_ANNOTATION) {
         node.pod_cidrs.extend(named_cidrs(text).map_err(|e| broken(POD_CIDRS_ANNOTATION, &e))?);

@@ -61,7 +61,9 @@ raw! {
     NodeSpec {
         #[serde(rename = "podCIDR")] pod_cidr: String,
         #[serde(rename = "podCIDRs")] pod_cidrs: Vec<String>,
+        taints: Vec<Taint>,
     }
+    Taint { key: String }
     NodeStatus { addresses: Vec<TypedAddress> }
     TypedAddress { r#type: String, address: String }
 
