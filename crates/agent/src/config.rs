@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_compile::{DnsSettings, PodNames, ServiceSettings, Settings};
-use weft_model::{Cidr, IfName, NodeName, machine_address};
+use weft_model::{Cidr, IfName, NodeName, Port, Protocol, machine_address};
 use weft_plan::DnsName;
 
 /// Where the cluster's facts come from. One field is set.
@@ -107,11 +107,14 @@ pub struct ServicesConfig {
     pub proxy_name: Option<Arc<str>>,
     /// Blocks in which the node's addresses must be to serve node ports; empty means all of them.
     pub node_port_addresses: Vec<Cidr>,
+    /// The TCP port, at all of the node's addresses, at which it says how it does: `/healthz` and `/livez`. 0 for none.
+    pub health_port: u16,
 }
 
 impl Default for ServicesConfig {
     fn default() -> Self {
-        Self { enabled: true, proxy_name: None, node_port_addresses: Vec::new() }
+        // As kube-proxy has it.
+        Self { enabled: true, proxy_name: None, node_port_addresses: Vec::new(), health_port: 10_256 }
     }
 }
 
@@ -325,7 +328,13 @@ impl AgentConfig {
             proxy_name: self.services.proxy_name.clone(),
             node_port_addresses: self.services.node_port_addresses.clone(),
         });
+        settings.open_ports.extend(self.health_port().map(|port| (Protocol::Tcp, port)));
         Ok(settings)
+    }
+
+    /// The port at which the node says how it does; none where it serves no services, or was told not to.
+    pub fn health_port(&self) -> Option<Port> {
+        Port::new(u32::from(self.services.health_port)).ok().filter(|_| self.services.enabled)
     }
 
     /// Addresses of the node's DNS server; none without one.

@@ -2,7 +2,8 @@
 //!
 //! One thread, the [`core`], knows everything and waits for nothing. Around it: the [`kernel_thread`] makes the kernel equal
 //! the plan, the [`publisher`] tells the store about this node, the [`api`] serves the CNI plugin and the command line
-//! ([`routes`]), and the DNS server answers names. [`run`] wires them.
+//! ([`routes`]), the DNS server answers names, and [`health`] answers load
+//! balancers. [`run`] wires them.
 //!
 //! What always holds: an agent that is killed at any moment leaves the network working, and the next one takes up
 //! where it was ([`records`]).
@@ -13,6 +14,7 @@ pub mod core;
 pub mod crash;
 pub mod explain;
 pub mod fact_log;
+pub mod health;
 pub mod kernel_thread;
 pub mod late_store;
 pub mod message;

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use weft_cni::{Attach, CniError, Gc, NetConf};
-use weft_model::{AttachmentId, Cidr, Host, NetworkName};
+use weft_model::{AttachmentId, Cidr, Host, NetworkName, Warning};
 use weft_plan::KernelKey;
 
 use crate::core::Core;
@@ -27,6 +27,8 @@ pub enum Message {
     Claimed(NetworkName, Vec<Cidr>),
     /// Something that a person should know of a part of the agent; `None` when it is over.
     Trouble(&'static str, Option<String>),
+    /// These health ports can't be had; all that there are now.
+    Unserved(Vec<Warning>),
     /// Some time has passed.
     Tick(Instant),
     /// End.

@@ -214,6 +214,11 @@ fn plan(plans: &SharedPlans) -> ApiResponse {
             .chain(names.names.sorted().into_iter().map(|(name, entry)| {
                 (weft_plan::text::name_row(name, &entry.value), entry.origin.to_string())
             }))
+            .chain(
+                plan.health.sorted().into_iter().map(|(key, entry)| {
+                    (weft_plan::health::line(key, &entry.value), entry.origin.to_string())
+                }),
+            )
             .map(|(text, origin)| json!({ "row": text, "origin": origin }))
             .collect();
     let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
@@ -278,8 +283,13 @@ fn preview(basis: Basis, plans: &SharedPlans) -> Vec<String> {
     }
     let mut to = Plan::default();
     compiler.flush(&mut to);
+    let (kernel, health) = {
+        let plan = plans.kernel.read().unwrap_or_else(PoisonError::into_inner);
+        (plan.kernel.clone(), plan.health.clone())
+    };
     let from = Plan {
-        kernel: plans.kernel.read().unwrap_or_else(PoisonError::into_inner).kernel.clone(),
+        kernel,
+        health,
         names: plans.names.read().unwrap_or_else(PoisonError::into_inner).names.clone(),
         ..Plan::default()
     };

@@ -19,6 +19,7 @@ use weft_store::{DirectoryOptions, DirectoryStore, Store};
 use crate::api::{ApiServer, Limits, RunDir, RunDirError, hold_state};
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
 use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
+use crate::health::{self, HealthEars, HealthServer};
 use crate::kernel_thread::KernelThread;
 use crate::late_store::LateStore;
 use crate::message::Message;
@@ -67,6 +68,7 @@ pub struct Agent {
     store: Arc<dyn Store>,
     api: Option<ApiServer>,
     dns: Option<weft_dns::server::Handle>,
+    health: Option<HealthServer>,
     _run_dir: RunDir,
     _state: Flock<File>,
 }
@@ -88,10 +90,12 @@ impl Agent {
         let (to_core, inbox) = channel();
         let (to_kernel, kernel_inbox) = channel();
         let (to_publisher, publisher_inbox) = channel();
-        let around = Around { kernel: to_kernel.clone(), publish: to_publisher };
+        let (news, ears) = health::news();
+        let around = Around { kernel: to_kernel.clone(), publish: to_publisher, health: news };
         let core = Core::new(config.clone(), plans.clone(), around)?;
         let api = ApiServer::start(&run_dir, Limits::default(), Arc::new(Routes::new(to_core.clone())))?;
         let dns = start_dns(config, &plans, &to_core);
+        let health = start_health(config, &node, ears, &to_core);
         let _ = to_core.send(Message::Host(observe_host()?));
         let kernel_work = KernelThread::new(kernel, plans.kernel.clone(), kernel_inbox, to_core.clone());
         let kernel_thread = spawn("weft-kernel", move || kernel_work.run())?;
@@ -107,6 +111,7 @@ impl Agent {
             store,
             api: Some(api),
             dns,
+            health,
             _run_dir: run_dir,
             _state: state,
         })
@@ -124,6 +129,7 @@ impl Agent {
             let _ = thread.join();
         }
         drop(self.dns.take());
+        drop(self.health.take());
     }
 }
 
@@ -179,6 +185,27 @@ fn start_dns(
         let _ = core.send(Message::Trouble("dns", trouble));
     }
     started.ok()
+}
+
+/// Balancers that hear nothing turn away, and pods keep their network: the trouble is shown, and the agent goes on.
+fn start_health(
+    config: &AgentConfig,
+    node: &NodeName,
+    ears: HealthEars,
+    core: &Sender<Message>,
+) -> Option<HealthServer> {
+    if !config.services.enabled {
+        return None;
+    }
+    let to_core = core.clone();
+    let complain = Box::new(move |warnings| drop(to_core.send(Message::Unserved(warnings))));
+    match HealthServer::start(node.clone(), config.health_port(), ears, complain) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            let _ = core.send(Message::Trouble("health", Some(format!("no health ports: {error}"))));
+            None
+        }
+    }
 }
 
 fn upstreams(config: &AgentConfig) -> Result<UpstreamSource, String> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use weft_compile::Context;
 use weft_compile::topology::Way;
 use weft_model::{Family, Node};
+use weft_plan::{Entry, HealthKey, HealthRow, Listen};
 
 use crate::core::{Core, Phase};
 
@@ -40,6 +41,9 @@ pub struct Status {
     pub pods: Vec<Pod>,
     /// Addresses given out, and to whom.
     pub leases: Vec<Lease>,
+    /// Ports at which load balancers ask for services.
+    #[serde(default)]
+    pub health_ports: Vec<HealthPort>,
     /// Facts by kind.
     pub facts: Facts,
     /// The plan.
@@ -96,6 +100,20 @@ pub struct Lease {
     pub address: IpAddr,
     /// Who holds it.
     pub owner: String,
+}
+
+/// What load balancers hear at a port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthPort {
+    /// The port.
+    pub port: u16,
+    /// `namespace/name` of the service.
+    pub service: String,
+    /// Its ready endpoints on this node.
+    pub local_endpoints: u32,
+    /// The addresses at which it is answered; none for all.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Numbers of facts.
@@ -173,6 +191,7 @@ impl Status {
             peers,
             pods: core.attached().map(|record| pod(&record.attachment)).collect(),
             leases: leases.collect(),
+            health_ports: health_ports(core),
             facts: Facts {
                 nodes: facts.nodes().count(),
                 pods: facts.pods().count(),
@@ -184,6 +203,20 @@ impl Status {
             notices: core.notices(),
         }
     }
+}
+
+fn health_ports(core: &Core) -> Vec<HealthPort> {
+    let Ok(plan) = core.plans().kernel.read() else { return Vec::new() };
+    let port = |(key, entry): (&HealthKey, &Entry<HealthRow>)| HealthPort {
+        port: key.port.get(),
+        service: entry.value.service.to_string(),
+        local_endpoints: entry.value.local_endpoints,
+        addresses: match &entry.value.listen {
+            Listen::Everywhere => Vec::new(),
+            Listen::At(addresses) => addresses.to_vec(),
+        },
+    };
+    plan.health.sorted().into_iter().map(port).collect()
 }
 
 fn plan_status(core: &Core) -> PlanStatus {

@@ -10,6 +10,7 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod health;
 mod node;
 mod start;
 
@@ -30,6 +31,7 @@ use weft_store::{Notice, Published, Remark};
 
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
+use crate::health::HealthNews;
 use crate::message::{CniCall, CniReply, CniVerb, Message, Report};
 use crate::records::{Record, Records};
 
@@ -70,12 +72,14 @@ pub struct Around {
     pub kernel: Sender<Work>,
     /// The publishing thread.
     pub publish: Sender<PublishWork>,
+    /// The health server.
+    pub health: HealthNews,
 }
 
 /// Plans that others read: the kernel thread and the DNS server.
 #[derive(Debug, Clone, Default)]
 pub struct SharedPlans {
-    /// Kernel rows and warnings.
+    /// Kernel rows, health ports and warnings.
     pub kernel: Arc<RwLock<Plan>>,
     /// Names. Apart, so that a query never waits for the kernel.
     pub names: Arc<RwLock<Plan>>,
@@ -133,6 +137,9 @@ pub struct Core {
     heard: BTreeSet<FactKey>,
     notices: BTreeMap<String, Remark>,
     troubles: BTreeMap<&'static str, String>,
+    /// Health ports that can't be had.
+    unserved: Vec<Warning>,
+    progress: health::Progress,
     failed: BTreeMap<KernelKey, String>,
     generation_in_force: u64,
     last_report: Report,
@@ -195,6 +202,12 @@ impl Core {
             }
             Message::Trouble(part, None) => {
                 self.troubles.remove(part);
+            }
+            Message::Unserved(warnings) => {
+                for warning in warnings.iter().filter(|warning| !self.unserved.contains(warning)) {
+                    tracing::warn!("{warning}");
+                }
+                self.unserved = warnings;
             }
             Message::Tick(now) => self.tick(now),
             Message::Stop => return false,
@@ -266,7 +279,7 @@ impl Core {
         if self.phase == Phase::Waiting {
             return;
         }
-        let (changed, generation) = {
+        let (changed, generation, orders) = {
             let mut kernel = lock(&self.plans.kernel);
             let mut names = lock(&self.plans.names);
             // One plan for the time of the flush, two for its readers.
@@ -275,12 +288,15 @@ impl Core {
             std::mem::swap(&mut kernel.names, &mut names.names);
             names.names.forget_changed();
             names.generation = kernel.generation;
-            (changed, kernel.generation)
+            (changed, kernel.generation, health::orders(&mut kernel))
         };
+        self.order_health(orders);
+        self.note_generation(generation);
         if changed && self.phase == Phase::Running {
             self.send(Work::Step);
         }
         self.await_generation(generation);
+        self.tell_health(Instant::now());
     }
 
     /// Has those who came since the last flush wait for this generation; one that is in force already has them answered.
@@ -326,6 +342,7 @@ impl Core {
             self.after_first_sync();
         }
         self.last_report = report;
+        self.note_success(Instant::now());
         // An answer past its deadline finds nobody: what it would promise is taken back first.
         self.expire_adding(Instant::now());
         self.settle_adding();
@@ -442,6 +459,7 @@ impl Core {
         let overlaps = crate::overlaps::overlaps(&nodes, &self.node);
         plan.iter()
             .map(Warning::to_string)
+            .chain(self.unserved.iter().map(Warning::to_string))
             .chain(notices)
             .chain(self.troubles.values().cloned())
             .chain(self.last_report.findings.iter().cloned())
@@ -472,9 +490,8 @@ impl Core {
             Phase::Applying => return unavailable("the agent applies its first plan", String::new()),
             Phase::Running => {}
         }
-        // Without its chains a pod could send with any address: it fails closed.
-        let base = |key: &&KernelKey| matches!(key, KernelKey::Chain(_) | KernelKey::Set(_));
-        if let Some(key) = self.failed.keys().find(base) {
+        // It fails closed.
+        if let Some(key) = self.refused_base() {
             let reason = self.failed.get(key).cloned().unwrap_or_default();
             return unavailable("the packet filter is not in force", format!("{}: {reason}", describe(key)));
         }

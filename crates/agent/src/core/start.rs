@@ -60,6 +60,8 @@ impl Core {
             heard: BTreeSet::new(),
             notices: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            unserved: Vec::new(),
+            progress: super::health::Progress::default(),
             failed: BTreeMap::new(),
             generation_in_force: 0,
             last_report: Report::default(),

@@ -23,7 +23,8 @@ pub fn run(args: &StatusArgs, socket: &AgentSocket, format: Format) -> Result<Ex
 
 fn render(status: &Status, leases: bool) -> String {
     let mut text = head(status);
-    for part in [peers(status), pods(status), if leases { leases_table(status) } else { String::new() }] {
+    let leases = if leases { leases_table(status) } else { String::new() };
+    for part in [peers(status), pods(status), health_ports(status), leases] {
         if !part.is_empty() {
             text.push('\n');
             text.push_str(&part);
@@ -102,6 +103,15 @@ fn pods(status: &Status) -> String {
     table.render()
 }
 
+fn health_ports(status: &Status) -> String {
+    let mut table = Table::new(["HEALTH PORT", "SERVICE", "ENDPOINTS HERE", "ADDRESSES"]);
+    for port in &status.health_ports {
+        let addresses = if port.addresses.is_empty() { "all".into() } else { lines(&port.addresses) };
+        table.row([port.port.to_string(), port.service.clone(), port.local_endpoints.to_string(), addresses]);
+    }
+    table.render()
+}
+
 fn leases_table(status: &Status) -> String {
     let mut table = Table::new(["LEASE", "NETWORK", "OWNER"]);
     for lease in &status.leases {
@@ -148,6 +158,10 @@ mod tests {
             "pods": [{"name": "shop/web-0", "container": "c1", "link": "weftp0123456789",
                       "addresses": ["10.244.1.2"], "hostPorts": ["8080/tcp → 80"]}],
             "leases": [{"network": "default", "address": "10.244.1.2", "owner": "shop/web-0"}],
+            "healthPorts": [
+                {"port": 31000, "service": "shop/web", "localEndpoints": 1, "addresses": []},
+                {"port": 31001, "service": "shop/api", "localEndpoints": 0, "addresses": ["192.0.2.1"]},
+            ],
             "facts": {"nodes": 3, "pods": 1, "services": 0, "namespaces": 1},
             "plan": {"generation": 9, "inForce": 9, "kernelRows": 80, "names": 12, "failed": 0,
                      "lastApplied": 3, "lastMessages": 5, "lastMicros": 1250},
@@ -174,6 +188,10 @@ mod tests {
         POD         ADDRESSES   LINK             HOST PORTS
         shop/web-0  10.244.1.2  weftp0123456789  8080/tcp → 80
 
+        HEALTH PORT  SERVICE   ENDPOINTS HERE  ADDRESSES
+        31000        shop/web  1               all
+        31001        shop/api  0               192.0.2.1
+
         LEASE       NETWORK  OWNER
         10.244.1.2  default  shop/web-0
         ");
@@ -188,6 +206,7 @@ mod tests {
         status.plan.failed = 2;
         status.peers.clear();
         status.pods.clear();
+        status.health_ports.clear();
         status.warnings = vec!["node n1: it has no pod CIDR".into()];
         status.notices = vec!["ingress.yaml: kind Ingress is passed over".into()];
         insta::assert_snapshot!(render(&status, false), @r"

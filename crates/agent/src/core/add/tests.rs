@@ -11,6 +11,7 @@ use weft_store::Event;
 
 use super::super::{Around, Phase, PublishWork, SharedPlans};
 use super::*;
+use crate::health::news;
 use crate::message::{CniCall, CniVerb, Message, Report};
 
 struct Rig {
@@ -43,7 +44,7 @@ fn rig() -> Rig {
     });
     let (to_kernel, kernel) = channel();
     let (to_publisher, published) = channel();
-    let around = Around { kernel: to_kernel, publish: to_publisher };
+    let around = Around { kernel: to_kernel, publish: to_publisher, health: news().0 };
     let config = serde_json::from_value(config).unwrap();
     let core = Core::new(config, SharedPlans::default(), around).unwrap();
     Rig { core, kernel, published, folder, container: "c1", network: "default" }
@@ -236,7 +237,7 @@ fn an_agent_that_starts_without_its_leases_makes_them_again() {
     let _answer = rig.add(patient());
     rig.apply(Extent::Changes);
     std::fs::remove_dir_all(rig.folder.path().join("leases")).unwrap();
-    let around = Around { kernel: channel().0, publish: channel().0 };
+    let around = Around { kernel: channel().0, publish: channel().0, health: news().0 };
     let again = Core::new(rig.core.config().clone(), SharedPlans::default(), around).unwrap();
     let leased: Vec<String> =
         again.leases().flat_map(|(_, leases)| leases).map(|lease| lease.address.to_string()).collect();
