@@ -19,8 +19,10 @@ fn they_are_the_clusters_for_as_long_as_somebody_names_them() {
         compiler.apply(change);
         compiler.flush(&mut plan);
         let text = plan.to_string();
-        let found = text.lines().filter_map(|line| line.strip_prefix("element cluster"));
-        assert_eq!(found.collect::<Vec<_>>(), expected);
+        for set in ["element cluster", "element service_range"] {
+            let found = text.lines().filter_map(|line| line.strip_prefix(set));
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{set}");
+        }
     };
     let mut network = Network::ordinary();
     network.service_cidrs = vec!["10.96.0.0/16".parse().unwrap()];

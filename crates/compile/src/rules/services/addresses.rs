@@ -2,15 +2,11 @@
 
 use std::net::IpAddr;
 
-use weft_model::{Family, IngressMode, Port, Protocol, Service, ServiceKind, ServicePort, TrafficPolicy};
+use weft_model::{Family, IngressMode, Port, Protocol, Service, ServicePort, TrafficPolicy};
 
 use crate::engine::Context;
+use crate::services::node_port_addresses;
 use crate::settings::ServiceSettings;
-
-/// Names another proxy that serves it (`service.kubernetes.io/service-proxy-name`).
-const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Nobody serves it.
-const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// One way to a service's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +23,6 @@ pub struct Frontend {
     pub outside: TrafficPolicy,
     /// Only some sources may use it.
     pub restricted: bool,
-}
-
-/// True where this proxy is the one that serves it.
-pub fn is_ours(service: &Service, settings: &ServiceSettings) -> bool {
-    !service.headless
-        && !matches!(service.kind, ServiceKind::ExternalName(_))
-        && service.labels.get(HEADLESS).is_none()
-        && service.labels.get(PROXY_NAME) == settings.proxy_name.as_deref()
 }
 
 /// Every way to one port in one family.
@@ -67,19 +55,10 @@ pub fn frontends(
             .map(|ip| Frontend { restricted: !service.source_ranges.is_empty(), ..external(ip, port.port) }),
     );
     if let Some(number) = port.node_port {
-        let own = node_addresses(settings, context).into_iter().filter(of_family);
+        let own = node_port_addresses(settings, context).filter(of_family);
         found.extend(own.map(|ip| external(ip, number)));
     }
     found.sort_by_key(|frontend| (frontend.address, frontend.port, frontend.inside, frontend.outside));
     found.dedup_by_key(|frontend| (frontend.address, frontend.port));
     found
-}
-
-/// This machine's addresses at which node ports are served: all, or those in the configured blocks.
-fn node_addresses(settings: &ServiceSettings, context: &Context<'_>) -> Vec<IpAddr> {
-    let host = context.facts.host();
-    let links = host.links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
-    let blocks = &settings.node_port_addresses;
-    let chosen = |address: &IpAddr| blocks.is_empty() || blocks.iter().any(|block| block.contains(*address));
-    links.chain(host.loopback.iter().copied()).filter(chosen).collect()
 }

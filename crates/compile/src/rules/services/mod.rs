@@ -20,6 +20,7 @@ use crate::endpoints::affected_services;
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::services::groups::GroupKey;
+use crate::services::is_ours;
 
 /// See the module.
 pub struct ServicesRule;
@@ -61,7 +62,7 @@ impl Rule for ServicesRule {
             RuleKey::Constant => table::constant(context, out),
             RuleKey::Fact(origin @ FactKey::Service(key)) => {
                 if let Some(found) = context.facts.service(key)
-                    && addresses::is_ours(found, settings)
+                    && is_ours(found, settings)
                 {
                     rows::service(found, origin, settings, context, out);
                 }

@@ -110,7 +110,6 @@ fn client(family: Family) -> Vec<Field> {
 pub fn constant(context: &Context<'_>, out: &mut Output) {
     let origin = FactKey::Node(context.settings.node.clone());
     let timeouts: Vec<u32> = context.facts.affinity_timeouts().collect();
-    let ranges: Vec<Cidr> = context.networks().iter().flat_map(|n| n.service_cidrs.iter().copied()).collect();
     maps(&timeouts, &origin, out);
     classes(&origin, out);
     for family in Family::ALL {
@@ -120,7 +119,7 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
             &origin,
         );
     }
-    for block in aggregate(ranges) {
+    for block in aggregate(context.service_cidrs()) {
         out.block(RANGES.of(block.family()), block, &origin);
         give_source(block, context, &origin, out);
     }
