@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::filter::{Atom, Chain, Element, FlushBy, Ident, SetKind, SetSpec};
+use crate::filter::{Atom, Chain, Element, FlushBy, Ident, SetKind, SetSpec, Type};
 use crate::kernel::{
     KernelKey, KernelRow, LOCAL_TABLE, Link, LinkKind, MAIN_TABLE, Route, RouteKey, RouteKind,
 };
@@ -130,10 +130,13 @@ impl fmt::Display for Detail<'_> {
 }
 
 fn set_line(name: &Ident, set: &SetSpec) -> String {
-    let types = |list: &[crate::filter::Type]| list.iter().map(|t| t.name()).collect::<Vec<_>>().join(" . ");
+    let numbers = set.key.contains(&Type::Number);
+    let (word, spoken): (_, fn(Type) -> &'static str) =
+        if numbers { ("typeof", Type::example) } else { ("type", Type::name) };
+    let types = |list: &[Type]| list.iter().map(|of| spoken(*of)).collect::<Vec<_>>().join(" . ");
     let mut line = match &set.kind {
-        SetKind::Set => format!("set {name} {{ type {}", types(&set.key)),
-        SetKind::Map(data) => format!("map {name} {{ type {} : {}", types(&set.key), types(data)),
+        SetKind::Set => format!("set {name} {{ {word} {}", types(&set.key)),
+        SetKind::Map(data) => format!("map {name} {{ {word} {} : {}", types(&set.key), types(data)),
     };
     if set.interval {
         line.push_str("; flags interval");

@@ -87,6 +87,20 @@ impl Type {
         }
     }
 
+    /// An expression that has this type: what nft declares a set by where numbers are in its key (`typeof`).
+    pub fn example(self) -> &'static str {
+        match self {
+            Type::Ipv4Addr => "ip saddr",
+            Type::Ipv6Addr => "ip6 saddr",
+            Type::IfName => "iifname",
+            Type::InetProto => "meta l4proto",
+            Type::InetService => "th dport",
+            Type::Mark => "meta mark",
+            Type::Number => "numgen random mod 1",
+            Type::Verdict => "verdict",
+        }
+    }
+
     /// Bytes of a value; 0 for verdicts.
     pub fn size(self) -> usize {
         match self {

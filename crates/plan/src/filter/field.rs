@@ -82,6 +82,19 @@ impl Field {
         })
     }
 
+    /// The family of packets or connections that have it; `None` where both do.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Field::Saddr(family)
+            | Field::Daddr(family)
+            | Field::SaddrHash(family)
+            | Field::DaddrHash(family)
+            | Field::CtOriginalDaddr(family) => Some(family),
+            Field::Icmpv6Type => Some(Family::V6),
+            _ => None,
+        }
+    }
+
     /// Whether it is read from the packet's connection.
     pub(super) fn is_of_connection(self) -> bool {
         matches!(

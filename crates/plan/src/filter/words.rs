@@ -2,6 +2,8 @@
 //!
 //! What is absent: whether sets exist and have the right types; [`crate::Plan::check`] asks that.
 
+use weft_model::Family;
+
 use super::{Comparison, Field, NatTarget, Rule, Statement, Value};
 
 /// Bytes of a key in a map that packets write; nft puts the data behind these, however long the key is.
@@ -11,6 +13,12 @@ impl Rule {
     /// What of it nft couldn't read back from its own listing, in words; none for a rule that is as it should be.
     pub fn unreadable(&self) -> Option<String> {
         let mut protocol = false;
+        let mut families = self.statements.iter().flat_map(families);
+        if let Some(first) = families.next()
+            && families.any(|other| other != first)
+        {
+            return Some("nft reads no rule of both families".into());
+        }
         for statement in &self.statements {
             if let Some(fault) = unreadable(statement, protocol) {
                 return Some(fault.to_owned());
@@ -19,6 +27,25 @@ impl Rule {
         }
         None
     }
+}
+
+/// The families that a statement's packets must be of.
+fn families(statement: &Statement) -> Vec<Family> {
+    let (key, more) = match statement {
+        Statement::Match(field, ..) => (std::slice::from_ref(field), None),
+        Statement::Lookup(key, ..)
+        | Statement::SetMarkFrom(key, _)
+        | Statement::SetCtMarkFrom(key, _)
+        | Statement::VerdictFrom(key, _)
+        | Statement::Update { key, .. }
+        | Statement::Delete { key, .. } => (&key[..], None),
+        Statement::Dnat(target) | Statement::Snat(target) => match target {
+            NatTarget::Address(address) => (&[][..], Some(Family::of(*address))),
+            NatTarget::AddressPortFrom { family, key, .. } => (&key[..], Some(*family)),
+        },
+        _ => return Vec::new(),
+    };
+    key.iter().filter_map(|field| field.family()).chain(more).collect()
 }
 
 fn unreadable(statement: &Statement, protocol: bool) -> Option<&'static str> {
@@ -78,7 +105,7 @@ fn hashes(key: &[Field]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::Family::{V4, V6};
+    use Family::{V4, V6};
 
     use super::*;
 
@@ -103,6 +130,16 @@ mod tests {
             &[dnat(&[Field::CtMark])],
             "nft takes a port from a map only with the protocol in the key or matched before",
         );
+    }
+
+    #[test]
+    fn a_rule_is_of_one_family() {
+        let is = |field| Statement::Lookup(vec![field], Comparison::Is, "s".into());
+        let dnat = || Statement::Dnat(NatTarget::Address("fd00::1".parse().unwrap()));
+        check(&[is(Field::Saddr(V6)), is(Field::Dport), dnat()], "");
+        for field in [Field::Saddr(V4), Field::CtOriginalDaddr(V4), Field::DaddrHash(V4)] {
+            check(&[is(field), dnat()], "nft reads no rule of both families");
+        }
     }
 
     #[test]

@@ -104,6 +104,8 @@ fn field() -> BoxedStrategy<Field> {
         Field::Dport,
         Field::Icmpv6Type,
         Field::FibDaddrType,
+        Field::FibSaddrType,
+        Field::CtOriginalDport,
         Field::CtState,
         Field::CtStatus,
     ];
@@ -112,6 +114,10 @@ fn field() -> BoxedStrategy<Field> {
         1 => family().prop_map(Field::Saddr),
         1 => family().prop_map(Field::Daddr),
         1 => (0u32..4).prop_map(Field::Random),
+        1 => any::<u32>().prop_map(Field::CtMarkMasked),
+        1 => family().prop_map(Field::CtOriginalDaddr),
+        1 => family().prop_map(Field::SaddrHash),
+        1 => family().prop_map(Field::DaddrHash),
     ]
     .boxed()
 }
@@ -156,6 +162,12 @@ fn statement() -> BoxedStrategy<Statement> {
         1 => (0u32..3).prop_map(Statement::SetMark),
         1 => (vec(field(), 1..3), ident()).prop_map(|(f, m)| Statement::SetMarkFrom(f, m)),
         1 => Just(Statement::SaveMark),
+        1 => (0u32..3).prop_map(Statement::SetCtMark),
+        1 => (vec(field(), 1..3), ident()).prop_map(|(f, m)| Statement::SetCtMarkFrom(f, m)),
+        1 => (ident(), vec(field(), 1..3), field())
+            .prop_map(|(map, key, data)| Statement::Update { map, key, timeout_seconds: 1, data }),
+        1 => (ident(), vec(field(), 1..3), field())
+            .prop_map(|(map, key, data)| Statement::Delete { map, key, data }),
         1 => (vec(field(), 1..3), ident()).prop_map(|(f, m)| Statement::VerdictFrom(f, m)),
         1 => target().prop_map(Statement::Dnat),
         1 => target().prop_map(Statement::Snat),
@@ -203,6 +215,7 @@ fn row() -> BoxedStrategy<(KernelKey, KernelRow)> {
         Just(SetSpec::set(&[Type::Ipv4Addr], "")),
         Just(SetSpec::intervals(Type::Ipv6Addr, "")),
         Just(SetSpec::map(&[Type::InetService], &[Type::Verdict], "")),
+        Just(SetSpec { dynamic_timeout: Some(1), ..SetSpec::map(&[Type::Mark], &[Type::Mark], "") }),
     ];
     prop_oneof![
         4 => route(),

@@ -22,7 +22,7 @@ use weft_plan::{KernelRow, text};
 
 use super::rows::{Made, end_of, from_node, from_outside, from_pod, ip, node};
 use super::tables::{Table, table};
-use crate::oracle::{Headers, Outcome, Packet, Receiver, Start, Transport, World, trace};
+use crate::oracle::{Fixed, Headers, Outcome, Packet, Receiver, Session, Start, Transport, World};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -265,6 +265,7 @@ fn check(lab: &Lab, table: &Table, next_port: &Cell<u16>) -> Result<(), String> 
     lab.load(&made)?;
     lab.forget();
     let world = World::new([made.view()]);
+    let mut session = Session::new(&world);
     let mut sent = BTreeMap::new();
     for (start, source, destination) in ways() {
         for dport in [53, 80] {
@@ -272,7 +273,7 @@ fn check(lab: &Lab, table: &Table, next_port: &Cell<u16>) -> Result<(), String> 
             next_port.set(next_port.get() + 1);
             let packet =
                 Packet { sport: next_port.get(), ..Packet::to(Protocol::Udp, ip(destination), dport) };
-            let trace = trace(&world, &start, packet.from(source));
+            let trace = session.trace(&start, packet.from(source), &mut Fixed(0));
             lab.send(&start, trace.sent.unwrap(), number);
             sent.insert(number, trace);
         }

@@ -7,7 +7,7 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, prop_oneof};
 use proptest::sample::select;
 use weft_model::Family;
 use weft_plan::filter::{
-    Comparison, ConntrackState, ConntrackStatus, Element, HookKind, NatTarget, Reject, Value,
+    Comparison, ConntrackState, ConntrackStatus, Element, HookKind, NatTarget, Reject, Value, address_hash,
 };
 use weft_plan::{
     Atom, Chain, Field, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec, Statement, Type, Verdict,
@@ -46,7 +46,8 @@ fn simple_match() -> BoxedStrategy<Statement> {
         ConntrackState::Invalid,
         ConntrackState::Untracked,
     ]);
-    let net = select(vec!["192.0.2.0/24", "10.0.0.0/8", "192.0.2.8/29"]).prop_map(|n| n.parse().unwrap());
+    let net = || select(vec!["192.0.2.0/24", "10.0.0.0/8", "192.0.2.8/29"]).prop_map(|n| n.parse().unwrap());
+    let original = net();
     let field_and_value = prop_oneof![
         2 => name().prop_map(|n| (Field::Iifname, Value::Link(n))),
         2 => name().prop_map(|n| (Field::Oifname, Value::Link(n))),
@@ -54,17 +55,37 @@ fn simple_match() -> BoxedStrategy<Statement> {
         1 => Just((Field::Oifname, Value::LinkPrefix("weftp".into()))),
         2 => (0u32..3).prop_map(|m| (Field::Mark, Value::Mark(m))),
         2 => (0u32..3).prop_map(|m| (Field::CtMark, Value::Mark(m))),
+        2 => (mask(), 0u32..3).prop_map(|(bits, m)| (Field::CtMarkMasked(bits), Value::Mark(m & bits))),
+        2 => address().prop_map(move |a| (Field::CtOriginalDaddr(v4), Value::Address(a))),
+        1 => original.prop_map(move |n| (Field::CtOriginalDaddr(v4), Value::Net(n))),
+        1 => Just((Field::CtOriginalDaddr(Family::V6), Value::Address(ip("2001:db8::1")))),
+        1 => Just((Field::FibSaddrType, Value::Local)),
         1 => select(vec![6u8, 17]).prop_map(|p| (Field::L4Proto, Value::Byte(p))),
         3 => port().prop_map(|p| (Field::Dport, Value::Port(p))),
         2 => address().prop_map(move |a| (Field::Saddr(v4), Value::Address(a))),
         2 => address().prop_map(move |a| (Field::Daddr(v4), Value::Address(a))),
-        1 => net.prop_map(move |n| (Field::Saddr(v4), Value::Net(n))),
+        1 => net().prop_map(move |n| (Field::Saddr(v4), Value::Net(n))),
         1 => Just((Field::Daddr(Family::V6), Value::Address(ip("2001:db8::1")))),
         2 => Just((Field::FibDaddrType, Value::Local)),
         2 => state.prop_map(|s| (Field::CtState, Value::State(s))),
         2 => Just((Field::CtStatus, Value::Status(ConntrackStatus::Dnat))),
     ];
     (field_and_value, comparison()).prop_map(|((field, value), c)| Statement::Match(field, c, value)).boxed()
+}
+
+/// Some of the bits of the marks that these tables have.
+fn mask() -> BoxedStrategy<u32> {
+    select(vec![1u32, 2, 3, 0x8000_0000, 0xffff_fffe]).boxed()
+}
+
+/// The connection's first port, behind the protocol as nft wants it.
+fn original_port() -> BoxedStrategy<Vec<Statement>> {
+    let udp = Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(17));
+    (port(), comparison())
+        .prop_map(move |(port, c)| {
+            vec![udp.clone(), Statement::Match(Field::CtOriginalDport, c, Value::Port(port))]
+        })
+        .boxed()
 }
 
 fn lookup() -> BoxedStrategy<Statement> {
@@ -74,6 +95,8 @@ fn lookup() -> BoxedStrategy<Statement> {
         (vec![Field::Daddr(v4)], "blocks"),
         (vec![Field::Iifname, Field::Saddr(v4)], "pairs"),
         (vec![Field::Oifname, Field::Daddr(v4)], "pairs"),
+        (vec![Field::CtOriginalDaddr(v4)], "blocks"),
+        (vec![Field::CtMarkMasked(3)], "few"),
     ]);
     (key, comparison()).prop_map(|((key, set), c)| Statement::Lookup(key, c, Ident::new(set))).boxed()
 }
@@ -85,8 +108,28 @@ fn effect() -> BoxedStrategy<Statement> {
         (1u32..3).prop_map(Statement::SetMark),
         Just(Statement::SetMarkFrom(vec![Field::Dport], Ident::new("marks"))),
         Just(Statement::SaveMark),
+        (0u32..3).prop_map(Statement::SetCtMark),
+        from(&[Field::Dport], "marks"),
+        from(&[Field::CtMarkMasked(3), Field::Random(1)], "turn"),
+        from(&[Field::SaddrHash(Family::V4), Field::L4Proto], "hashed"),
+        from(&[Field::DaddrHash(Family::V4), Field::L4Proto], "hashed"),
+        from(&CLIENT, "clients"),
+        select(vec![Field::Mark, Field::CtMark]).prop_map(|data| Statement::Update {
+            map: Ident::new("clients"),
+            key: CLIENT.to_vec(),
+            timeout_seconds: 60,
+            data,
+        }),
+        Just(Statement::Delete { map: Ident::new("clients"), key: CLIENT.to_vec(), data: Field::CtMark }),
     ]
     .boxed()
+}
+
+/// What packets remember: each sends from a port of its own, so that the order of two of them says nothing.
+const CLIENT: [Field; 3] = [Field::Saddr(Family::V4), Field::L4Proto, Field::Sport];
+
+fn from(key: &[Field], map: &str) -> Just<Statement> {
+    Just(Statement::SetCtMarkFrom(key.to_vec(), Ident::new(map)))
 }
 
 /// A verdict; jumps go to chains from `first` on.
@@ -106,24 +149,32 @@ fn end(first: usize, hook: Option<HookKind>) -> BoxedStrategy<Option<Statement>>
     if first == 0 {
         let from = Statement::VerdictFrom(vec![Field::L4Proto, Field::Dport], Ident::new("verdicts"));
         ends.push(Just(Some(from)).boxed());
+        let from = Statement::VerdictFrom(vec![Field::CtMarkMasked(3)], Ident::new("classes"));
+        ends.push(Just(Some(from)).boxed());
     }
-    if matches!(hook, Some(HookKind::Input | HookKind::Forward | HookKind::Output)) {
+    if hook.is_some_and(|hook| hook != HookKind::Postrouting) {
         ends.push(Just(Some(Statement::Reject(Reject::PortUnreachable))).boxed());
     }
     proptest::strategy::Union::new(ends).boxed()
 }
 
 fn rule(end: BoxedStrategy<Option<Statement>>) -> BoxedStrategy<Rule> {
-    let matches = vec(prop_oneof![3 => simple_match(), 1 => lookup()], 0..3);
-    (matches, proptest::option::weighted(0.4, effect()), end)
-        .prop_map(|(matches, effect, end)| {
-            let all: Vec<Statement> = matches.into_iter().chain(effect).chain(end).collect();
+    let one = |statement: BoxedStrategy<Statement>| statement.prop_map(|statement| vec![statement]);
+    let part = prop_oneof![9 => one(simple_match()), 3 => one(lookup()), 1 => original_port()];
+    (vec(part, 0..3), vec(effect(), 0..3), end)
+        .prop_map(|(matches, effects, end)| {
+            let all: Vec<Statement> = matches.into_iter().flatten().chain(effects).chain(end).collect();
             let of_v4 = all
                 .iter()
                 .any(|s| ["ip saddr", "ip daddr", "ip to"].iter().any(|w| s.to_string().contains(w)));
             // nft refuses a rule of both families.
-            let fits =
-                |s: &Statement| !(of_v4 && matches!(s, Statement::Match(Field::Daddr(Family::V6), ..)));
+            let fits = |s: &Statement| {
+                !(of_v4
+                    && matches!(
+                        s,
+                        Statement::Match(Field::Daddr(Family::V6) | Field::CtOriginalDaddr(Family::V6), ..)
+                    ))
+            };
             Rule::new("", all.into_iter().filter(fits))
         })
         .prop_filter("a rule without statements is none", |rule| !rule.statements.is_empty())
@@ -138,7 +189,14 @@ fn translation(hook: HookKind) -> BoxedStrategy<Option<Statement>> {
             map: Ident::new("targets"),
         })
     };
-    let to = || prop_oneof![target().prop_map(NatTarget::Address), from()];
+    let marked = || {
+        Just(NatTarget::AddressPortFrom {
+            family: Family::V4,
+            key: vec![Field::CtMark, Field::L4Proto],
+            map: Ident::new("ends"),
+        })
+    };
+    let to = || prop_oneof![target().prop_map(NatTarget::Address), from(), marked()];
     match hook {
         HookKind::Prerouting | HookKind::Output => to().prop_map(|t| Some(Statement::Dnat(t))).boxed(),
         HookKind::Postrouting => prop_oneof![
@@ -173,7 +231,7 @@ fn nat_chain(name: &'static str, tie: i32) -> BoxedStrategy<(KernelKey, KernelRo
     (select(hooks), select(vec![-110, -90, 90, 110]))
         .prop_flat_map(move |(at, priority)| {
             let priority = priority + tie;
-            vec(rule(prop_oneof![3 => translation(at), 1 => end(1, None)].boxed()), 0..4)
+            vec(rule(prop_oneof![3 => translation(at), 1 => end(1, Some(at))].boxed()), 0..4)
                 .prop_map(move |rules| chain(name, Some(Hook { at, nat: true, priority }), rules))
         })
         .boxed()
@@ -183,11 +241,30 @@ fn sub_chain(at: usize) -> BoxedStrategy<(KernelKey, KernelRow)> {
     vec(rule(end(at + 1, None)), 0..3).prop_map(move |rules| chain(SUBS[at], None, rules)).boxed()
 }
 
+fn element(set: &str, key: Vec<Atom>, data: Vec<Atom>) -> (KernelKey, KernelRow) {
+    (KernelKey::Element(Ident::new(set), key.into()), KernelRow::Element(Element::maps_to(data)))
+}
+
+/// Elements of the maps by which services choose.
+fn of_services() -> BoxedStrategy<(KernelKey, KernelRow)> {
+    let few = (0u32..4).prop_map(move |mark| element("few", vec![Atom::Mark(mark)], vec![]));
+    let turn = (0u32..4, 0u32..4).prop_map(move |(mark, to)| {
+        element("turn", vec![Atom::Mark(mark), Atom::Number(0)], vec![Atom::Mark(to)])
+    });
+    let class = (0u32..4, verdict(0)).prop_map(move |(mark, verdict)| {
+        element("classes", vec![Atom::Mark(mark)], vec![Atom::Verdict(verdict)])
+    });
+    let hashed = (address(), 1u32..3).prop_map(move |(address, mark)| {
+        let key = vec![Atom::Number(address_hash(address)), Atom::Proto(17)];
+        element("hashed", key, vec![Atom::Mark(mark)])
+    });
+    let end = (0u32..4, target(), port()).prop_map(move |(mark, to, port)| {
+        element("ends", vec![Atom::Mark(mark), Atom::Proto(17)], vec![Atom::from(to), Atom::Port(port)])
+    });
+    prop_oneof![few, turn, class, hashed, end].boxed()
+}
+
 fn elements() -> BoxedStrategy<Table> {
-    let element = |set: &str, key: Vec<Atom>, data: Vec<Atom>| {
-        let key = KernelKey::Element(Ident::new(set), key.into());
-        (key, KernelRow::Element(Element::maps_to(data)))
-    };
     let block = select(vec!["192.0.2.0/30", "192.0.2.8/30", "10.0.0.0/8", "203.0.113.0/24", "127.0.0.0/8"])
         .prop_map(move |net| element("blocks", vec![Atom::Net(net.parse().unwrap())], vec![]));
     let pair = (select(vec![link("eth0"), link("lo"), end_of("a")]), address())
@@ -200,17 +277,24 @@ fn elements() -> BoxedStrategy<Table> {
     let target = (port(), target(), port()).prop_map(move |(port, to, other)| {
         element("targets", vec![Atom::Proto(17), Atom::Port(port)], vec![Atom::from(to), Atom::Port(other)])
     });
-    vec(prop_oneof![block, pair, mark, verdict, target], 0..10).boxed()
+    vec(prop_oneof![block, pair, mark, verdict, target, of_services()], 0..16).boxed()
 }
 
 fn sets() -> Table {
     let (v4, proto, service) = (Type::Ipv4Addr, Type::InetProto, Type::InetService);
+    let clients = SetSpec::map(&[v4, proto, service], &[Type::Mark], "clients");
     [
         ("blocks", SetSpec::intervals(v4, "blocks")),
         ("pairs", SetSpec::set(&[Type::IfName, v4], "pairs")),
         ("marks", SetSpec::map(&[service], &[Type::Mark], "marks")),
         ("verdicts", SetSpec::map(&[proto, service], &[Type::Verdict], "verdicts")),
         ("targets", SetSpec::map(&[proto, service], &[v4, service], "targets")),
+        ("few", SetSpec::set(&[Type::Mark], "few")),
+        ("turn", SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "turn")),
+        ("classes", SetSpec::map(&[Type::Mark], &[Type::Verdict], "classes")),
+        ("hashed", SetSpec::map(&[Type::Number, proto], &[Type::Mark], "hashed")),
+        ("ends", SetSpec::map(&[Type::Mark, proto], &[v4, service], "ends")),
+        ("clients", SetSpec { dynamic_timeout: Some(60), ..clients }),
     ]
     .map(|(name, spec)| (KernelKey::Set(Ident::new(name)), KernelRow::Set(Box::new(spec))))
     .to_vec()
