@@ -30,6 +30,7 @@ Usage: cargo xtask bench cni|dataplane|scale|services [OPTION...]
   --seconds N   dataplane: length of each measurement (2)
   --sizes N,N   services: how many (100,1000,10000,30000)
   --no-peer     services: without kube-proxy
+  --peer MODE   services: kube-proxy in this mode only, nftables or iptables
   --kube-proxy PROGRAM  services: use this one, and don't build any
   --limit N     services: a peer that takes more seconds than this for one step is left out (120)
   --out FOLDER  where NAME.json goes (target/bench)
@@ -46,6 +47,8 @@ pub struct Options {
     rounds: Option<usize>,
     seconds: u32,
     sizes: Option<Vec<usize>>,
+    /// kube-proxy's mode, where only one is wanted.
+    peer: Option<String>,
     /// The program; without it the peers' columns are empty.
     kube_proxy: Option<PathBuf>,
     /// Seconds.
@@ -62,6 +65,7 @@ impl Options {
             rounds: None,
             seconds: 2,
             sizes: None,
+            peer: None,
             kube_proxy: None,
             limit: 120,
         };
@@ -77,6 +81,7 @@ impl Options {
                 "--out" => options.out = value.into(),
                 "--rounds" => options.rounds = Some(positive(value)?),
                 "--sizes" => options.sizes = Some(sizes(value)?),
+                "--peer" => options.peer = Some(services::mode(value)?),
                 "--kube-proxy" => options.kube_proxy = Some(value.into()),
                 "--limit" => options.limit = positive(value)? as u64,
                 "--seconds" => options.seconds = u32::try_from(positive(value)?)?,

@@ -96,6 +96,13 @@ struct Course<'a> {
     notes: Vec<String>,
 }
 
+/// One of kube-proxy's modes, as people type it.
+pub fn mode(text: &str) -> Result<String> {
+    let known = PEERS.map(|(_, mode)| mode.word());
+    anyhow::ensure!(known.contains(&text), "kube-proxy's modes are {}, not {text}", known.join(" and "));
+    Ok(text.into())
+}
+
 /// Measures, and says what came of it.
 pub fn run(options: &Options) -> Result<Report> {
     let mut sizes = options.sizes.clone().unwrap_or_else(|| SIZES.to_vec());
@@ -109,6 +116,9 @@ pub fn run(options: &Options) -> Result<Report> {
     for (row, count) in sizes.iter().enumerate() {
         course.ours(&format!("n{}", 3 * row + 1), *count)?;
         for (column, (who, mode)) in PEERS.into_iter().enumerate() {
+            if options.peer.as_ref().is_some_and(|only| only != mode.word()) {
+                continue;
+            }
             course.peer(&format!("n{}", 3 * row + column + 2), who, mode, *count)?;
         }
     }
