@@ -85,6 +85,12 @@ struct Pending {
     differences: Vec<Sender<Result<Vec<String>, String>>>,
 }
 
+impl Pending {
+    fn is_empty(&self) -> bool {
+        !(self.sync || self.step || self.tend) && self.differences.is_empty()
+    }
+}
+
 impl<K: NodeKernel> KernelThread<K> {
     /// A thread's worth of work over a kernel.
     pub fn new(kernel: K, plan: Arc<RwLock<Plan>>, inbox: Receiver<Work>, core: Sender<Message>) -> Self {
@@ -96,7 +102,7 @@ impl<K: NodeKernel> KernelThread<K> {
         let mut pending = Pending::default();
         while !pending.stop {
             // What came in the middle of the last turn has its own now.
-            if !(pending.sync || pending.step || pending.tend || !pending.differences.is_empty()) {
+            if pending.is_empty() {
                 let due = self.executor.next_retry();
                 let pause = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
                 match self.inbox.recv_timeout(pause) {
@@ -106,7 +112,9 @@ impl<K: NodeKernel> KernelThread<K> {
                 }
                 self.drain(&mut pending);
             }
-            if !pending.stop {
+            // A namespace alone, kept for the row that follows, is no reason to take the plan, on which the core is at work.
+            let due = self.executor.next_retry().is_some_and(|due| due <= Instant::now());
+            if !pending.stop && (due || !pending.is_empty()) {
                 pending = self.act(pending);
             }
         }

@@ -246,11 +246,13 @@ impl Core {
             Some(previous) => own.after(previous),
             None => own,
         };
-        if let Some(pod) = self.published(&record.attachment) {
-            self.publish(PublishWork::Publish(Published::Pod(pod)));
-        }
+        let published = self.published(&record.attachment);
         crash::point("add:attached");
         adding.reply.send(Ok(result.render(adding.attach.conf.version)));
+        // The runtime waits, the cluster does not: an agent that dies here makes it known when it starts again.
+        if let Some(pod) = published {
+            self.publish(PublishWork::Publish(Published::Pod(pod)));
+        }
     }
 
     fn take_back(&mut self, id: &AttachmentId, adding: Adding, error: CniError) {
