@@ -12,7 +12,6 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use std::os::fd::AsFd;
-use weft_dataplane::conntrack::{self, ConntrackError, Flow};
 use weft_dataplane::{Executor, Kernel, LinuxKernel, Outcome};
 use weft_model::{AttachmentId, IfName};
 use weft_plan::{Changed, KernelKey, KernelRow, Link, Plan};
@@ -30,12 +29,6 @@ pub trait NodeKernel: Kernel + Send {
 
     /// What stands in pods' way and is not ours to change: sentences with the mend.
     fn findings(&self) -> Vec<String>;
-
-    /// Forgets the flows that these mappings translated.
-    ///
-    /// # Errors
-    /// When connection tracking can't be asked.
-    fn forget_flows(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError>;
 }
 
 impl NodeKernel for LinuxKernel {
@@ -49,10 +42,6 @@ impl NodeKernel for LinuxKernel {
 
     fn findings(&self) -> Vec<String> {
         LinuxKernel::findings(self).iter().map(ToString::to_string).collect()
-    }
-
-    fn forget_flows(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError> {
-        conntrack::flush(flows)
     }
 }
 
@@ -135,11 +124,6 @@ impl<K: NodeKernel> KernelThread<K> {
             Work::Netns(id, netns) => self.executor.kernel_mut().keep_netns(id, netns),
             Work::Check(name, link, netns, answer) => {
                 let _ = answer.send(self.executor.kernel_mut().look_at_pod(name, &link, netns));
-            }
-            Work::ForgetFlows(flows) => {
-                if let Err(error) = self.executor.kernel_mut().forget_flows(&flows) {
-                    tracing::warn!("cannot forget flows of removed port mappings: {error}");
-                }
             }
             Work::Differences(answer) => pending.differences.push(answer),
         }
@@ -274,10 +258,6 @@ mod tests {
 
         fn findings(&self) -> Vec<String> {
             Vec::new()
-        }
-
-        fn forget_flows(&mut self, _: &[Flow]) -> Result<usize, ConntrackError> {
-            Ok(0)
         }
     }
 

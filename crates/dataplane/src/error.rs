@@ -97,6 +97,9 @@ pub enum KernelError {
     /// A change of the packet filter was not tried, because one that it may lead packets to was refused.
     #[error("not tried, because what it builds on failed: {0}")]
     After(Box<KernelError>),
+    /// Tracked connections could not be looked at or removed.
+    #[error("connection tracking: {0}")]
+    Conntrack(String),
     /// A foreign firewall could not be opened.
     #[error("firewall: {0}")]
     Firewall(String),

@@ -11,6 +11,8 @@ use weft_model::IfName;
 use weft_plan::{Changed, Ident, KernelKey, KernelRow, Plan};
 
 use crate::KernelError;
+use crate::conntrack::ended::{self, Known};
+use crate::conntrack::{self, Flow, Narrowing, Selection};
 use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
 use crate::order;
 
@@ -68,12 +70,21 @@ pub struct Executor<K> {
     failed: BTreeMap<KernelKey, Failure>,
     /// Links as they were applied last: a step must know whether an MTU grows or shrinks.
     links: BTreeMap<IfName, KernelRow>,
+    /// Connections that should have ended, and could not be looked at.
+    stale: Option<Stale>,
+}
+
+#[derive(Debug)]
+struct Stale {
+    flows: Vec<Flow>,
+    attempts: u32,
+    due: Instant,
 }
 
 impl<K: Kernel> Executor<K> {
     /// Starts with a kernel of which nothing is known; the first call should be [`Executor::sync`].
     pub fn new(kernel: K) -> Self {
-        Self { kernel, generation: None, failed: BTreeMap::new(), links: BTreeMap::new() }
+        Self { kernel, generation: None, failed: BTreeMap::new(), links: BTreeMap::new(), stale: None }
     }
 
     /// The kernel.
@@ -107,6 +118,7 @@ impl<K: Kernel> Executor<K> {
         self.failed.retain(|key, _| wanted.binary_search(&key).is_ok());
         let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
         let mut outcome = self.run(plan, &due);
+        self.end_strangers(plan);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
@@ -142,12 +154,19 @@ impl<K: Kernel> Executor<K> {
             .filter(|(_, failure)| failure.due <= now)
             .map(|(key, _)| key.clone().into())
             .collect();
-        self.step(plan, due)
+        let before = self.kernel.messages();
+        if let Some(stale) = self.stale.take_if(|stale| stale.due <= now) {
+            self.end(stale.flows, stale.attempts + 1);
+        }
+        let flushed = self.kernel.messages() - before;
+        let outcome = self.step(plan, due)?;
+        Ok(Outcome { messages: outcome.messages + flushed, ..outcome })
     }
 
     /// When [`Executor::retry`] has something to do; `None` without failed rows.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.failed.values().map(|failure| failure.due).min()
+        let flush = self.stale.as_ref().map(|stale| stale.due);
+        self.failed.values().map(|failure| failure.due).chain(flush).min()
     }
 
     /// All rows that are not as they should be, and why.
@@ -216,6 +235,7 @@ impl<K: Kernel> Executor<K> {
         order::arrange(&mut batch, |set| rank(plan, set));
         let results = self.kernel.apply(&batch);
         debug_assert_eq!(results.len(), batch.len());
+        let ended = ended::flows(plan, &batch, |at| results[at].is_ok());
         let now = Instant::now();
         let mut made = Vec::new();
         for (op, result) in batch.iter().zip(results) {
@@ -241,7 +261,39 @@ impl<K: Kernel> Executor<K> {
         }
         self.links = links;
         self.remember(plan, &made);
+        if !ended.is_empty() {
+            self.end(ended, 0);
+        }
         recreated
+    }
+
+    /// Ends connections; where they can't be looked at, later.
+    fn end(&mut self, flows: Vec<Flow>, attempts: u32) {
+        let selection = Selection::new(&flows);
+        let lists = conntrack::narrow(&flows);
+        let done = lists
+            .iter()
+            .try_for_each(|list| self.kernel.forget(list, &|entry| selection.names(entry)).map(drop));
+        if let Err(error) = done {
+            tracing::warn!("connections to what is gone go on for now: {error}");
+            let earlier = self.stale.take().map(|stale| stale.flows).unwrap_or_default();
+            let flows = earlier.into_iter().chain(flows).collect();
+            self.stale = Some(Stale { flows, attempts, due: Instant::now() + pause(attempts) });
+        }
+    }
+
+    /// Ends connections that nobody remembers, of which marks say that they are ours: their elements went while no executor
+    /// was there to see it.
+    fn end_strangers(&mut self, plan: &Plan) {
+        let known = Known::of(plan);
+        for mark in known.marks() {
+            let forgotten = self.kernel.forget(&Narrowing::Marked(mark), &|entry| known.lacks(mark, entry));
+            match forgotten {
+                Ok(0) => {}
+                Ok(count) => tracing::info!("{count} connections to what is gone have ended"),
+                Err(error) => tracing::warn!("can't look for connections to what is gone: {error}"),
+            }
+        }
     }
 
     /// Keeps links as they were applied.

@@ -11,6 +11,7 @@ use weft_plan::kernel::{POD_LINK_PREFIX, TUNNEL_LINK_PREFIX};
 use weft_plan::{KernelKey, KernelRow, Rows};
 
 use crate::KernelError;
+use crate::conntrack::{Entry, Narrowing};
 
 /// One change of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,13 @@ pub trait Kernel {
     /// the rest, with one exception: all packet filter rows of one turn are one transaction, and where that is refused as
     /// a whole, later turns are not tried, because they may lead packets to what it should have brought.
     fn apply(&mut self, batch: &[Op<'_>]) -> Vec<Result<Effect, KernelError>>;
+
+    /// Takes out the tracked connections that `stale` names among those that the narrowing is about; says how many.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked, or refuses.
+    fn forget(&mut self, narrowing: &Narrowing, stale: &dyn Fn(&Entry) -> bool)
+    -> Result<usize, KernelError>;
 
     /// Netlink messages sent so far.
     fn messages(&self) -> u64;

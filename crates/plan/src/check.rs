@@ -130,6 +130,13 @@ fn check_set(name: &Ident, spec: &SetSpec) -> Option<String> {
         SetKind::Set => &[],
         SetKind::Map(types) => types,
     };
+    let flushes = [Type::InetProto, Type::InetService].iter().all(|part| spec.key.contains(part))
+        && matches!(data, [Type::Ipv4Addr | Type::Ipv6Addr, Type::InetService]);
+    if spec.flush.is_some() && !flushes {
+        return Some(format!(
+            "map {name}: to flush connections its key needs a protocol and a port, its data an address and a port"
+        ));
+    }
     let numbers = spec.key.contains(&Type::Number);
     let listable = spec.key.iter().all(|kind| kind.is_declared_with_numbers())
         && (data.is_empty() || data == [Type::Mark]);
@@ -160,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::diff::Difference;
-    use crate::filter::{Chain, Element, Hook, HookKind};
+    use crate::filter::{Chain, Element, Flushed, Hook, HookKind};
     use crate::{HealthKey, HealthRow, Listen};
 
     fn set(name: &str, spec: SetSpec) -> (KernelKey, KernelRow) {
@@ -249,6 +256,22 @@ mod tests {
         assert_eq!(
             Difference::between(&Plan::default(), &plan).to_string(),
             format!("+ opening input tcp dport 31000\n+ {line}\n")
+        );
+    }
+
+    #[test]
+    fn what_flushes_says_from_where_to_where() {
+        let key = [Type::InetProto, Type::InetService];
+        let flushing = |key: &[Type]| {
+            let spec = SetSpec::map(key, &[Type::Ipv4Addr, Type::InetService], "");
+            set("m", spec.flushing(Flushed::All, 0))
+        };
+        check([flushing(&key)], &[]);
+        check(
+            [flushing(&key[1..])],
+            &[
+                "map m: to flush connections its key needs a protocol and a port, its data an address and a port",
+            ],
         );
     }
 

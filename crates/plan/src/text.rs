@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::filter::{Atom, Chain, Element, FlushBy, Ident, SetKind, SetSpec, Type};
+use crate::filter::{Atom, Chain, Element, Flush, Flushed, Ident, SetKind, SetSpec, Type};
 use crate::kernel::{
     KernelKey, KernelRow, LOCAL_TABLE, Link, LinkKind, MAIN_TABLE, Route, RouteKey, RouteKind,
 };
@@ -149,12 +149,15 @@ fn set_line(name: &Ident, set: &SetSpec) -> String {
     if set.rank != 0 {
         let _ = write!(line, " # rank {}", set.rank);
     }
-    match set.flush {
-        None => {}
-        Some(FlushBy::Mark { bits }) => {
-            let _ = write!(line, " # ends connections by their mark, in {bits:#010x}");
+    if let Some(Flush { which, mark }) = set.flush {
+        let which = match which {
+            Flushed::All => "connections",
+            Flushed::AllButTcp => "connections but TCP's",
+        };
+        let _ = write!(line, " # flushes {which}");
+        if mark != 0 {
+            let _ = write!(line, ", marked {mark:#x}");
         }
-        Some(FlushBy::Destination) => line.push_str(" # ends connections by their destination"),
     }
     line
 }

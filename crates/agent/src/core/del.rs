@@ -6,15 +6,14 @@ use std::time::Instant;
 
 use serde_json::Value;
 use weft_cni::{AttachmentRef, CniError, Code, tombstone};
-use weft_dataplane::conntrack::Flow;
-use weft_model::{Attachment, AttachmentId, Change, FactKey, IfName, Protocol};
+use weft_model::{AttachmentId, Change, FactKey, IfName};
 use weft_plan::KernelKey;
 use weft_store::Published;
 
-use super::{Core, PublishWork, Removing, Work};
+use super::{Core, PublishWork, Removing};
 use crate::crash;
 use crate::message::CniReply;
-use crate::records::{Record, Stage};
+use crate::records::Stage;
 
 impl Core {
     pub(super) fn del(&mut self, id: &AttachmentId, deadline: Instant, reply: CniReply) {
@@ -96,9 +95,6 @@ impl Core {
 
     fn finish_removal(&mut self, id: &AttachmentId, removing: Removing) {
         crash::point("del:gone");
-        if let Some(record) = &removing.record {
-            self.forget_flows(record);
-        }
         let outcome = self.release(id).and_then(|()| {
             crash::point("del:released");
             self.records.remove(id).map_err(|e| e.to_string())
@@ -111,21 +107,6 @@ impl Core {
                 }
             };
             reply.send(answer);
-        }
-    }
-
-    /// UDP flows that a port mapping translated would keep going to an address that is nobody's, or somebody else's.
-    fn forget_flows(&self, record: &Record) {
-        let Attachment { host_ports, addresses, .. } = &record.attachment;
-        let udp = host_ports.iter().filter(|port| port.protocol == Protocol::Udp);
-        let flows: Vec<Flow> = udp
-            .flat_map(|port| {
-                let (protocol, port) = (port.protocol.number(), port.container_port.get());
-                addresses.iter().map(move |address| Flow::AnsweredBy { address: *address, protocol, port })
-            })
-            .collect();
-        if !flows.is_empty() {
-            self.send(Work::ForgetFlows(flows));
         }
     }
 

@@ -23,7 +23,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use weft_cni::{CniError, Code};
 use weft_compile::{Compiler, Facts};
-use weft_dataplane::conntrack::Flow;
 use weft_ipam::{DirectoryLeases, Leases};
 use weft_model::{AttachmentId, Change, Fact, FactKey, NetworkName, NodeName, Warning};
 use weft_plan::{KernelKey, Plan};
@@ -52,8 +51,6 @@ pub enum Work {
     Check(weft_model::IfName, Box<weft_plan::Link>, OwnedFd, Sender<Vec<String>>),
     /// Say where the kernel is not as the plan has it: a line each, or why it can't be seen.
     Differences(Sender<Result<Vec<String>, String>>),
-    /// Forget flows that lead to these, which are no longer mapped.
-    ForgetFlows(Vec<Flow>),
     /// End.
     Stop,
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use weft_model::{Attachment, FactKey, Family, HostPort};
-use weft_plan::filter::{Comparison, HookKind, NatTarget, Value};
+use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Value};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Type, Verdict};
 
 use super::table::{Pair, address_type, nat};
@@ -60,13 +60,13 @@ fn constant(origin: &FactKey, out: &mut Output) {
             &target,
             "ports of the node that lead to pods",
         );
-        out.table_set(ANY.of(family), any, origin);
+        out.table_set(ANY.of(family), any.flushing(Flushed::All, 0), origin);
         let at = SetSpec::map(
             &[address, Type::InetProto, Type::InetService],
             &target,
             "ports of one address that lead to pods",
         );
-        out.table_set(AT.of(family), at, origin);
+        out.table_set(AT.of(family), at.flushing(Flushed::All, 0), origin);
         rules.extend(translations(family));
     }
     let chain = Ident::new(MAPPINGS);

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::filter::attribute::Attributes;
+use crate::filter::attribute::{Attributes, Writer};
 
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_MARK: u16 = 8;
+pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+pub(super) const CTA_MARK: u16 = 8;
 pub(super) const CTA_ID: u16 = 12;
 pub(super) const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
@@ -67,7 +67,25 @@ fn tuple(a: Attributes<'_>) -> Option<Tuple> {
     })
 }
 
+/// Writes the part of an answering tuple that says from where.
+pub(super) fn write_answering(w: &mut Writer, source: IpAddr, protocol: u8, port: u16) {
+    w.nest(CTA_TUPLE_IP, |w| match source {
+        IpAddr::V4(v4) => w.bytes(CTA_IP_V4_SRC, &v4.octets()),
+        IpAddr::V6(v6) => w.bytes(CTA_IP_V6_SRC, &v6.octets()),
+    });
+    w.nest(CTA_TUPLE_PROTO, |w| {
+        w.bytes(CTA_PROTO_NUM, &[protocol]);
+        w.bytes(CTA_PROTO_SRC_PORT, &port.to_be_bytes());
+    });
+}
+
 impl Entry {
+    /// True where the connection leads elsewhere than it was opened to.
+    pub fn is_translated(&self) -> bool {
+        let (original, reply) = (&self.original, &self.reply);
+        (reply.source, reply.source_port) != (original.destination, original.destination_port)
+    }
+
     /// Reads an entry; `None` where it lacks a direction.
     pub fn read(a: Attributes<'_>) -> Option<Self> {
         Some(Self {

@@ -1,9 +1,9 @@
-//! Selectors, the listing, and the deletions.
+//! The listing, confined by the kernel where it can, and the deletions.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::entry::{CTA_ID, CTA_TUPLE_ORIG, CTA_ZONE, Entry};
+use super::entry::{CTA_ID, CTA_MARK, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE, Entry, write_answering};
+use super::flow::Narrowing;
 use crate::filter::FilterError;
 use crate::filter::attribute::{Attributes, Messages, NESTED, Writer};
 use crate::filter::socket::Nfnl;
@@ -12,6 +12,16 @@ use crate::netlink::Refusal;
 
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const CTA_MARK_MASK: u16 = 21;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// `CTA_FILTER_F_CTA_PROTO_NUM` and `…_PROTO_SRC_PORT` (`nf_conntrack_netlink.c`): what of a tuple counts.
+const SOURCE_PORT: u32 = 1 << 3 | 1 << 4;
+/// `CTA_FILTER_F_CTA_IP_SRC`.
+const SOURCE_ADDRESS: u32 = 1;
+/// Deletions of one datagram: their refusals fit an unprivileged receive buffer.
+const AT_ONCE: usize = 200;
 
 /// Why entries could not be listed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -29,117 +39,102 @@ pub enum ConntrackError {
     },
 }
 
-/// Which entries should go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Flow {
-    /// Those that were opened to this destination, before translation: a port mapping or service that is gone.
-    To {
-        /// The address that was asked for; `None` for any (a mapping of all of a node's addresses).
-        address: Option<IpAddr>,
-        /// IP protocol number.
-        protocol: u8,
-        /// The port that was asked for.
-        port: u16,
-    },
-    /// Those that were translated so that this answers them: one end point of a mapping or service.
-    AnsweredBy {
-        /// Where they really lead.
-        address: IpAddr,
-        /// IP protocol number.
-        protocol: u8,
-        /// The port there.
-        port: u16,
-    },
-    /// Those whose mark is this in the bits of the mask.
-    Mark {
-        /// The bits' value.
-        mark: u32,
-        /// The bits that count.
-        mask: u32,
-    },
-    /// Those from or to this address, before or after translation: a pod that is gone.
-    Address(IpAddr),
+/// The tracked connections of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Conntrack {
+    nfnl: Nfnl,
 }
 
-/// The selectors, arranged so that an entry is asked a few questions however many there are.
-#[derive(Debug, Default)]
-pub(super) struct Selection {
-    to: BTreeSet<(Option<IpAddr>, u8, u16)>,
-    answered_by: BTreeSet<(IpAddr, u8, u16)>,
-    marks: BTreeMap<u32, BTreeSet<u32>>,
-    addresses: BTreeSet<IpAddr>,
-}
-
-impl Selection {
-    pub(super) fn new(flows: &[Flow]) -> Self {
-        let mut selection = Self::default();
-        for flow in flows {
-            match *flow {
-                Flow::To { address, protocol, port } => {
-                    selection.to.insert((address, protocol, port));
-                }
-                Flow::AnsweredBy { address, protocol, port } => {
-                    selection.answered_by.insert((address, protocol, port));
-                }
-                Flow::Mark { mark, mask } => {
-                    selection.marks.entry(mask).or_default().insert(mark & mask);
-                }
-                Flow::Address(address) => {
-                    selection.addresses.insert(address);
-                }
-            }
-        }
-        selection
+impl Conntrack {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When there is no netfilter.
+    pub fn open() -> Result<Self, ConntrackError> {
+        Ok(Self { nfnl: Nfnl::open()? })
     }
 
-    pub(super) fn names(&self, entry: &Entry) -> bool {
-        let (original, reply) = (&entry.original, &entry.reply);
-        let asked = (original.protocol, original.destination_port);
-        let translated =
-            reply.source != original.destination || reply.source_port != original.destination_port;
-        self.to.contains(&(Some(original.destination), asked.0, asked.1))
-            // Any address: only what was translated; a connection that the host itself answers has that port too.
-            || (translated && self.to.contains(&(None, asked.0, asked.1)))
-            || (translated && self.answered_by.contains(&(reply.source, reply.protocol, reply.source_port)))
-            || self.marks.iter().any(|(mask, marks)| marks.contains(&(entry.mark & mask)))
-            || [original.source, original.destination, reply.source, reply.destination]
-                .iter()
-                .any(|address| self.addresses.contains(address))
+    /// Netlink messages sent so far.
+    pub fn messages(&self) -> u64 {
+        self.nfnl.sent()
     }
-}
 
-/// Removes the tracked connections that a selector names, in this thread's network namespace; says how many.
-///
-/// One listing of all connections, whatever the number of selectors; without selectors none.
-///
-/// # Errors
-/// When the kernel can't be asked, or refuses; what was removed by then stays removed.
-pub fn flush(flows: &[Flow]) -> Result<usize, ConntrackError> {
-    if flows.is_empty() {
-        return Ok(0);
-    }
-    let selection = Selection::new(flows);
-    let mut nfnl = Nfnl::open()?;
-    let kind = |message: u16| message | k::NFNL_SUBSYS_CTNETLINK << 8;
-    let list = nfnl.dump("tracked connections", (kind(IPCTNL_MSG_CT_GET), k::NFPROTO_UNSPEC), |_| {})?;
-    let mut removed = 0;
-    for message in Messages(&list) {
-        let attributes = message.attributes();
-        let Some(entry) = Entry::read(attributes).filter(|entry| selection.names(entry)) else {
-            continue;
+    /// Removes the connections that `stale` names among those that the narrowing lists; says how many.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked, or refuses; what was removed by then stays removed.
+    pub fn forget(
+        &mut self,
+        narrowing: &Narrowing,
+        stale: &dyn Fn(&Entry) -> bool,
+    ) -> Result<usize, ConntrackError> {
+        let family = match narrowing {
+            Narrowing::AnsweredBy { address: IpAddr::V4(_), .. } => k::NFPROTO_IPV4,
+            Narrowing::AnsweredBy { address: IpAddr::V6(_), .. } => k::NFPROTO_IPV6,
+            Narrowing::None | Narrowing::Marked(_) => k::NFPROTO_UNSPEC,
         };
-        let header = (kind(IPCTNL_MSG_CT_DELETE), 0, message.family());
-        match nfnl.ask(header, |w| write_identity(w, attributes))? {
-            Ok(_) => removed += 1,
-            // It has ended by itself.
-            Err(refusal) if refusal.errno == libc::ENOENT => {}
-            Err(refusal) => {
-                let destination = entry.original.destination;
-                return Err(ConntrackError::Remove { destination, refusal });
+        let request = (kind(IPCTNL_MSG_CT_GET), family);
+        let list = self.nfnl.dump("tracked connections", request, |w| write_narrowing(w, narrowing))?;
+        let found: Vec<(u8, Attributes<'_>, Entry)> = Messages(&list)
+            .filter_map(|message| {
+                let attributes = message.attributes();
+                let entry = Entry::read(attributes).filter(stale)?;
+                Some((message.family(), attributes, entry))
+            })
+            .collect();
+        let mut removed = 0;
+        for some in found.chunks(AT_ONCE) {
+            removed += self.delete(some)?;
+        }
+        Ok(removed)
+    }
+
+    fn delete(&mut self, entries: &[(u8, Attributes<'_>, Entry)]) -> Result<usize, ConntrackError> {
+        let count = entries.len() as u32;
+        let first = self.nfnl.reserve(count);
+        let mut w = Writer::new();
+        for ((family, attributes, _), number) in entries.iter().zip(first..) {
+            let acknowledged = if number == first + count - 1 { k::NLM_F_ACK } else { 0 };
+            let header = (kind(IPCTNL_MSG_CT_DELETE), k::NLM_F_REQUEST | acknowledged, number);
+            w.message(header, (*family, 0), |w| write_identity(w, *attributes));
+        }
+        let refused = self.nfnl.transact(&w.into_bytes(), (first, first + count - 1))?;
+        let gone_by_themselves = refused.iter().filter(|(_, refusal)| refusal.errno == libc::ENOENT).count();
+        match refused.into_iter().find(|(_, refusal)| refusal.errno != libc::ENOENT) {
+            None => Ok(entries.len() - gone_by_themselves),
+            Some((at, refusal)) => {
+                let destination = entries[at as usize].2.original.destination;
+                Err(ConntrackError::Remove { destination, refusal })
             }
         }
     }
-    Ok(removed)
+}
+
+fn kind(message: u16) -> u16 {
+    message | k::NFNL_SUBSYS_CTNETLINK << 8
+}
+
+fn write_narrowing(w: &mut Writer, narrowing: &Narrowing) {
+    match narrowing {
+        Narrowing::None => {}
+        Narrowing::Marked(bits) => {
+            w.u32(CTA_MARK, *bits);
+            w.u32(CTA_MARK_MASK, *bits);
+        }
+        Narrowing::AnsweredBy { address, protocol, port } => {
+            w.nest(CTA_TUPLE_REPLY, |w| write_answering(w, *address, *protocol, *port));
+            let counts = match address {
+                IpAddr::V4(_) => SOURCE_PORT | SOURCE_ADDRESS,
+                // `ctnetlink_filter_match_tuple` takes an equal IPv6 address for another one, at least up to 6.18.
+                IpAddr::V6(_) => SOURCE_PORT,
+            };
+            // These numbers are in the machine's byte order.
+            w.nest(CTA_FILTER, |w| {
+                w.bytes(CTA_FILTER_ORIG_FLAGS, &0_u32.to_ne_bytes());
+                w.bytes(CTA_FILTER_REPLY_FLAGS, &counts.to_ne_bytes());
+            });
+        }
+    }
 }
 
 /// What says which entry: its first direction and its number, so that a newer one of the same direction stays.

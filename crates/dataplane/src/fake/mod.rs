@@ -12,6 +12,7 @@ use weft_plan::kernel::LinkKind;
 use weft_plan::{Ident, KernelKey, KernelRow, Rows};
 
 use crate::KernelError;
+use crate::conntrack::{Entry, Narrowing};
 use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
 use crate::netlink::Refusal;
 
@@ -24,6 +25,8 @@ pub struct Trouble {
     pub die_before: Option<usize>,
     /// Transactions of the packet filter that touch one of these sets are refused as a whole.
     pub refuse_sets: BTreeSet<Ident>,
+    /// Connections can't be looked at.
+    pub refuse_flushes: bool,
 }
 
 /// The kernel.
@@ -37,6 +40,8 @@ pub struct FakeKernel {
     pub sysctls: BTreeMap<String, String>,
     /// Damage that [`Kernel::observe`] reports until the row is set again.
     pub damaged: BTreeMap<KernelKey, String>,
+    /// Tracked connections.
+    pub connections: Vec<Entry>,
     /// What shall go wrong.
     pub trouble: Trouble,
     /// The packet filter's elements after each transaction, for tests that ask for them by putting an empty list here.
@@ -212,6 +217,30 @@ impl Kernel for FakeKernel {
             self.commit();
         }
         results
+    }
+
+    fn forget(
+        &mut self,
+        narrowing: &Narrowing,
+        stale: &dyn Fn(&Entry) -> bool,
+    ) -> Result<usize, KernelError> {
+        if self.trouble.refuse_flushes {
+            return Err(KernelError::Killed);
+        }
+        self.messages += 1;
+        let before = self.connections.len();
+        self.connections.retain(|entry| {
+            let listed = match *narrowing {
+                Narrowing::None => true,
+                Narrowing::Marked(bits) => entry.mark & bits == bits,
+                Narrowing::AnsweredBy { address, protocol, port } => {
+                    let reply = &entry.reply;
+                    (reply.source, reply.protocol, reply.source_port) == (address, protocol, port)
+                }
+            };
+            !(listed && stale(entry))
+        });
+        Ok(before - self.connections.len())
     }
 
     fn messages(&self) -> u64 {

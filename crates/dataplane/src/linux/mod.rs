@@ -16,6 +16,7 @@ use weft_plan::kernel::LinkKind;
 use weft_plan::{KernelKey, KernelRow, Link, Opening, RouteKey, Rows};
 
 use crate::KernelError;
+use crate::conntrack::{Conntrack, ConntrackError, Entry, Narrowing};
 use crate::filter::Nft;
 use crate::firewall::Finding;
 use crate::kernel::{Effect, Kernel, Observation, Op};
@@ -32,6 +33,8 @@ pub struct LinuxKernel {
     rtnl: Rtnl,
     removals: Removals,
     filter: Nft,
+    /// Opened when connections have to end for the first time.
+    conntrack: Option<Conntrack>,
     originals: SysctlOriginals,
     /// Namespaces that runtimes handed over and whose link is not made yet.
     brought: BTreeMap<AttachmentId, OwnedFd>,
@@ -60,6 +63,7 @@ impl LinuxKernel {
             removals,
             filter,
             ledger,
+            conntrack: None,
             originals: SysctlOriginals::open(state_dir)?,
             brought: BTreeMap::new(),
             openings: None,
@@ -105,6 +109,12 @@ impl LinuxKernel {
     }
 }
 
+impl From<ConntrackError> for KernelError {
+    fn from(error: ConntrackError) -> Self {
+        KernelError::Conntrack(error.to_string())
+    }
+}
+
 impl Kernel for LinuxKernel {
     fn observe(&mut self, wanted: &Rows<KernelKey, KernelRow>) -> Result<Observation, KernelError> {
         self.see(Some(wanted))
@@ -114,7 +124,20 @@ impl Kernel for LinuxKernel {
         self.apply_runs(batch)
     }
 
+    fn forget(
+        &mut self,
+        narrowing: &Narrowing,
+        stale: &dyn Fn(&Entry) -> bool,
+    ) -> Result<usize, KernelError> {
+        let conntrack = match &mut self.conntrack {
+            Some(open) => open,
+            none => none.insert(Conntrack::open()?),
+        };
+        Ok(conntrack.forget(narrowing, stale)?)
+    }
+
     fn messages(&self) -> u64 {
-        self.rtnl.sent() + self.removals.sent() + self.filter.messages()
+        let conntrack = self.conntrack.as_ref().map_or(0, Conntrack::messages);
+        self.rtnl.sent() + self.removals.sent() + self.filter.messages() + conntrack
     }
 }

@@ -11,19 +11,27 @@ pub enum SetKind {
     Map(Vec<Type>),
 }
 
-/// Which connections end when an element of a set goes: a tracked connection outlives the rule that translated it.
+/// Whose connections are flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FlushBy {
-    /// The key's [`Type::Mark`] is the mark of the connections that go by the element. They end when it goes, or gives other
-    /// data. All of these bits are set in such marks, and in no others.
-    Mark {
-        /// The bits; at least one.
-        bits: u32,
-    },
-    /// The key is where connections were opened to: an address (without one: any), a protocol and a port. Those that were
-    /// translated end when the element goes. When its data changes, those that lead to the old data end, where that
-    /// is an address and a port; a changed mark ends none.
-    Destination,
+pub enum Flushed {
+    /// Those of every protocol.
+    All,
+    /// Of every protocol but TCP, whose connections are left to end by themselves.
+    AllButTcp,
+}
+
+/// That tracked connections end when the element goes by which they were translated, or when it leads elsewhere: an entry
+/// outlives the rule that made it.
+///
+/// The key's parts say where they were opened to: an address (without one: any), a protocol and a port. The data, an address
+/// and a port, says where they lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flush {
+    /// Which of them.
+    pub which: Flushed,
+    /// Bits that are set in the marks of all such connections and of no others; 0 where marks say nothing. Where the key
+    /// has a mark too, it is the connection's: then what is stale is also found without knowing what was.
+    pub mark: u32,
 }
 
 /// A set's or map's declaration, and how its elements are to be written.
@@ -45,7 +53,7 @@ pub struct SetSpec {
     /// that the same commit won't do. No part of what the kernel holds.
     pub rank: u8,
     /// Which connections end with an element. No part of what the kernel holds.
-    pub flush: Option<FlushBy>,
+    pub flush: Option<Flush>,
 }
 
 impl SetSpec {
@@ -78,8 +86,8 @@ impl SetSpec {
     }
 
     /// The same with connections that end with its elements.
-    pub fn flushing(self, by: FlushBy) -> Self {
-        Self { flush: Some(by), ..self }
+    pub fn flushing(self, which: Flushed, mark: u32) -> Self {
+        Self { flush: Some(Flush { which, mark }), ..self }
     }
 
     /// What of it the kernel holds.

@@ -1,7 +1,7 @@
 //! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
 
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
-use weft_plan::filter::{Comparison, HookKind, NatTarget, Reject, Value};
+use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Reject, Value};
 use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
 use weft_plan::{
     Atom, Chain, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec, Statement,
@@ -159,7 +159,9 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
         let numbered = [address, Type::InetProto, Type::InetService, Type::Mark];
         let place = [address, Type::InetService];
         let endpoints = SetSpec::map(&numbered, &place, "endpoints by number");
-        out.table_set(ENDPOINTS.of(family), endpoints.ranked(Rank::ENDPOINTS), origin);
+        // TCP's own end is left to it: an endpoint that drains has no element, and goes on with what it has begun.
+        let endpoints = endpoints.ranked(Rank::ENDPOINTS).flushing(Flushed::AllButTcp, CHOSEN);
+        out.table_set(ENDPOINTS.of(family), endpoints, origin);
         let restricted =
             SetSpec::map(&frontend, &[Type::Verdict], "addresses that only some sources may use");
         out.table_set(RESTRICTED.of(family), restricted.ranked(Rank::ENDPOINTS), origin);
