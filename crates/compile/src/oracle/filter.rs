@@ -216,7 +216,7 @@ impl<'a> Interpreter<'_, 'a> {
                 Step::Break
             }
             Statement::Update { map, key, data, .. } => self.update(map, key, *data, packet),
-            Statement::Delete { map, key, .. } => self.delete(map, key, packet),
+            Statement::Delete { map, key, data } => self.delete(map, key, *data, packet),
             Statement::VerdictFrom(fields, map) => {
                 let found = self.find(fields, map, packet);
                 if let Some(Atom::Verdict(verdict)) = found.as_ref().and_then(|f| f.data.first()) {
@@ -256,8 +256,9 @@ impl<'a> Interpreter<'_, 'a> {
         }
     }
 
-    fn delete(&mut self, map: &Ident, key: &[Field], packet: &Seen<'_>) -> Step {
-        let Some(Some(key)) = self.key(key, packet) else {
+    /// The data that the form has is read all the same: a packet without it ends the rule.
+    fn delete(&mut self, map: &Ident, key: &[Field], data: Field, packet: &Seen<'_>) -> Step {
+        let (Some(Some(key)), Some(_)) = (self.key(key, packet), self.read(data, packet)) else {
             return Step::Break;
         };
         self.memory.delete(map, key);

@@ -136,7 +136,8 @@ pub enum Statement {
         /// Its data: a field of the map's one data type.
         data: Field,
     },
-    /// Takes an element out of a map that packets write; it needn't be there. The form has data, which means nothing.
+    /// Takes an element out of a map that packets write; it needn't be there. The form has data, which
+    /// means nothing, but that a packet without it ends the rule.
     Delete {
         /// The map.
         map: Ident,

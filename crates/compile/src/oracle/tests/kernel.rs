@@ -21,7 +21,7 @@ use weft_plan::kernel::KernelKey;
 use weft_plan::{KernelRow, text};
 
 use super::rows::{Made, end_of, from_node, from_outside, from_pod, ip, node};
-use super::tables::{Table, table};
+use super::tables::{Table, memories, table};
 use crate::oracle::{Fixed, Headers, Outcome, Packet, Receiver, Session, Start, Transport, World};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -329,6 +329,7 @@ fn the_kernel_agrees_with_random_tables() {
         return skipped("this process may not make network namespaces");
     };
     let next_port = Cell::new(20_000);
+    check(&lab, &memories(), &next_port).unwrap();
     let mut runner = TestRunner::new(Config {
         cases: 60,
         max_shrink_iters: 300,

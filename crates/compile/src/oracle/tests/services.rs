@@ -194,6 +194,20 @@ fn a_client_of_a_dead_endpoint_gets_another_and_stays_there() {
 }
 
 #[test]
+fn what_is_deleted_has_data_to_be_read() {
+    let delete = Statement::Delete { map: "client4".into(), key: CLIENT.to_vec(), data: Field::CtMark };
+    let dropped = |priority| {
+        let chain = vec![rule([delete.clone(), drop()])];
+        let nodes = [standard().chain("early", HookKind::Prerouting, priority, chain)];
+        let packet = tcp("192.0.2.1", 80).from(ip("192.0.2.9"));
+        !trace(&world(&nodes), &from_outside("n1"), packet).outcome.is_delivered()
+    };
+    // Before connection tracking there is no mark.
+    assert!(!dropped(-300));
+    assert!(dropped(-150));
+}
+
+#[test]
 fn a_connection_keeps_its_endpoint() {
     let nodes = [standard()];
     let world = world(&nodes);

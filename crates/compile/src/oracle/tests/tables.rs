@@ -114,12 +114,7 @@ fn effect() -> BoxedStrategy<Statement> {
         from(&[Field::SaddrHash(Family::V4), Field::L4Proto], "hashed"),
         from(&[Field::DaddrHash(Family::V4), Field::L4Proto], "hashed"),
         from(&CLIENT, "clients"),
-        select(vec![Field::Mark, Field::CtMark]).prop_map(|data| Statement::Update {
-            map: Ident::new("clients"),
-            key: CLIENT.to_vec(),
-            timeout_seconds: 60,
-            data,
-        }),
+        Just(remember()),
         Just(Statement::Delete { map: Ident::new("clients"), key: CLIENT.to_vec(), data: Field::CtMark }),
     ]
     .boxed()
@@ -298,6 +293,32 @@ fn sets() -> Table {
     ]
     .map(|(name, spec)| (KernelKey::Set(Ident::new(name)), KernelRow::Set(Box::new(spec))))
     .to_vec()
+}
+
+fn remember() -> Statement {
+    let (map, key) = (Ident::new("clients"), CLIENT.to_vec());
+    Statement::Update { map, key, timeout_seconds: 60, data: Field::CtMark }
+}
+
+/// A table that passes only packets of which the first of two memories stayed, and the second of two with a deletion
+/// between them.
+pub fn memories() -> Table {
+    let look = || Statement::SetCtMarkFrom(CLIENT.to_vec(), Ident::new("clients"));
+    let (map, key) = (Ident::new("clients"), CLIENT.to_vec());
+    let forget = Statement::Delete { map, key, data: Field::CtMark };
+    let drop_unless = |mark| {
+        let other = Statement::Match(Field::CtMark, Comparison::IsNot, Value::Mark(mark));
+        Rule::new("", [other, Statement::Verdict(Verdict::Drop)])
+    };
+    let set = Statement::SetCtMark;
+    let rules = vec![
+        Rule::new("", [set(1), remember(), set(2), remember(), look()]),
+        drop_unless(1),
+        Rule::new("", [forget, set(2), remember(), set(3), look()]),
+        drop_unless(2),
+    ];
+    let hook = Hook { at: HookKind::Prerouting, nat: false, priority: -150 };
+    sets().into_iter().chain([chain("f0", Some(hook), rules)]).collect()
 }
 
 /// A table with all sets, three filter chains, three nat chains, and three chains to jump to.
