@@ -75,7 +75,8 @@ impl GroupIndex {
     /// Takes in a group; a second time it changes nothing.
     pub fn insert(&mut self, key: GroupKey) {
         let hash = self.first(&key);
-        let mates = self.by_hash.entry(hash).or_default();
+        // Nearly all are alone, and a vector's first growth would make room for four.
+        let mates = self.by_hash.entry(hash).or_insert_with(|| Vec::with_capacity(1));
         if mates.contains(&key) {
             return;
         }
