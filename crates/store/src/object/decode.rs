@@ -66,6 +66,10 @@ pub(super) trait Reader {
 
 impl Reader for Value {
     fn read<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
+        // Keeping the path along the way doubles the time: only what is wrong is read so.
+        if let Ok(read) = T::deserialize(self) {
+            return Ok(read);
+        }
         serde_path_to_error::deserialize(self)
             .map_err(|e| ObjectError::at(error::path_of(e.path()), e.inner()))
     }
