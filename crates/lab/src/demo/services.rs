@@ -78,7 +78,8 @@ fn spread(cluster: &Cluster, place: &Place, address: SocketAddr) -> Result<usize
 /// A service without pods refuses at once, and what is no service gets no answer at all.
 fn refusals(cluster: &Cluster, places: &[Place]) -> Result<String> {
     let empty = PORTS.map(|(transport, port, _)| {
-        let target = Target::new(transport, SocketAddr::new(EMPTY.parse().unwrap_or(IpAddr::from([0; 4])), port));
+        let target =
+            Target::new(transport, SocketAddr::new(EMPTY.parse().unwrap_or(IpAddr::from([0; 4])), port));
         Target { patience_ms: AT_ONCE_MS, ..target }
     });
     let nobody = Target::new(Transport::Http, SocketAddr::new(NOBODY.parse()?, 80));

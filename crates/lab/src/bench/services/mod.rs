@@ -124,7 +124,11 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let Course { working, notes, .. } = course;
     let connected = connect(&working)?;
-    let mut report = summarise(&sizes, &working, &connected);
+    // Ours stands beside nftables mode, and once more where there is iptables mode as well.
+    let has_iptables = options.kube_proxy.is_some() && options.peer.as_deref() != Some(Mode::Nftables.word());
+    let columns = [("", Who::Nftables), (".iptables", Who::Iptables)];
+    let columns = if has_iptables { &columns[..] } else { &columns[..1] };
+    let mut report = summarise(&sizes, &working, &connected, columns);
     notes.into_iter().for_each(|note| report.note(note));
     drop(working);
     lab.close()?;
@@ -244,7 +248,7 @@ const METRICS: [(&str, &str); 7] = [
     ("kernel", "MB"),
 ];
 
-fn summarise(sizes: &[usize], working: &[Working], connected: &Connected) -> Report {
+fn summarise(sizes: &[usize], working: &[Working], connected: &Connected, peers: &[(&str, Who)]) -> Report {
     let mut report = Report::new(
         "services",
         "peer: kube-proxy, in nftables mode but where the metric says iptables; limit: straight to an endpoint",
@@ -254,9 +258,9 @@ fn summarise(sizes: &[usize], working: &[Working], connected: &Connected) -> Rep
         value(word, found, connected.get(&(count, who)))
     };
     for count in sizes {
-        for (infix, peer) in [("", Who::Nftables), (".iptables", Who::Iptables)] {
+        for (infix, peer) in peers {
             for (word, unit) in METRICS {
-                let values = [Who::Ours, peer, Who::Direct].map(|who| get(*count, who, word));
+                let values = [Who::Ours, *peer, Who::Direct].map(|who| get(*count, who, word));
                 report.add(format!("services.{count}{infix}.{word}"), unit, values);
             }
         }
