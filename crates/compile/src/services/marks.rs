@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 
+use rustc_hash::FxHashSet;
 use weft_model::Port;
 use weft_model::net::fnv1a;
 
@@ -21,22 +22,18 @@ pub const CLASS_MASK: u32 = 0xff << CLASS_SHIFT;
 pub const GROUP_MASK: u32 = (1 << CLASS_SHIFT) - 1;
 const CLASS_SHIFT: u32 = 23;
 
-/// Up to here a group has as many slots as endpoints.
-const EXACT: u32 = 64;
-/// Slots of the first class beyond; each further one has twice as many.
-const FIRST_LARGE: u32 = 1024;
-/// Number of classes beyond.
-const LARGE_CLASSES: u32 = 7;
-/// Slots that an endpoint of a large group has at least, so that none gets an eighth more than another.
-const SLOTS_EACH: u32 = 8;
+/// Groups up to this size have a class each; those beyond share one, and a map says which chain is theirs.
+const SMALL: u32 = 64;
 /// Endpoints that a group can have; more are left out, with a warning.
-pub const MOST_ENDPOINTS: usize = (FIRST_LARGE << (LARGE_CLASSES - 1)) as usize / SLOTS_EACH as usize;
+pub const MOST_ENDPOINTS: usize = 65_535;
 
 /// How a packet to a service's port is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// One of this many slots is picked at random.
+    /// One of this many slots is picked at random, at most [`SMALL`]; an endpoint each.
     Slots(u32),
+    /// The same for more: the group's own mark leads to the chain that picks.
+    Large(u32),
     /// There is no endpoint: the sender is told.
     Refuse,
     /// There are endpoints, but none that a traffic policy allows from here: another node may be asked.
@@ -44,39 +41,25 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class, in the order of their codes.
-    pub fn all() -> impl Iterator<Item = Class> {
-        let exact = (1..=EXACT).map(Class::Slots);
-        let large = (0..LARGE_CLASSES).map(|step| Class::Slots(FIRST_LARGE << step));
-        exact.chain(large).chain([Class::Refuse, Class::Absent])
+    /// Every class of small groups.
+    pub fn small() -> impl Iterator<Item = Class> {
+        (1..=SMALL).map(Class::Slots)
     }
 
     /// The class of a group with this many endpoints, at most [`MOST_ENDPOINTS`]; none is [`Class::Refuse`].
     pub fn of(endpoints: usize) -> Class {
-        let endpoints = endpoints.min(MOST_ENDPOINTS) as u32;
-        if endpoints == 0 {
-            return Class::Refuse;
+        match endpoints.min(MOST_ENDPOINTS) as u32 {
+            0 => Class::Refuse,
+            slots if slots <= SMALL => Class::Slots(slots),
+            slots => Class::Large(slots),
         }
-        if endpoints <= EXACT {
-            return Class::Slots(endpoints);
-        }
-        let mut slots = FIRST_LARGE;
-        while slots < endpoints * SLOTS_EACH {
-            slots *= 2;
-        }
-        Class::Slots(slots)
     }
 
-    /// The endpoint, by its place among `endpoints`, that a slot leads to: each has the same number of slots, or one more.
-    pub fn endpoint_at(slot: u32, slots: u32, endpoints: usize) -> usize {
-        (u64::from(slot) * endpoints as u64 / u64::from(slots)) as usize
-    }
-
-    /// The mark's bits for it.
+    /// The mark's bits for it: all large groups have the same.
     pub fn bits(self) -> u32 {
         let code = match self {
-            Class::Slots(slots) if slots <= EXACT => slots,
-            Class::Slots(slots) => EXACT + 1 + (slots / FIRST_LARGE).ilog2(),
+            Class::Slots(slots) => slots,
+            Class::Large(_) => SMALL + 1,
             Class::Refuse => 0xfe,
             Class::Absent => 0xff,
         };
@@ -87,19 +70,20 @@ impl Class {
 /// Numbers for the endpoints of one port of one service, in the order of the list, which must be sorted and without
 /// doubles: a hash of each, and where two hash alike the later one gets the next free number.
 pub fn endpoint_marks(endpoints: &[(IpAddr, Port)]) -> Vec<u32> {
-    let mut taken: Vec<u32> = Vec::with_capacity(endpoints.len());
+    let mut taken = FxHashSet::default();
+    let mut marks = Vec::with_capacity(endpoints.len());
     for (address, port) in endpoints {
         let hash = match address {
             IpAddr::V4(a) => fnv1a(&[&a.octets()[..], &port.get().to_be_bytes()].concat()),
             IpAddr::V6(a) => fnv1a(&[&a.octets()[..], &port.get().to_be_bytes()].concat()),
         };
         let mut mark = (hash ^ (hash >> 32)) as u32 | CHOSEN;
-        while taken.contains(&mark) {
+        while !taken.insert(mark) {
             mark = mark.wrapping_add(1) | CHOSEN;
         }
-        taken.push(mark);
+        marks.push(mark);
     }
-    taken
+    marks
 }
 
 #[cfg(test)]
@@ -110,26 +94,19 @@ mod tests {
 
     #[test]
     fn classes_have_codes_of_their_own_below_the_chosen_bit() {
-        let codes: BTreeSet<u32> = Class::all().map(Class::bits).collect();
-        assert_eq!(codes.len(), Class::all().count());
+        let others = [Class::Large(65), Class::Refuse, Class::Absent];
+        let codes: Vec<u32> = Class::small().chain(others).map(Class::bits).collect();
+        assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
         assert!(codes.iter().all(|code| code & !CLASS_MASK == 0 && code & CHOSEN == 0 && *code != 0));
+        assert_eq!(Class::Large(65).bits(), Class::Large(1000).bits());
     }
 
     #[test]
-    fn every_endpoint_has_its_share_of_slots() {
-        for endpoints in [1, 2, 3, 63, 64, 65, 100, 127, 128, 129, 1000, MOST_ENDPOINTS, MOST_ENDPOINTS + 1] {
-            let Class::Slots(slots) = Class::of(endpoints) else { panic!("{endpoints} endpoints: refused") };
-            assert!(Class::all().any(|class| class == Class::Slots(slots)), "{slots}");
-            let endpoints = endpoints.min(MOST_ENDPOINTS);
-            let mut shares = vec![0_u32; endpoints];
-            for slot in 0..slots {
-                shares[Class::endpoint_at(slot, slots, endpoints)] += 1;
-            }
-            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-            assert!(most - least <= 1, "{endpoints}: {least} to {most}");
-            assert!(slots as usize == endpoints || *least >= SLOTS_EACH, "{endpoints}: {least}");
-        }
+    fn every_endpoint_has_a_slot() {
         assert_eq!(Class::of(0), Class::Refuse);
+        assert_eq!(Class::of(64), Class::Slots(64));
+        assert_eq!(Class::of(65), Class::Large(65));
+        assert_eq!(Class::of(MOST_ENDPOINTS + 1), Class::Large(MOST_ENDPOINTS as u32));
     }
 
     #[test]

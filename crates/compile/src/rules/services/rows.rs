@@ -7,7 +7,7 @@ use weft_model::{FactKey, Family, Port, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, SetSpec, Statement, Verdict};
 
 use super::addresses::{Frontend, frontends};
-use super::table::{ENDPOINTS, RESTRICTED, SLOTS, Side, service_map};
+use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, pick, service_map};
 use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
@@ -34,7 +34,7 @@ pub fn service(
             let backends = Backends::of(service, port, family, origin, context, out);
             for scope in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
                 if frontends.iter().any(|f| f.inside == scope || f.outside == scope) {
-                    backends.give_slots(scope, out);
+                    backends.give_slots(scope, origin, out);
                 }
             }
             for frontend in &frontends {
@@ -67,7 +67,7 @@ struct Group {
 impl Group {
     fn mark(&self) -> u32 {
         match self.class {
-            Class::Slots(_) => self.class.bits() | self.number,
+            Class::Slots(_) | Class::Large(_) => self.class.bits() | self.number,
             Class::Refuse | Class::Absent => self.class.bits(),
         }
     }
@@ -117,16 +117,17 @@ impl Backends {
         }
     }
 
-    fn give_slots(&self, scope: TrafficPolicy, out: &mut Output) {
+    fn give_slots(&self, scope: TrafficPolicy, origin: &FactKey, out: &mut Output) {
         let group = self.group(scope);
-        let Class::Slots(slots) = group.class else {
-            return;
-        };
         let mark = Atom::Mark(group.mark());
-        for slot in 0..slots {
-            let at = group.members[Class::endpoint_at(slot, slots, group.members.len())];
+        if let Class::Large(slots) = group.class {
+            // Its mark doesn't change with its size, so what picks does.
+            let chain = pick(slots, origin, out);
+            out.entry(Ident::new(LARGE), [mark.clone()], [Atom::Verdict(Verdict::Jump(chain))], origin);
+        }
+        for (slot, at) in (0..).zip(&group.members) {
             let key = [mark.clone(), Atom::Number(slot)];
-            out.entry(Ident::new(SLOTS), key, [Atom::Mark(self.marks[at])], &self.candidates[at].origin);
+            out.entry(Ident::new(SLOTS), key, [Atom::Mark(self.marks[*at])], &self.candidates[*at].origin);
         }
     }
 

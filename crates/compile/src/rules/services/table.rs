@@ -18,6 +18,8 @@ use crate::topology::aggregate;
 pub const ENDPOINTS: Pair = Pair { v4: "endpoint4", v6: "endpoint6" };
 /// (mark . slot) → endpoint's number.
 pub const SLOTS: &str = "slot";
+/// Mark of a group with many endpoints → the chain that picks one of its slots.
+pub const LARGE: &str = "service_large";
 /// (address . protocol . port) → the chain of the sources that may use it.
 pub const RESTRICTED: Pair = Pair { v4: "restricted4", v6: "restricted6" };
 /// Blocks of virtual addresses.
@@ -190,20 +192,31 @@ fn classes(origin: &FactKey, out: &mut Output) {
     let map = Ident::new(CLASSES);
     let spec = SetSpec::map(&[Type::Mark], &[Type::Verdict], "how a service's endpoint is picked");
     out.table_set(map.clone(), spec, origin);
-    for class in Class::all() {
-        let verdict = match class {
-            Class::Slots(slots) => {
-                let name = Ident::new(&format!("service_pick_{slots}"));
-                let slot = vec![Field::CtMark, Field::Random(slots)];
-                let pick = Rule::new("", [Statement::SetCtMarkFrom(slot, Ident::new(SLOTS))]);
-                chain(name.clone(), vec![pick], origin, out);
-                Verdict::Jump(name)
-            }
-            Class::Refuse => Verdict::Goto(Ident::new(REFUSE)),
-            Class::Absent => Verdict::Drop,
-        };
+    let mut lead = |class: Class, verdict| {
         out.entry(map.clone(), [Atom::Mark(class.bits())], [Atom::Verdict(verdict)], origin);
+    };
+    lead(Class::Refuse, Verdict::Goto(Ident::new(REFUSE)));
+    lead(Class::Absent, Verdict::Drop);
+    lead(Class::Large(0), Verdict::Jump(Ident::new(LARGE)));
+    for class in Class::small() {
+        if let Class::Slots(slots) = class {
+            let verdict = [Atom::Verdict(Verdict::Jump(pick(slots, origin, out)))];
+            out.entry(map.clone(), [Atom::Mark(class.bits())], verdict, origin);
+        }
     }
+    let large = SetSpec::map(&[Type::Mark], &[Type::Verdict], "how one of many endpoints is picked");
+    out.table_set(Ident::new(LARGE), large.ranked(Rank::SERVICES), origin);
+    let by_group = Rule::new("", [Statement::VerdictFrom(vec![Field::CtMark], Ident::new(LARGE))]);
+    chain(Ident::new(LARGE), vec![by_group], origin, out);
+}
+
+/// The chain that picks one of so many slots.
+pub fn pick(slots: u32, origin: &FactKey, out: &mut Output) -> Ident {
+    let name = Ident::new(&format!("service_pick_{slots}"));
+    let slot = vec![Field::CtMark, Field::Random(slots)];
+    let rule = Rule::new("", [Statement::SetCtMarkFrom(slot, Ident::new(SLOTS))]);
+    chain(name.clone(), vec![rule], origin, out);
+    name
 }
 
 /// The rules of a base chain: what asks for a service's mark.
