@@ -150,7 +150,7 @@ impl Floor {
     }
 
     fn forget(&mut self, made: &Made) -> Result<()> {
-        let changes: Vec<Change<'_>> = made.elements.iter().map(|key| Change::Remove(key)).collect();
+        let changes: Vec<Change<'_>> = made.elements.iter().map(Change::Remove).collect();
         self.filter.apply(&changes)?;
         Ok(())
     }
