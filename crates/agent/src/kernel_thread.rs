@@ -226,7 +226,9 @@ impl<K: NodeKernel> KernelThread<K> {
     fn differences(&mut self, plan: &Plan) -> Result<Vec<String>, String> {
         let seen = self.executor.kernel_mut().observe(&plan.kernel).map_err(|error| error.to_string())?;
         let mut lines = Vec::new();
-        for key in weft_dataplane::executor::differing(plan, &seen) {
+        let mut keys = weft_dataplane::executor::differing(plan, &seen);
+        keys.sort_unstable();
+        for key in keys {
             let text = |row| weft_plan::text::kernel_row(key, row);
             lines.extend(
                 seen.rows.get(key).map(text).iter().flat_map(|t| t.lines()).map(|line| format!("- {line}")),

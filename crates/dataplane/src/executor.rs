@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
 use weft_model::IfName;
 use weft_plan::{Changed, Ident, KernelKey, KernelRow, Plan};
 
@@ -115,7 +116,10 @@ impl<K: Kernel> Executor<K> {
             .collect();
         let wanted = differing(plan, &seen);
         // What failed before and is right now has been mended by somebody else.
-        self.failed.retain(|key, _| wanted.binary_search(&key).is_ok());
+        if !self.failed.is_empty() {
+            let still: FxHashSet<&KernelKey> = wanted.iter().copied().collect();
+            self.failed.retain(|key, _| still.contains(key));
+        }
         let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
         let mut outcome = self.run(plan, &due);
         self.end_strangers(plan);
@@ -330,8 +334,8 @@ fn pause(attempts: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << attempts.min(16)).min(LONGEST_PAUSE)
 }
 
-/// Keys that differ between what should be and what is, sorted: wanted rows that are absent, other or damaged, and
-/// owned rows that nobody wants.
+/// Keys that differ between what should be and what is: wanted rows that are absent, other or damaged, and owned rows that
+/// nobody wants. They are sorted, but for the packet filter's elements, of which there are many and whose order is nothing.
 pub fn differing<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<&'a KernelKey> {
     let wanted = plan
         .kernel
@@ -339,8 +343,10 @@ pub fn differing<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<&'a KernelKey
         .filter(|(key, entry)| seen.rows.get(key) != Some(&entry.value) || seen.damaged.contains_key(key))
         .map(|(key, _)| key);
     let unwanted = seen.rows.keys().filter(|key| plan.kernel.get(*key).is_none());
-    let mut keys: Vec<&KernelKey> = wanted.chain(unwanted).collect();
+    let (elements, mut keys): (Vec<&KernelKey>, Vec<&KernelKey>) =
+        wanted.chain(unwanted).partition(|key| matches!(key, KernelKey::Element(..)));
     keys.sort_unstable();
+    keys.extend(elements);
     keys
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
 use weft_model::IfName;
 use weft_plan::kernel::{POD_LINK_PREFIX, TUNNEL_LINK_PREFIX};
 use weft_plan::{KernelKey, KernelRow, Rows};
@@ -99,7 +100,7 @@ impl Effect {
 pub struct Observation {
     /// Every owned object that exists. What lies inside a pod's namespace is taken from the wanted row: a pod may
     /// rearrange its own end.
-    pub rows: BTreeMap<KernelKey, KernelRow>,
+    pub rows: FxHashMap<KernelKey, KernelRow>,
     /// Objects among `rows` that are wrong in a way that a row can't say, and how: "proxy_arp is off".
     pub damaged: BTreeMap<KernelKey, String>,
 }

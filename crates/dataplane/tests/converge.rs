@@ -85,7 +85,7 @@ fn foreign() -> BTreeMap<KernelKey, KernelRow> {
 /// Asserts that the kernel equals the plan, and that another full sync finds nothing to do.
 fn assert_converged(executor: &mut Executor<FakeKernel>, plan: &Plan) {
     let seen = executor.kernel_mut().observe(&plan.kernel).unwrap();
-    let wanted: BTreeMap<_, _> = plan.kernel.iter().map(|(k, e)| (k.clone(), e.value.clone())).collect();
+    let wanted = plan.kernel.iter().map(|(k, e)| (k.clone(), e.value.clone())).collect();
     assert_eq!(seen.rows, wanted);
     assert!(seen.damaged.is_empty());
     let again = executor.sync(plan).unwrap();

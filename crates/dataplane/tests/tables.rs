@@ -9,10 +9,11 @@ use support::{inside, run};
 use weft_dataplane::fake::rows;
 use weft_dataplane::{Executor, LinuxKernel, Monitor, Notification, observe_host};
 use weft_model::{Cidr, FactKey, IfName, Mac, Port, Vni};
+use weft_plan::filter::Element;
 use weft_plan::kernel::{LOCAL_TABLE, LinkKind, MAIN_TABLE, POD_TABLE};
 use weft_plan::{
-    Fdb, KernelKey, KernelRow, Link, Neighbour, Opening, Plan, PolicyRule, Route, RouteKey, RouteKind,
-    VxlanLink,
+    Atom, Fdb, Ident, KernelKey, KernelRow, Link, Neighbour, Opening, Plan, PolicyRule, Route, RouteKey,
+    RouteKind, SetSpec, Type, VxlanLink,
 };
 
 struct Node {
@@ -385,4 +386,32 @@ fn the_packet_filter_and_foreign_firewalls_follow_the_plan() {
     let removed = node.executor.kernel_mut().uninstall().unwrap();
     assert!(removed.failed.is_empty(), "{:?}", removed.failed);
     assert_eq!(run("nft list ruleset"), before);
+}
+
+#[test]
+fn elements_of_each_rank_are_a_transaction_of_their_own() {
+    if !inside("elements_of_each_rank_are_a_transaction_of_their_own") {
+        return;
+    }
+    let mut node = Node::new();
+    for (rank, name) in ["endpoint", "slot", "service"].into_iter().enumerate() {
+        let spec = SetSpec::map(&[Type::Mark], &[Type::Mark], "").ranked(rank as u8);
+        node.set(KernelKey::Set(Ident::new(name)), KernelRow::Set(Box::new(spec)));
+    }
+    let key = |name: &str, mark| KernelKey::Element(Ident::new(name), [Atom::Mark(mark)].into());
+    let to = |mark| KernelRow::Element(Element::maps_to([Atom::Mark(mark)]));
+    node.set(key("endpoint", 1), to(80));
+    assert_eq!(node.sync(), 4);
+    assert_eq!(node.sync(), 0, "ranks are no difference between plan and kernel");
+    node.plan.kernel.take_changed();
+    for name in ["service", "slot", "endpoint"] {
+        node.set(key(name, 2), to(2));
+    }
+    assert_eq!(node.step(), 9, "begin, element, end, three times");
+    // Another endpoint for the one: it comes, the slot is changed, and the old one goes.
+    node.plan.kernel.remove(&key("endpoint", 2));
+    node.set(key("endpoint", 3), to(3));
+    node.set(key("slot", 2), to(3));
+    assert_eq!(node.step(), 10, "what changes goes and comes in one transaction");
+    assert_eq!(node.sync(), 0);
 }

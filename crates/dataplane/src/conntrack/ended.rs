@@ -33,6 +33,10 @@ fn address(atom: &Atom) -> Option<std::net::IpAddr> {
 /// The flows of what the changes of a batch took away: elements that went, or lead elsewhere now, and whose flow no element
 /// that came in the batch has. `done` says which of the batch's changes are in force.
 pub(crate) fn flows(plan: &Plan, batch: &[Op<'_>], done: impl Fn(usize) -> bool) -> Vec<Flow> {
+    let had_element = |op: &Op<'_>| matches!((op.key(), op.was()), (KernelKey::Element(..), Some(_)));
+    if !batch.iter().any(had_element) {
+        return Vec::new();
+    }
     let mut sets: FxHashMap<&Ident, Option<Flush>> = FxHashMap::default();
     // What a set said that goes with its elements.
     for op in batch {

@@ -114,7 +114,8 @@ fn flows_that_are_named_go_and_nothing_else() {
     }
     // So many that they share a list, of those that have the mark.
     let marked = |n: u8| Flow {
-        to: Some(Ipv4Addr::new(127, 0, 0, n).into()),
+        to: Some(ip("127.0.0.1")),
+        led_to: (Ipv4Addr::new(127, 0, 0, n).into(), 5353),
         mark: MARK,
         ..flow(None, 8055, "127.0.0.8")
     };
@@ -202,8 +203,9 @@ fn many_flows_share_a_list_and_few_have_their_own() {
     check(vec![], &[]);
     // Of one end point: one question.
     check((0..8).map(|n| of(n, 0)).collect(), &[answered]);
-    check((0..9).map(|n| of(n, MARK)).collect(), &[Narrowing::Marked(MARK)]);
-    check((0..9).map(|n| of(n, if n == 3 { 0 } else { MARK })).collect(), &[Narrowing::None]);
+    let elsewhere = |n: u8, mark: u32| Flow { led_to: (ip(&format!("10.244.1.{n}")), 5353), ..of(0, mark) };
+    check((0..3).map(|n| elsewhere(n, MARK)).collect(), &[Narrowing::Marked(MARK)]);
+    check((0..3).map(|n| elsewhere(n, if n == 1 { 0 } else { MARK })).collect(), &[Narrowing::None]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rustc_hash::FxHashMap;
 use weft_plan::kernel::LinkKind;
 use weft_plan::{Ident, KernelKey, KernelRow, Rows};
 
@@ -181,7 +182,8 @@ fn refused_change(action: &'static str, key: &KernelKey, errno: i32) -> KernelEr
 impl Kernel for FakeKernel {
     fn observe(&mut self, wanted: &Rows<KernelKey, KernelRow>) -> Result<Observation, KernelError> {
         self.messages += 1;
-        let mut rows = self.owned.clone();
+        let mut rows: FxHashMap<KernelKey, KernelRow> =
+            self.owned.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
         let read = |path: &str| self.sysctls.get(path).cloned().unwrap_or_else(|| "0".into());
         let paths = wanted.iter().filter_map(|(key, _)| match key {
             KernelKey::Sysctl(path) => Some(path.to_string()),

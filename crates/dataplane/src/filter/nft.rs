@@ -123,11 +123,21 @@ impl Nft {
     /// # Errors
     /// When the kernel can't be asked.
     pub fn observe(&mut self) -> Result<Vec<(KernelKey, KernelRow)>, FilterError> {
+        let mut rows = Vec::new();
+        self.observe_each(&mut |key, row| rows.push((key, row)))?;
+        Ok(rows)
+    }
+
+    /// [`Nft::observe`], one by one: of many elements no list is kept.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked; some rows may have been given by then.
+    pub fn observe_each(&mut self, each: &mut dyn FnMut(KernelKey, KernelRow)) -> Result<(), FilterError> {
         self.declared = None;
         let mut declared = self.list_declared(Insist::OnWhatWasSeen)?;
-        let rows = observe::rows(&mut self.nfnl, &mut declared.sets, &declared.chains)?;
+        observe::rows(&mut self.nfnl, &mut declared.sets, &declared.chains, each)?;
         self.declared = Some(declared);
-        Ok(rows)
+        Ok(())
     }
 
     /// The counters of our rules, by chain and in the rules' order.

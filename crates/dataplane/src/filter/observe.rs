@@ -163,8 +163,8 @@ pub(super) fn rows(
     nfnl: &mut Nfnl,
     sets: &mut BTreeMap<Ident, Option<SetSpec>>,
     chains: &BTreeMap<Ident, SeenChain>,
-) -> Result<Vec<(KernelKey, KernelRow)>, FilterError> {
-    let mut rows = Vec::new();
+    each: &mut dyn FnMut(KernelKey, KernelRow),
+) -> Result<(), FilterError> {
     for (name, declared) in sets {
         let spec = declared.clone();
         let held = match &spec {
@@ -175,14 +175,14 @@ pub(super) fn rows(
         let key = KernelKey::Set(name.clone());
         match (spec, held) {
             (Some(spec), Some(held)) => {
-                rows.push((key, KernelRow::Set(Box::new(spec))));
-                rows.extend(held.into_iter().map(|(atoms, element)| {
-                    (KernelKey::Element(name.clone(), atoms), KernelRow::Element(element))
-                }));
+                each(key, KernelRow::Set(Box::new(spec)));
+                for (atoms, element) in held {
+                    each(KernelKey::Element(name.clone(), atoms), KernelRow::Element(element));
+                }
             }
             _ => {
                 *declared = None;
-                rows.push((key, KernelRow::Set(Box::new(SetSpec::set(&[], NOT_OURS)))));
+                each(key, KernelRow::Set(Box::new(SetSpec::set(&[], NOT_OURS))));
             }
         }
     }
@@ -195,10 +195,10 @@ pub(super) fn rows(
         let rule = raise::rule(&seen.expressions, &seen.comment).unwrap_or_else(|| Rule::new(NOT_OURS, []));
         found.entry(seen.chain).or_default().rules.push(rule);
     }
-    rows.extend(
-        found.into_iter().map(|(name, chain)| (KernelKey::Chain(name), KernelRow::Chain(Box::new(chain)))),
-    );
-    Ok(rows)
+    for (name, chain) in found {
+        each(KernelKey::Chain(name), KernelRow::Chain(Box::new(chain)));
+    }
+    Ok(())
 }
 
 /// The counters of all rules that have one, in the order of chains and rules.

@@ -63,7 +63,7 @@ impl LinuxKernel {
         wanted: Wanted<'_>,
         seen: &mut Observation,
     ) -> Result<(), KernelError> {
-        for (key, row) in self.filter.observe()? {
+        self.filter.observe_each(&mut |key, row| {
             let planned = wanted.and_then(|rows| rows.get(&key));
             let row = match planned {
                 Some(planned) if *planned != row && filter::canonical(planned) == row => {
@@ -72,7 +72,7 @@ impl LinuxKernel {
                 _ => row,
             };
             seen.rows.insert(key, row);
-        }
+        })?;
         Ok(())
     }
 }

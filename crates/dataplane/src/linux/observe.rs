@@ -1,6 +1,6 @@
 //! What of the kernel is ours, as rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
@@ -102,7 +102,7 @@ impl LinuxKernel {
     fn see_peers(
         &mut self,
         tunnel: &LinkState,
-        rows: &mut BTreeMap<KernelKey, KernelRow>,
+        rows: &mut FxHashMap<KernelKey, KernelRow>,
     ) -> Result<(), KernelError> {
         let (index, name) = (tunnel.index, tunnel.name);
         for family in Family::ALL {
@@ -116,11 +116,11 @@ impl LinuxKernel {
     fn see_routes(
         &mut self,
         names: &FxHashMap<u32, IfName>,
-        rows: &mut BTreeMap<KernelKey, KernelRow>,
+        rows: &mut FxHashMap<KernelKey, KernelRow>,
     ) -> Result<(), KernelError> {
         self.routes.clear();
         for family in Family::ALL {
-            let mut routes = BTreeMap::new();
+            let mut routes = FxHashMap::default();
             let request = route::list_routes(family);
             self.collect("routes", &request, &mut routes, |m| route::route(m, names))?;
             for (key, row) in &routes {
@@ -129,7 +129,7 @@ impl LinuxKernel {
                     self.ledger.uses(route);
                 }
             }
-            rows.append(&mut routes);
+            rows.extend(routes);
             self.collect("rules", &route::list_rules(family), rows, route::rule)?;
         }
         Ok(())
@@ -137,7 +137,7 @@ impl LinuxKernel {
 
     /// Learns anew which routes are ours.
     pub(super) fn relist_routes(&mut self) -> Result<(), KernelError> {
-        self.see_routes(&FxHashMap::default(), &mut BTreeMap::new())
+        self.see_routes(&FxHashMap::default(), &mut FxHashMap::default())
     }
 
     /// Lists objects and adds those that `read` takes for ours. A family that the kernel was built or started
@@ -146,7 +146,7 @@ impl LinuxKernel {
         &mut self,
         what: &'static str,
         request: &Message,
-        rows: &mut BTreeMap<KernelKey, KernelRow>,
+        rows: &mut FxHashMap<KernelKey, KernelRow>,
         read: impl Fn(&Received<'_>) -> Option<(KernelKey, KernelRow)>,
     ) -> Result<(), KernelError> {
         let mut found = Vec::new();
@@ -164,7 +164,7 @@ impl LinuxKernel {
     }
 
     /// Values of the sysctls that are wanted, or were changed. One that can't be read is absent, and setting it says why.
-    fn see_sysctls(&self, wanted: Wanted<'_>, rows: &mut BTreeMap<KernelKey, KernelRow>) {
+    fn see_sysctls(&self, wanted: Wanted<'_>, rows: &mut FxHashMap<KernelKey, KernelRow>) {
         let planned = wanted.iter().flat_map(|rows| rows.iter()).filter_map(|(key, _)| match key {
             KernelKey::Sysctl(path) => Some(&**path),
             _ => None,

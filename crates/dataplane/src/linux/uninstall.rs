@@ -53,11 +53,9 @@ impl LinuxKernel {
 
     /// All that is ours, but for the packet filter's content, which goes with its table.
     fn owned(&mut self) -> Result<BTreeMap<KernelKey, KernelRow>, KernelError> {
-        let mut rows = self.see(None)?.rows;
-        rows.retain(|key, _| {
-            !matches!(key, KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..))
-        });
-        Ok(rows)
+        let of_filter =
+            |key: &KernelKey| matches!(key, KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..));
+        Ok(self.see(None)?.rows.into_iter().filter(|(key, _)| !of_filter(key)).collect())
     }
 }
 
