@@ -16,7 +16,7 @@ use weft_dataplane::netlink::{Message, Rtnl};
 use weft_dataplane::{Executor, KernelError, LinuxKernel};
 use weft_model::{
     Attachment, AttachmentId, Fact, Host, HostLink, HostPort, IfName, Mac, Network, NetworkName, Node,
-    NodeAddress, NodeCidr, NodeName, Overlay, Port, Protocol,
+    NodeAddress, NodeCidr, NodeName, ObjectKey, Overlay, Port, Protocol, Service,
 };
 use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 use weft_plan::{KernelKey, Plan};
@@ -64,11 +64,14 @@ fn run() -> Result<Vec<(KernelKey, KernelError)>, Refused> {
     let (plan, attachment) = tiny_cluster().map_err(|e| refused("a defect in the trial", &e))?;
     let state = tempfile::tempdir().map_err(|e| refused("no folder for temporary files", &e))?;
     let mut kernel = LinuxKernel::open(state.path()).map_err(|e| refused("no netlink", &e))?;
-    kernel.register_netns(attachment, pod);
+    // The kernel's copy is closed once the link stands; without another one, namespace and link would go again.
+    let copy = pod.try_clone().map_err(|e| refused("no descriptor for the namespace", &e))?;
+    kernel.register_netns(attachment, copy);
     let mut executor = Executor::new(kernel);
     executor.sync(&plan).map_err(|e| refused("the kernel can't be observed", &e))?;
     // Twice, as an agent tries again what failed.
     let outcome = executor.sync(&plan).map_err(|e| refused("the kernel can't be observed", &e))?;
+    drop(pod);
     Ok(outcome.failed)
 }
 
@@ -157,7 +160,11 @@ fn tiny_cluster() -> Result<(Plan, AttachmentId), Box<dyn std::error::Error>> {
     let mut settings = Settings::new(NodeName::new("n1")?);
     let dns = ["169.254.53.53".parse()?, "fd77:6566:7453::53".parse()?];
     settings.dns = DnsSettings { addresses: dns.into(), ..DnsSettings::default() };
+    let mut service = Service::named(ObjectKey::new("default", "preflight")?);
+    // What remembers clients needs parts of the packet filter that nothing else needs.
+    service.affinity_seconds = Some(60);
     let facts = [
+        Fact::Service(service),
         Fact::Network(network),
         Fact::Host(Host { links: vec![link], ..Host::default() }),
         node("n1", 1, addresses)?,
@@ -183,7 +190,8 @@ fn purpose(key: &KernelKey) -> (&'static str, &'static str) {
         KernelKey::Opening(_) => ("openings in firewalls", "modprobe nf_tables (CONFIG_NF_TABLES)"),
         KernelKey::Set(_) | KernelKey::Chain(_) | KernelKey::Element(..) => (
             "packet filter",
-            "modprobe -a nf_tables nf_conntrack nft_ct nft_nat nft_masq nft_chain_nat nft_fib_inet \
+            "modprobe -a nf_tables nf_conntrack nft_ct nft_nat nft_masq nft_chain_nat nft_fib_inet nft_numgen \
+             nft_hash nft_reject_inet \
              (CONFIG_NF_TABLES_INET and the modules named)",
         ),
     }
