@@ -6,6 +6,7 @@ mod cells;
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod services;
 mod traffic;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ fn a_living_cluster() {
         let settings = Settings { overlay: "auto", shape: "island" };
         let mut rig = Rig::start("live", Topology::routed(), settings);
         switched_shapes(&rig);
+        services::endpoints_change(&rig);
         agent_restarted(&mut rig);
         uplink_mtu_changed(&rig);
         rules_flushed(&rig);
