@@ -371,6 +371,16 @@ pub fn machine_address(address: IpAddr) -> Result<IpAddr, InvalidNet> {
     Ok(address)
 }
 
+/// True for addresses that mean something on one machine or link only, or many machines at once: unspecified, loopback, link-local,
+/// broadcast and multicast. Nobody's packets are to be led there by a translation.
+pub fn is_special(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    link_local || machine_address(address).is_err()
+}
+
 /// A block of addresses: prefix and length, no host bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

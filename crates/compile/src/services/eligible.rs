@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use weft_model::net::is_special;
 use weft_model::{
     Endpoint, EndpointSlice, FactKey, Family, NodeName, Port, Service, ServicePort, SliceSource,
     TrafficDistribution, TrafficPolicy,
@@ -56,6 +57,8 @@ pub enum Standing {
     Elsewhere,
     /// There are endpoints that are meant for this node, and it isn't one.
     ForOthers,
+    /// Its address is loopback, link-local or no single machine's: a translation would lead past every check of such.
+    Special,
     /// There are more endpoints than fit.
     TooMany,
 }
@@ -76,6 +79,7 @@ impl fmt::Display for Standing {
             Standing::Draining => "terminating, and others are ready",
             Standing::Elsewhere => "on another node, and the traffic policy is Local",
             Standing::ForOthers => "meant for other nodes or zones",
+            Standing::Special => "at an address that is loopback, link-local or no single machine's",
             Standing::TooMany => "beyond the number of endpoints that a service can have",
         })
     }
@@ -152,9 +156,11 @@ pub fn standings(candidates: &[Candidate], scope: TrafficPolicy) -> Vec<Standing
         TrafficPolicy::Cluster => true,
     };
     let preferred = |c: &Candidate| scope == TrafficPolicy::Local || meant(c);
-    let any_ready = candidates.iter().any(|c| c.ready && in_scope(c) && preferred(c));
+    let usable = |c: &Candidate| !is_special(c.address) && in_scope(c) && preferred(c);
+    let any_ready = candidates.iter().any(|c| c.ready && usable(c));
     let mut used = 0;
     let stand = |candidate: &Candidate| match candidate {
+        c if is_special(c.address) => Standing::Special,
         c if !in_scope(c) => Standing::Elsewhere,
         c if c.ready && !preferred(c) => Standing::ForOthers,
         c if c.ready => Standing::Used,
@@ -232,6 +238,21 @@ mod tests {
         // The node before the zone.
         check(all, "rNZ rnZ rnz", &[Used, ForOthers, ForOthers]);
         check(all, "rnZ rnz", &[Used, ForOthers]);
+    }
+
+    #[test]
+    fn nobody_is_led_to_the_nodes_own_loopback() {
+        let at = |address: IpAddr| Candidate { address, ..candidate("rl") };
+        for address in ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1"] {
+            let candidates = [at(address.parse().unwrap()), Candidate { local: true, ..candidate("d") }];
+            for scope in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+                assert_eq!(
+                    standings(&candidates, scope),
+                    [Standing::Special, UsedWhileDraining],
+                    "{address}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use weft_model::net::is_special;
 use weft_model::{Family, IngressMode, Port, Protocol, Service, ServicePort, TrafficPolicy};
 
 use crate::engine::Context;
@@ -58,6 +59,7 @@ pub fn frontends(
         let own = node_port_addresses(settings, context).filter(of_family);
         found.extend(own.map(|ip| external(ip, number)));
     }
+    found.retain(|frontend| !is_special(frontend.address));
     found.sort_by_key(|frontend| (frontend.address, frontend.port, frontend.inside, frontend.outside));
     found.dedup_by_key(|frontend| (frontend.address, frontend.port));
     found

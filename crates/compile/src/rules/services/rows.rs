@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_model::net::fnv1a;
+use weft_model::net::{fnv1a, is_special};
 use weft_model::{FactKey, Family, Port, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, SetSpec, Statement, Verdict};
 
@@ -24,6 +24,12 @@ pub fn service(
     context: &Context<'_>,
     out: &mut Output,
 ) {
+    let balancer = service.load_balancer.iter().map(|address| &address.ip);
+    for address in service.cluster_ips.iter().chain(&service.external_ips).chain(balancer) {
+        if is_special(*address) {
+            out.warn(origin, format!("its address {address} is loopback, link-local or no single machine's: nobody is led there"));
+        }
+    }
     for family in Family::ALL {
         let mut restricted = Vec::new();
         for port in &service.ports {
@@ -86,6 +92,12 @@ impl Backends {
         let places: Vec<(IpAddr, Port)> = candidates.iter().map(|c| (c.address, c.port)).collect();
         let mut group = |scope| {
             let standings = standings(&candidates, scope);
+            for (candidate, standing) in candidates.iter().zip(&standings) {
+                if *standing == Standing::Special {
+                    let text = format!("its endpoint {} is left out: it is {standing}", candidate.address);
+                    out.warn(origin, text);
+                }
+            }
             if standings.contains(&Standing::TooMany) {
                 out.warn(
                     origin,
