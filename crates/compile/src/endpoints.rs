@@ -1,5 +1,6 @@
 //! Where a service leads to: its slices, or what its selector selects where nobody has written slices.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -12,15 +13,16 @@ use crate::facts::{Facts, Transition};
 
 /// The slices that count for a service: EndpointSlices where there are any, else v1 Endpoints, else derived ones.
 /// A service without a selector and without slices has none.
-pub fn slices(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
-    let written = |source: SliceSource| -> Vec<EndpointSlice> {
-        facts.slices_of(&service.key).filter(|slice| slice.source == source).cloned().collect()
+pub fn slices<'a>(facts: &'a Facts, service: &'a Service) -> Vec<Cow<'a, EndpointSlice>> {
+    let written = |source: SliceSource| -> Vec<Cow<'a, EndpointSlice>> {
+        let slices = facts.slices_of(&service.key).filter(|slice| slice.source == source);
+        slices.map(Cow::Borrowed).collect()
     };
     [SliceSource::EndpointSlice, SliceSource::Endpoints]
         .into_iter()
         .map(written)
         .find(|slices| !slices.is_empty())
-        .unwrap_or_else(|| derived(facts, service))
+        .unwrap_or_else(|| derived(facts, service).into_iter().map(Cow::Owned).collect())
 }
 
 /// Services whose endpoints can differ after a transition.

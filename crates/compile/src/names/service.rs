@@ -66,7 +66,8 @@ pub fn name(service: &Service, zone: &DnsName) -> DnsName {
 pub fn named_endpoints(facts: &Facts, service: &Service) -> Vec<(EndpointSlice, Vec<Endpoint>)> {
     endpoints::slices(facts, service)
         .into_iter()
-        .map(|mut slice| {
+        .map(|slice| {
+            let mut slice = slice.into_owned();
             let mut endpoints = std::mem::take(&mut slice.endpoints);
             endpoints.retain(|endpoint| endpoint.ready || service.publish_not_ready);
             (slice, endpoints)

@@ -15,8 +15,12 @@
 //! | prerouting | −150 | `answers` | [`overlay`] |
 //! | prerouting | −110 | `host_ports` | [`host_ports`] |
 //! | output | −110 | `host_ports_out` | [`host_ports`] |
+//! | prerouting | −105 | `services` | [`services`] |
+//! | output | −105 | `services_out` | [`services`] |
 //! | forward | −5 | `isolated` | [`edge`] |
+//! | forward | −4 | `services_unknown` | [`services`] |
 //! | postrouting | 90 | `hairpin` | [`pods`] |
+//! | postrouting | 93 | `services_masquerade` | [`services`] |
 //! | postrouting | 95 | `edge` | [`edge`] |
 
 pub mod dns_path;

@@ -23,7 +23,7 @@ pub const GROUP_MASK: u32 = (1 << CLASS_SHIFT) - 1;
 const CLASS_SHIFT: u32 = 23;
 
 /// Groups up to this size have a class each; those beyond share one, and a map says which chain is theirs.
-const SMALL: u32 = 64;
+pub const SMALL: u32 = 64;
 /// Endpoints that a group can have; more are left out, with a warning.
 pub const MOST_ENDPOINTS: usize = 65_535;
 
@@ -41,11 +41,6 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class of small groups.
-    pub fn small() -> impl Iterator<Item = Class> {
-        (1..=SMALL).map(Class::Slots)
-    }
-
     /// The class of a group with this many endpoints, at most [`MOST_ENDPOINTS`]; none is [`Class::Refuse`].
     pub fn of(endpoints: usize) -> Class {
         match endpoints.min(MOST_ENDPOINTS) as u32 {
@@ -95,7 +90,7 @@ mod tests {
     #[test]
     fn classes_have_codes_of_their_own_below_the_chosen_bit() {
         let others = [Class::Large(65), Class::Refuse, Class::Absent];
-        let codes: Vec<u32> = Class::small().chain(others).map(Class::bits).collect();
+        let codes: Vec<u32> = (1..=SMALL).map(Class::Slots).chain(others).map(Class::bits).collect();
         assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
         assert!(codes.iter().all(|code| code & !CLASS_MASK == 0 && code & CHOSEN == 0 && *code != 0));
         assert_eq!(Class::Large(65).bits(), Class::Large(1000).bits());

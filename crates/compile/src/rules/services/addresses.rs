@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use weft_model::net::is_special;
 use weft_model::{Family, IngressMode, Port, Protocol, Service, ServicePort, TrafficPolicy};
+use weft_plan::Atom;
 
 use crate::engine::Context;
 use crate::services::node_port_addresses;
@@ -24,6 +25,14 @@ pub struct Frontend {
     pub outside: TrafficPolicy,
     /// Only some sources may use it.
     pub restricted: bool,
+}
+
+impl Frontend {
+    /// How packets to it are found in maps.
+    pub fn key(&self) -> [Atom; 3] {
+        let Self { address, protocol, port, .. } = self;
+        [Atom::from(*address), Atom::Proto(protocol.number()), Atom::Port(port.get())]
+    }
 }
 
 /// Every way to one port in one family.

@@ -6,13 +6,11 @@
 //! scratch register, and in the end names the endpoint ([`crate::services::marks`]).
 //!
 //! Make before break: endpoints come first, then slots, then what leads to them, and they go the other way round
-//! ([`Rank`]). A group's slots carry its size in their key, so that a group which grows gets slots of its own first.
+//! (`SetSpec::rank`). A group's slots carry its size in their key, so that a group which grows gets slots of its own first.
 
 mod addresses;
 mod rows;
 mod table;
-
-pub use table::{MASQUERADE, SERVICES, SERVICES_OUT, UNKNOWN};
 
 use weft_model::{Fact, FactKey, Service};
 
@@ -44,7 +42,8 @@ impl Rule for ServicesRule {
         if transition.concerns_this_node(context) || changes_timeouts(transition) {
             dirty(RuleKey::Constant);
         }
-        let addresses = changes_addresses(transition, context);
+        // Node ports are elements at this machine's own addresses.
+        let addresses = matches!(transition.key, FactKey::Host);
         let zone = changes_zone(transition);
         if addresses || zone {
             let at_nodes = |found: &Service| found.ports.iter().any(|port| port.node_port.is_some());
@@ -79,15 +78,6 @@ fn changes_timeouts(transition: &Transition) -> bool {
         _ => None,
     };
     timeout(&transition.before) != timeout(&transition.after)
-}
-
-/// Node ports are elements at this node's own addresses.
-fn changes_addresses(transition: &Transition, context: &Context<'_>) -> bool {
-    match &transition.key {
-        FactKey::Host => true,
-        FactKey::Node(name) => *name == context.settings.node,
-        _ => false,
-    }
 }
 
 /// A node's zone decides for all its endpoints.

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use weft_model::net::{fnv1a, is_special};
 use weft_model::{FactKey, Family, Port, Service, ServicePort, TrafficPolicy};
-use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, SetSpec, Statement, Verdict};
+use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict};
 
 use super::addresses::{Frontend, frontends};
-use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, pick, service_map};
+use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, digit, pick, service_map};
 use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
@@ -145,11 +145,7 @@ impl Backends {
 
     /// The elements by which one address and port leads to its endpoints.
     fn lead_there(&self, service: &Service, frontend: &Frontend, origin: &FactKey, out: &mut Output) {
-        let key = [
-            Atom::from(frontend.address),
-            Atom::Proto(frontend.protocol.number()),
-            Atom::Port(frontend.port.get()),
-        ];
+        let key = frontend.key();
         let (inside, outside) = (self.group(frontend.inside), self.group(frontend.outside));
         let map = |side| service_map(self.family, side, service.affinity_seconds);
         out.entry(map(Side::Inside), key.clone(), [Atom::Mark(inside.mark())], origin);
@@ -174,10 +170,10 @@ fn restrict(service: &Service, family: Family, frontends: &[Frontend], origin: &
     if frontends.is_empty() {
         return;
     }
-    let suffix = if family == Family::V4 { '4' } else { '6' };
+    let digit = digit(family);
     let id = fnv1a(service.key.to_string().as_bytes());
-    let sources = Ident::new(&format!("sources{suffix}_{id:016x}"));
-    let chain = Ident::new(&format!("sources_of{suffix}_{id:016x}"));
+    let sources = Ident::new(&format!("sources{digit}_{id:016x}"));
+    let chain = Ident::new(&format!("sources_of{digit}_{id:016x}"));
     let comment = format!("sources of {}", service.key);
     out.table_set(sources.clone(), SetSpec::intervals(address_type(family), comment.clone()), origin);
     let blocks = service.source_ranges.iter().filter(|block| block.family() == family).copied();
@@ -194,15 +190,9 @@ fn restrict(service: &Service, family: Family, frontends: &[Frontend], origin: &
             [Statement::Counter, Statement::Verdict(Verdict::Drop)],
         ),
     ];
-    let row = KernelRow::Chain(Box::new(Chain { hook: None, rules }));
-    out.kernel(KernelKey::Chain(chain.clone()), row, origin);
+    out.chain(chain.clone(), rules, origin);
     for frontend in frontends {
-        let key = [
-            Atom::from(frontend.address),
-            Atom::Proto(frontend.protocol.number()),
-            Atom::Port(frontend.port.get()),
-        ];
         let verdict = [Atom::Verdict(Verdict::Jump(chain.clone()))];
-        out.entry(RESTRICTED.of(family), key, verdict, origin);
+        out.entry(RESTRICTED.of(family), frontend.key(), verdict, origin);
     }
 }

@@ -4,14 +4,14 @@ use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
 use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Reject, Value};
 use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
 use weft_plan::{
-    Atom, Chain, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec, Statement,
-    Type, Verdict,
+    Atom, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec, Statement, Type,
+    Verdict,
 };
 
 use crate::engine::{Context, Output};
 use crate::rules::edge::CLUSTER;
 use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
-use crate::services::marks::{CHOSEN, CLASS_MASK, Class};
+use crate::services::marks::{CHOSEN, CLASS_MASK, Class, SMALL};
 use crate::topology::aggregate;
 
 /// (address . protocol . port . number) → (endpoint's address . port).
@@ -32,13 +32,13 @@ const LONGEST_AFFINITY: u32 = 86_400;
 const CLASSES: &str = "service_class";
 
 /// Base chain for packets from pods and from outside.
-pub const SERVICES: &str = "services";
+const SERVICES: &str = "services";
 /// Base chain for packets of the node itself.
-pub const SERVICES_OUT: &str = "services_out";
+const SERVICES_OUT: &str = "services_out";
 /// Base chain for packets to virtual addresses that got no translation.
-pub const UNKNOWN: &str = "services_unknown";
+const UNKNOWN: &str = "services_unknown";
 /// Base chain for packets that another node's endpoint must answer to this node.
-pub const MASQUERADE: &str = "services_masquerade";
+const MASQUERADE: &str = "services_masquerade";
 /// Picks a slot, then translates.
 const LEAD: &str = "service_lead";
 /// To the chosen endpoint.
@@ -86,11 +86,17 @@ fn keep_chain(family: Family, side: Side, seconds: u32) -> Ident {
     Ident::new(&format!("{}_chain", service_map(family, side, Some(seconds))))
 }
 
-fn digit(family: Family) -> char {
+/// The end of a family's names.
+pub fn digit(family: Family) -> char {
     match family {
         Family::V4 => '4',
         Family::V6 => '6',
     }
+}
+
+/// Services whose clients keep nothing, and then those of each time-out.
+fn affinities(timeouts: &[u32]) -> impl Iterator<Item = Option<u32>> {
+    std::iter::once(None).chain(timeouts.iter().copied().map(Some))
 }
 
 /// How a service is looked up.
@@ -131,11 +137,11 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
         .flat_map(|family| sides.map(|side| (family, side)))
         .flat_map(|(family, side)| timeouts.iter().map(move |seconds| (family, side, *seconds)))
     {
-        chain(keep_chain(family, side, seconds), keep(family, side, seconds), &origin, out);
+        out.chain(keep_chain(family, side, seconds), keep(family, side, seconds), &origin);
     }
-    chain(Ident::new(LEAD), lead(), &origin, out);
-    chain(Ident::new(TRANSLATE), translate(), &origin, out);
-    chain(Ident::new(REFUSE), refuse(), &origin, out);
+    out.chain(Ident::new(LEAD), lead(), &origin);
+    out.chain(Ident::new(TRANSLATE), translate(), &origin);
+    out.chain(Ident::new(REFUSE), refuse(), &origin);
     out.base_chain(SERVICES, nat(HookKind::Prerouting, PRIORITY), look_up(&sides, &timeouts), &origin);
     out.base_chain(
         SERVICES_OUT,
@@ -145,11 +151,6 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     );
     out.base_chain(UNKNOWN, filter(HookKind::Forward, -4), unknown(), &origin);
     out.base_chain(MASQUERADE, nat(HookKind::Postrouting, 93), masquerade(context), &origin);
-}
-
-fn chain(name: Ident, rules: Vec<Rule>, origin: &FactKey, out: &mut Output) {
-    let row = KernelRow::Chain(Box::new(Chain { hook: None, rules }));
-    out.kernel(KernelKey::Chain(name), row, origin);
 }
 
 fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
@@ -171,7 +172,7 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
             (Side::Inside, "services"),
             (Side::Outside, "services that lead elsewhere for packets from outside"),
         ] {
-            for seconds in std::iter::once(None).chain(timeouts.iter().copied().map(Some)) {
+            for seconds in affinities(timeouts) {
                 let map = SetSpec::map(&frontend, &[Type::Mark], comment);
                 out.table_set(service_map(family, side, seconds), map.ranked(Rank::SERVICES), origin);
             }
@@ -192,22 +193,19 @@ fn classes(origin: &FactKey, out: &mut Output) {
     let map = Ident::new(CLASSES);
     let spec = SetSpec::map(&[Type::Mark], &[Type::Verdict], "how a service's endpoint is picked");
     out.table_set(map.clone(), spec, origin);
-    let mut lead = |class: Class, verdict| {
+    let mut verdicts = vec![
+        (Class::Refuse, Verdict::Goto(Ident::new(REFUSE))),
+        (Class::Absent, Verdict::Drop),
+        (Class::Large(0), Verdict::Jump(Ident::new(LARGE))),
+    ];
+    verdicts.extend((1..=SMALL).map(|slots| (Class::Slots(slots), Verdict::Jump(pick(slots, origin, out)))));
+    for (class, verdict) in verdicts {
         out.entry(map.clone(), [Atom::Mark(class.bits())], [Atom::Verdict(verdict)], origin);
-    };
-    lead(Class::Refuse, Verdict::Goto(Ident::new(REFUSE)));
-    lead(Class::Absent, Verdict::Drop);
-    lead(Class::Large(0), Verdict::Jump(Ident::new(LARGE)));
-    for class in Class::small() {
-        if let Class::Slots(slots) = class {
-            let verdict = [Atom::Verdict(Verdict::Jump(pick(slots, origin, out)))];
-            out.entry(map.clone(), [Atom::Mark(class.bits())], verdict, origin);
-        }
     }
     let large = SetSpec::map(&[Type::Mark], &[Type::Verdict], "how one of many endpoints is picked");
     out.table_set(Ident::new(LARGE), large.ranked(Rank::SERVICES), origin);
     let by_group = Rule::new("", [Statement::VerdictFrom(vec![Field::CtMark], Ident::new(LARGE))]);
-    chain(Ident::new(LARGE), vec![by_group], origin, out);
+    out.chain(Ident::new(LARGE), vec![by_group], origin);
 }
 
 /// The chain that picks one of so many slots.
@@ -215,7 +213,7 @@ pub fn pick(slots: u32, origin: &FactKey, out: &mut Output) -> Ident {
     let name = Ident::new(&format!("service_pick_{slots}"));
     let slot = vec![Field::CtMark, Field::Random(slots)];
     let rule = Rule::new("", [Statement::SetCtMarkFrom(slot, Ident::new(SLOTS))]);
-    chain(name.clone(), vec![rule], origin, out);
+    out.chain(name.clone(), vec![rule], origin);
     name
 }
 
@@ -228,7 +226,7 @@ fn look_up(sides: &[Side], timeouts: &[u32]) -> Vec<Rule> {
             [Statement::VerdictFrom(frontend(family), RESTRICTED.of(family))],
         ));
         for side in [Side::Outside, Side::Inside].into_iter().filter(|side| sides.contains(side)) {
-            for seconds in std::iter::once(None).chain(timeouts.iter().copied().map(Some)) {
+            for seconds in affinities(timeouts) {
                 let map = service_map(family, side, seconds);
                 let on = match seconds {
                     None => Ident::new(LEAD),
@@ -239,7 +237,10 @@ fn look_up(sides: &[Side], timeouts: &[u32]) -> Vec<Rule> {
                 let from = match side {
                     Side::Inside => Vec::new(),
                     Side::Outside => {
-                        vec![not_from_pod(), not_in_set([Field::Saddr(family)], CLUSTER.of(family))]
+                        vec![
+                            not_a_pods(Field::Iifname),
+                            not_in_set([Field::Saddr(family)], CLUSTER.of(family)),
+                        ]
                     }
                 };
                 rules.push(Rule::new("", from.into_iter().chain(found)));
@@ -257,15 +258,23 @@ fn look_up(sides: &[Side], timeouts: &[u32]) -> Vec<Rule> {
     rules
 }
 
-fn not_from_pod() -> Statement {
-    Statement::Match(Field::Iifname, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX.into()))
+/// The link that a packet came in or leaves by is not a pod's.
+fn not_a_pods(link: Field) -> Statement {
+    Statement::Match(link, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX.into()))
 }
 
 fn lead() -> Vec<Rule> {
-    vec![
-        Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS_MASK)], Ident::new(CLASSES))]),
-        Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))]),
-    ]
+    vec![by_class(), Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))])]
+}
+
+/// An endpoint was chosen for the connection.
+fn chosen() -> Statement {
+    Statement::Match(Field::CtMarkMasked(CHOSEN), Comparison::Is, Value::Mark(CHOSEN))
+}
+
+/// By the class of the service's mark.
+fn by_class() -> Rule {
+    Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS_MASK)], Ident::new(CLASSES))])
 }
 
 fn to_endpoint(family: Family) -> Statement {
@@ -301,7 +310,6 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
         data: Field::CtMark,
     };
     let forget = Statement::Delete { map: CLIENTS.of(family), key: client(family), data: Field::CtMark };
-    let chosen = Statement::Match(Field::CtMarkMasked(CHOSEN), Comparison::Is, Value::Mark(CHOSEN));
     vec![
         Rule::new(
             "where this client went before",
@@ -312,10 +320,10 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
             ],
         ),
         Rule::new("", [Statement::SetCtMarkFrom(frontend(family), service_map(family, side, Some(seconds)))]),
-        Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS_MASK)], Ident::new(CLASSES))]),
+        by_class(),
         // Writing a key that is there would keep what it says.
-        Rule::new("", [chosen.clone(), forget]),
-        Rule::new("", [chosen, remember]),
+        Rule::new("", [chosen(), forget]),
+        Rule::new("", [chosen(), remember]),
         Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))]),
     ]
 }
@@ -328,21 +336,15 @@ fn unknown() -> Vec<Rule> {
 
 /// What came in by one node and goes on to an endpoint of another must be answered through the first.
 fn masquerade(context: &Context<'_>) -> Vec<Rule> {
-    let by_others =
-        |field| Statement::Match(field, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX.into()));
     let own = Family::ALL.into_iter().filter_map(|family| context.own_address(family));
     own.map(|own| {
-        let family = match Family::of(own) {
-            Family::V4 => Field::Saddr(Family::V4),
-            Family::V6 => Field::Saddr(Family::V6),
-        };
         Rule::new(
             "answered through this node",
             [
-                Statement::Match(Field::CtMarkMasked(CHOSEN), Comparison::Is, Value::Mark(CHOSEN)),
-                Statement::Match(family, Comparison::IsNot, Value::Address(own)),
-                by_others(Field::Iifname),
-                by_others(Field::Oifname),
+                chosen(),
+                Statement::Match(Field::Saddr(Family::of(own)), Comparison::IsNot, Value::Address(own)),
+                not_a_pods(Field::Iifname),
+                not_a_pods(Field::Oifname),
                 Statement::Snat(NatTarget::Address(own)),
             ],
         )
