@@ -43,23 +43,13 @@ fn measure(services: u32, state: &std::path::Path) -> Result<(), Box<dyn Error>>
         let service = round * 97 % services;
         let row = KernelRow::Element(leads_to(service, 0, 100 + round));
         plan.kernel.set(endpoint(service, 0), row, FactKey::Host);
-        plan.generation += 1;
-        let changed = plan.kernel.take_changed();
-        let start = Instant::now();
-        let outcome = executor.step(&plan, changed)?;
-        times.push(start.elapsed());
-        assert!(outcome.failed.is_empty());
+        times.push(step(&mut executor, &mut plan)?);
     }
     println!("one element changed: {:?}", median(&mut times));
     let mut times = Vec::new();
     for more in 0..200 {
         add(&mut plan, services + more);
-        plan.generation += 1;
-        let changed = plan.kernel.take_changed();
-        let start = Instant::now();
-        let outcome = executor.step(&plan, changed)?;
-        times.push(start.elapsed());
-        assert!(outcome.failed.is_empty());
+        times.push(step(&mut executor, &mut plan)?);
     }
     println!("one service added: {:?}", median(&mut times));
     let keys: Vec<KernelKey> = plan
@@ -86,6 +76,17 @@ fn timed(
     let took = start.elapsed();
     println!("{what}: {took:?}, {} messages, {} MB", executor.kernel().messages() - sent, resident());
     Ok(())
+}
+
+/// One step with what changed in the plan; how long it took.
+fn step<K: Kernel>(executor: &mut Executor<K>, plan: &mut Plan) -> Result<Duration, Box<dyn Error>> {
+    plan.generation += 1;
+    let changed = plan.kernel.take_changed();
+    let start = Instant::now();
+    let outcome = executor.step(plan, changed)?;
+    let took = start.elapsed();
+    assert!(outcome.failed.is_empty());
+    Ok(took)
 }
 
 fn median(times: &mut [Duration]) -> Duration {

@@ -3,12 +3,10 @@
 //! Tracking a query costs an entry each, and two queries from one port race in the kernel for it: the loser is dropped,
 //! and a client waits five seconds.
 
-use weft_model::{Cidr, FactKey, Family, IfName, Port, Protocol};
+use weft_model::{FactKey, Family, Port, Protocol};
 use weft_plan::filter::{Comparison, HookKind, Value};
-use weft_plan::kernel::{LOCAL_TABLE, Opening};
-use weft_plan::{
-    Atom, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec, Statement, Verdict,
-};
+use weft_plan::kernel::Opening;
+use weft_plan::{Atom, Field, Ident, KernelKey, KernelRow, SetSpec, Statement, Verdict};
 
 use super::table::{Pair, address_type, filter, in_set};
 use crate::engine::{Context, Output, Rule, RuleKey};
@@ -37,15 +35,7 @@ impl Rule for DnsPathRule {
         }
         let origin = FactKey::Node(context.settings.node.clone());
         for address in addresses {
-            let key = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(*address), metric: 0 };
-            let route = Route {
-                kind: RouteKind::Local,
-                link: Some(IfName::loopback()),
-                via: None,
-                onlink: false,
-                source: None,
-            };
-            out.kernel(KernelKey::Route(key), KernelRow::Route(route), &origin);
+            out.local_address(*address, &origin);
             out.member(SERVERS.of(Family::of(*address)), [Atom::from(*address)], &origin);
         }
         for family in Family::ALL {

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use weft_model::{Attachment, Cidr, FactKey, Family, IfName};
+use weft_model::{Attachment, Cidr, FactKey, Family};
 use weft_plan::filter::{Comparison, ConntrackStatus, HookKind, NatTarget, Value};
-use weft_plan::kernel::{GATEWAY_V4, LOCAL_TABLE, LinkKind, MAIN_TABLE, POD_LINK_PREFIX};
+use weft_plan::kernel::{GATEWAY_V4, LinkKind, MAIN_TABLE, POD_LINK_PREFIX};
 use weft_plan::{
     Atom, Field, KernelKey, KernelRow, Link, PodLink, Route, RouteKey, RouteKind, SetSpec, Statement, Type,
     Verdict,
@@ -69,15 +69,7 @@ fn constant(context: &Context<'_>, out: &mut Output) {
         );
     }
     // Proxy ARP answers only for what the node has a route to: without a default route, this one keeps pods' gateway there.
-    let gateway = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(GATEWAY_V4.into()), metric: 0 };
-    let local = Route {
-        kind: RouteKind::Local,
-        link: Some(IfName::loopback()),
-        via: None,
-        onlink: false,
-        source: None,
-    };
-    out.kernel(KernelKey::Route(gateway), KernelRow::Route(local), &origin);
+    out.local_address(GATEWAY_V4.into(), &origin);
     out.base_chain("pod_sources", filter(HookKind::Prerouting, -310), source_rules(), &origin);
     out.base_chain("hairpin", nat(HookKind::Postrouting, 90), hairpin_rules(context), &origin);
 }

@@ -1,9 +1,15 @@
 //! Short forms for writing sets, chains and elements.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
-use weft_model::{Cidr, FactKey, Family};
+use weft_model::{Cidr, FactKey, Family, IfName};
 use weft_plan::filter::{Comparison, Element, HookKind, SetKind};
-use weft_plan::{Atom, Chain, Field, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec, Statement, Type};
+use weft_plan::kernel::LOCAL_TABLE;
+use weft_plan::{
+    Atom, Chain, Field, Hook, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec,
+    Statement, Type,
+};
 
 use crate::engine::Output;
 
@@ -51,6 +57,19 @@ impl Output {
     pub fn chain(&mut self, name: Ident, rules: Vec<Rule>, origin: &FactKey) {
         let chain = Chain { hook: None, rules };
         self.kernel(KernelKey::Chain(name), KernelRow::Chain(Box::new(chain)), origin);
+    }
+
+    /// An address that is this machine's own, though no link has it.
+    pub fn local_address(&mut self, address: IpAddr, origin: &FactKey) {
+        let key = RouteKey { table: LOCAL_TABLE, destination: Cidr::host(address), metric: 0 };
+        let route = Route {
+            kind: RouteKind::Local,
+            link: Some(IfName::loopback()),
+            via: None,
+            onlink: false,
+            source: None,
+        };
+        self.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
     }
 
     /// An element of a set.

@@ -25,7 +25,8 @@ const PAUSE: Duration = Duration::from_millis(4);
 
 /// See the module.
 pub fn endpoints_change(rig: &Rig) {
-    let ports: Vec<String> = PORTS.map(|(kind, port, target)| port_line(kind, port, target)).to_vec();
+    let ports = PORTS
+        .map(|(kind, port, target)| port_line(kind, port, &format!("port: {port}, targetPort: {target}")));
     rig.write_file(
         "60-service.yaml",
         &format!(
@@ -94,9 +95,10 @@ fn ask(rig: &Rig, client: &Place, times: usize) -> Vec<(Target, Outcome)> {
     targets.into_iter().zip(outcomes).collect()
 }
 
-fn port_line(kind: Transport, port: u16, target: u16) -> String {
+/// A port in YAML: its name and protocol, then what the kind of object has besides.
+fn port_line(kind: Transport, name: u16, rest: &str) -> String {
     let protocol = if kind == Transport::Http { "TCP" } else { "UDP" };
-    format!("{{name: p{port}, protocol: {protocol}, port: {port}, targetPort: {target}}}")
+    format!("{{name: p{name}, protocol: {protocol}, {rest}}}")
 }
 
 /// Puts a new slice in place of the old one at once: an editor's half-written file is not what this is about.
@@ -107,12 +109,7 @@ fn write_slice(rig: &Rig, pods: &[&str]) {
     };
     let endpoints: Vec<String> =
         pods.iter().map(|pod| format!("{{addresses: [{}]}}", address(pod))).collect();
-    let ports: Vec<String> = PORTS
-        .map(|(kind, port, target)| {
-            let protocol = if kind == Transport::Http { "TCP" } else { "UDP" };
-            format!("{{name: p{port}, protocol: {protocol}, port: {target}}}")
-        })
-        .to_vec();
+    let ports = PORTS.map(|(kind, port, target)| port_line(kind, port, &format!("port: {target}")));
     let text = format!(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  namespace: test\n  name: moving-1\n  \
          labels: {{kubernetes.io/service-name: moving}}\naddressType: IPv4\nendpoints: [{}]\nports: [{}]\n",
