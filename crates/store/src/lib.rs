@@ -8,9 +8,11 @@
 //!
 //! What is absent: what facts mean for this node (`weft-compile`), and addresses of single pods (`weft-ipam`).
 
+mod blocks;
 pub mod directory;
 pub mod object;
 pub mod store;
+mod words;
 
 pub use directory::{DirectoryOptions, DirectoryStore};
 pub use store::{Claim, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store, StoreError};

@@ -7,16 +7,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use weft_model::{Cidr, Family, Network, NodeName};
+use weft_model::{Cidr, Network, NodeName};
 
 use super::layout;
+use crate::blocks::{lowest_free, share_of};
 use crate::store::{Claim, StoreError};
 
 /// A claim that is there.
@@ -57,13 +57,6 @@ pub(super) fn claim(
     Ok(result)
 }
 
-fn share_of(network: &Network, family: Family) -> u8 {
-    match family {
-        Family::V4 => network.node_prefix_v4,
-        Family::V6 => network.node_prefix_v6,
-    }
-}
-
 /// Takes the lowest free share of `block`.
 fn take(
     dir: &Path,
@@ -101,43 +94,6 @@ fn take(
         steps_back += 1;
         let jitter = u64::from(node.as_str().bytes().fold(0_u8, u8::wrapping_add)) % 17;
         std::thread::sleep(Duration::from_millis((steps_back * (3 + jitter)).min(200)));
-    }
-}
-
-/// The lowest share of `block` that overlaps nothing busy: pure. It steps from busy block to busy block, never through
-/// all shares.
-fn lowest_free(block: Cidr, share: u8, busy: &[Cidr]) -> Option<Cidr> {
-    let mut busy: Vec<(u128, u128)> =
-        busy.iter().filter(|c| c.family() == block.family()).map(bounds).collect();
-    busy.sort_unstable();
-    let (mut at, last) = bounds(&block);
-    let shift = u32::from(block.family().bits() - share);
-    let size = 1_u128.checked_shl(shift)?;
-    for (from, to) in busy {
-        if to < at {
-            continue;
-        }
-        if from > at.saturating_add(size - 1) {
-            break;
-        }
-        // The next share that begins after this busy block.
-        at = (to | (size - 1)).checked_add(1)?;
-    }
-    (at <= last).then(|| Cidr::around(address(block.family(), at), share))
-}
-
-fn bounds(cidr: &Cidr) -> (u128, u128) {
-    let number = |a: IpAddr| match a {
-        IpAddr::V4(a) => u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    };
-    (number(cidr.first()), number(cidr.net().broadcast()))
-}
-
-fn address(family: Family, number: u128) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
     }
 }
 
@@ -220,29 +176,4 @@ pub(super) fn forget(root: &Path, node: &NodeName) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lowest_free_share_is_found_between_others() {
-        let check = |block: &str, share: u8, busy: &[&str], expected: Option<&str>| {
-            let busy: Vec<Cidr> = busy.iter().map(|c| c.parse().unwrap()).collect();
-            let found = lowest_free(block.parse().unwrap(), share, &busy);
-            assert_eq!(found.map(|c| c.to_string()).as_deref(), expected, "{block} /{share} {busy:?}");
-        };
-        check("10.244.0.0/16", 24, &[], Some("10.244.0.0/24"));
-        check("10.244.0.0/16", 24, &["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24"));
-        // Shares of other sizes, from another version of the network.
-        check("10.244.0.0/16", 24, &["10.244.0.0/22"], Some("10.244.4.0/24"));
-        check("10.244.0.0/16", 24, &["10.244.0.128/25", "10.244.1.0/25"], Some("10.244.2.0/24"));
-        check("10.244.0.0/16", 24, &["10.0.0.0/8"], None);
-        check("10.244.0.0/23", 24, &["10.244.0.0/24", "10.244.1.0/24"], None);
-        check("10.244.0.0/16", 24, &["fd00::/8"], Some("10.244.0.0/24"));
-        check("255.255.0.0/16", 24, &["255.255.0.0/16"], None);
-        check("fd00:244::/48", 64, &["fd00:244::/64"], Some("fd00:244:0:1::/64"));
-        check("ffff::/16", 64, &["ffff::/16"], None);
-    }
 }

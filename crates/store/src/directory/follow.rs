@@ -11,15 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use weft_model::FactKey;
 
 use super::DirectoryOptions;
-use super::layout::{self, Writer};
-use super::manifest::Manifest;
-use super::notice::Board;
+use super::layout;
 use super::notify::Hint;
 use super::scan::{self, Fingerprint, Found};
-use super::table::{Missing, Table};
 use super::version::{self, Text};
 use crate::object::Interner;
 use crate::store::{Event, Remark};
+use crate::words::{Board, Manifest, Missing, Table, Writer};
 
 /// Changes delivered together at most.
 const CHUNK: usize = 1024;

@@ -4,17 +4,10 @@ use std::path::{Path, PathBuf};
 
 use weft_model::{Cidr, NetworkName, NodeName, ObjectKey};
 
+use crate::words::Writer;
+
 /// The nodes' own part of the folder.
 pub(super) const WEFT: &str = ".weft";
-
-/// Who writes a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Writer {
-    /// People and their tools.
-    User,
-    /// This node.
-    Node(NodeName),
-}
 
 /// The writer of a file, by its path in the folder; `None` for files that hold no manifest.
 pub(super) fn writer_of(path: &str) -> Option<Writer> {

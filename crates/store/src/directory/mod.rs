@@ -15,12 +15,9 @@
 mod claim;
 mod follow;
 mod layout;
-mod manifest;
-mod notice;
 mod notify;
 mod publish;
 mod scan;
-mod table;
 mod version;
 mod watch;
 

@@ -3,18 +3,13 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
-use weft_model::{HostPort, NetworkName, NodeName};
+use serde_json::Value;
+use weft_model::NodeName;
 
 use super::layout;
-use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
-use crate::store::{Published, PublishedNode, PublishedPod, StoreError};
-
-/// Annotation: when the file was written, in milliseconds since 1970. Of two nodes that publish one pod, the later
-/// word holds.
-pub(super) const PUBLISHED_AT: &str = "weft.dev/published-at";
+use crate::store::{Published, StoreError};
+use crate::words::{is_same, render_node, render_pod, stamp};
 
 /// Names of files that are being written end so.
 const STAGED: &str = ".tmp";
@@ -40,85 +35,18 @@ pub(super) fn publish(root: &Path, fact: &Published) -> Result<(), StoreError> {
     }
 }
 
-fn render_node(node: &PublishedNode) -> Value {
-    let mut annotations = Map::new();
-    let addresses = node.addresses.iter().map(|a| match a.prefix {
-        Some(prefix) => format!("{}/{prefix}", a.ip),
-        None => a.ip.to_string(),
-    });
-    annotations.insert(ADDRESSES_ANNOTATION.into(), addresses.collect::<Vec<_>>().join(",").into());
-    if let Some(mac) = node.vtep_mac {
-        annotations.insert(VTEP_MAC_ANNOTATION.into(), mac.to_string().into());
-    }
-    let (ordinary, named): (Vec<_>, Vec<_>) =
-        node.pod_cidrs.iter().partition(|c| c.network == NetworkName::ordinary());
-    if !named.is_empty() {
-        let named: Vec<String> = named.iter().map(|c| format!("{}={}", c.network, c.cidr)).collect();
-        annotations.insert(POD_CIDRS_ANNOTATION.into(), named.join(",").into());
-    }
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": { "name": node.name, "annotations": annotations },
-        "spec": { "podCIDRs": ordinary.iter().map(|c| c.cidr).collect::<Vec<_>>() },
-    })
-}
-
-fn render_pod(pod: &PublishedPod) -> Value {
-    let mut metadata = json!({ "name": pod.key.name, "namespace": pod.key.namespace, "annotations": {} });
-    if let Some(uid) = &pod.uid {
-        metadata["uid"] = uid.as_ref().into();
-    }
-    let ips: Vec<Value> = pod.ips.iter().map(|ip| json!({ "ip": ip })).collect();
-    let mut spec = json!({ "nodeName": pod.node });
-    if !pod.host_ports.is_empty() {
-        let ports: Vec<Value> = pod.host_ports.iter().map(render_host_port).collect();
-        spec["containers"] = json!([{ "name": "mapped", "ports": ports }]);
-    }
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": spec,
-        "status": { "podIPs": ips },
-    })
-}
-
-fn render_host_port(port: &HostPort) -> Value {
-    let mut value = json!({
-        "hostPort": port.host_port,
-        "containerPort": port.container_port,
-        "protocol": port.protocol.to_string().to_uppercase(),
-    });
-    if let Some(ip) = port.host_ip {
-        value["hostIP"] = json!(ip);
-    }
-    value
-}
-
 /// Writes an object, unless the file says the same already.
 fn write(path: PathBuf, mut object: Value, what: &str) -> Result<(), StoreError> {
-    if is_same(&path, &object) {
+    if std::fs::read(&path).is_ok_and(|there| is_same(&there, &object)) {
         return Ok(());
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-    object["metadata"]["annotations"][PUBLISHED_AT] = now.to_string().into();
+    stamp(&mut object);
     let text = format!("{object:#}\n");
     replace(&path, text.as_bytes()).map_err(|source| StoreError::Publish {
         what: what.to_owned(),
         path,
         source,
     })
-}
-
-/// True where the file holds `object`, whenever it was written.
-fn is_same(path: &Path, object: &Value) -> bool {
-    let Ok(bytes) = std::fs::read(path) else { return false };
-    let Ok(mut there) = serde_json::from_slice::<Value>(&bytes) else { return false };
-    if let Some(annotations) = there.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        annotations.remove(PUBLISHED_AT);
-    }
-    there == *object
 }
 
 /// Removes what a kill in the middle of publishing has left of a node's pods. An agent publishes its node first.

@@ -4,10 +4,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZero;
 use std::path::Path;
 
-use super::layout::{self, Writer};
-use super::manifest::{self, Manifest};
+use super::layout;
 use super::scan::{Fingerprint, Found};
 use crate::object::Interner;
+use crate::words::{Form, Manifest, Writer, take_apart};
 
 /// Files below which a further thread isn't worth its start.
 const FILES_A_THREAD: usize = 256;
@@ -45,7 +45,8 @@ impl Text {
     pub fn parse(&self, path: &str, writer: &Writer, names: &mut Interner) -> Result<Manifest, String> {
         let text =
             str::from_utf8(&self.bytes).map_err(|e| format!("it is not UTF-8 (byte {})", e.valid_up_to()))?;
-        Ok(manifest::parse(path, writer, text, names))
+        let form = if path.ends_with(".json") { Form::Json } else { Form::Yaml };
+        Ok(take_apart(form, writer, text, names))
     }
 }
 

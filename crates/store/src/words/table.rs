@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use weft_model::{Change, Fact, FactKey, Node, Pod};
 
-use super::layout::Writer;
+use super::Writer;
 use crate::object::Decoded;
 
 /// One file's word on an object.
@@ -47,7 +47,7 @@ impl Entry {
 
 /// What becomes of objects that a file held before and doesn't hold now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     /// They are gone.
     Remove,
     /// They stay as they were: what is broken in the file may be them.
@@ -55,11 +55,11 @@ pub(super) enum Missing {
 }
 
 /// An object, and the files of people that hold it, the one in force first.
-pub(super) type Holders = (FactKey, Vec<Arc<str>>);
+pub(crate) type Holders = (FactKey, Vec<Arc<str>>);
 
 /// All words on all objects.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     entries: HashMap<FactKey, Entry>,
     files: BTreeMap<Arc<str>, (Writer, Vec<FactKey>)>,
     /// Objects touched since the last drain, with what held before.

@@ -3,15 +3,15 @@
 use serde_json::Value;
 use weft_model::{Fact, NodeName};
 
-use super::layout::Writer;
-use super::publish::PUBLISHED_AT;
+use super::render::PUBLISHED_AT;
+use super::{Form, Writer};
 use crate::object::{
     Decoded, Interner, ObjectError, Outcome, UnknownKind, decode_json, decode_value, decode_yaml, documents,
 };
 
 /// A file's contents, taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     /// The facts, in the file's order.
     pub facts: Vec<Decoded>,
     /// What is no fact and should be: line and error.
@@ -24,18 +24,18 @@ pub(super) struct Manifest {
     pub is_cut_off: bool,
 }
 
-/// Takes a file apart. `path` decides between JSON and YAML, `writer` what the file may say.
-pub(super) fn parse(path: &str, writer: &Writer, text: &str, names: &mut Interner) -> Manifest {
+/// Takes a text apart. `writer` decides what it may say.
+pub(crate) fn take_apart(form: Form, writer: &Writer, text: &str, names: &mut Interner) -> Manifest {
     match writer {
-        Writer::User => people(path, text, names),
+        Writer::User => people(form, text, names),
         Writer::Node(node) => published(node, text, names),
     }
 }
 
-fn people(path: &str, text: &str, names: &mut Interner) -> Manifest {
+fn people(form: Form, text: &str, names: &mut Interner) -> Manifest {
     let mut manifest =
         Manifest { is_cut_off: !text.is_empty() && !text.ends_with('\n'), ..Manifest::default() };
-    if path.ends_with(".json") {
+    if form == Form::Json {
         // JSON closes its brackets: a text that is cut off doesn't parse.
         manifest.is_cut_off = false;
         for outcome in decode_json(text, names) {

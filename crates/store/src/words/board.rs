@@ -7,7 +7,7 @@ use crate::store::{Event, Notice, Remark};
 
 /// All notices that stand.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(crate) struct Board {
     standing: BTreeMap<String, Remark>,
     told: BTreeMap<String, Remark>,
     changed: BTreeSet<String>,
