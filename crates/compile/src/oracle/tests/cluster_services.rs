@@ -22,11 +22,11 @@ struct Cluster {
     facts: Vec<Fact>,
 }
 
-fn name(node: usize) -> NodeName {
+pub fn name(node: usize) -> NodeName {
     NodeName::new(&format!("n{node}")).unwrap()
 }
 
-fn address(node: usize, family: Family) -> IpAddr {
+pub fn address(node: usize, family: Family) -> IpAddr {
     let segment = usize::from(node == 2);
     ip(&match family {
         Family::V4 => format!("192.168.{segment}.{}", node + 1),
@@ -41,7 +41,7 @@ fn pod_address(node: usize, family: Family) -> IpAddr {
     })
 }
 
-fn node(at: usize) -> Node {
+pub fn node(at: usize) -> Node {
     let mut node = Node::named(name(at));
     let prefix = |family| if family == Family::V4 { 24 } else { 64 };
     node.addresses = Family::ALL
@@ -54,7 +54,7 @@ fn node(at: usize) -> Node {
     node
 }
 
-fn host(at: usize) -> Host {
+pub fn host(at: usize) -> Host {
     let nets = node(at).addresses.iter().map(|a| ipnet::IpNet::new_assert(a.ip, a.prefix.unwrap())).collect();
     let link = HostLink { name: link("eth0"), router_advertisements: false, mtu: 1500, addresses: nets };
     Host { links: vec![link], ..Host::default() }
