@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{demo, packages, peers, shell};
+use crate::{demo, kubernetes, packages, shell};
 
 pub fn run(options: &[&str]) -> Result<()> {
     packages::provide();
@@ -13,7 +13,7 @@ pub fn run(options: &[&str]) -> Result<()> {
     let mut bench = Command::new(programs.join("weft-lab"));
     bench.arg("bench").args(options).current_dir(shell::root());
     if wants_kube_proxy(options) {
-        match peers::kube_proxy() {
+        match kubernetes::kube_proxy() {
             Ok(program) => {
                 bench.arg("--kube-proxy").arg(program);
             }

@@ -20,16 +20,19 @@ pub fn build_release() -> Result<()> {
     build_plugin()
 }
 
-/// Builds the plugin without shared libraries: it is started for each call, and starts in half the time. The flag is the
-/// plugin's alone, so that everything else is shared with other builds.
+/// Builds the plugin without shared libraries: it is started for each call, and starts in half the time.
 fn build_plugin() -> Result<()> {
-    shell::must(
-        shell::cargo().args(["rustc", "--release", "--quiet", "-p", "weft-cni", "--bin", "weft-cni"]).args([
-            "--",
-            "-C",
-            "target-feature=+crt-static",
-        ]),
-    )
+    build_static("weft-cni")
+}
+
+/// Builds one program without shared libraries. The flag is this program's alone, so that everything else is shared with other
+/// builds.
+pub fn build_static(name: &str) -> Result<()> {
+    shell::must(shell::cargo().args(["rustc", "--release", "--quiet", "-p", name, "--bin", name]).args([
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+    ]))
 }
 
 /// How a demo went.

@@ -5,8 +5,11 @@
 
 mod bench;
 mod demo;
+mod e2e;
+mod image;
+mod kubernetes;
+mod oci;
 mod packages;
-mod peers;
 mod shell;
 mod test;
 mod tidy;
@@ -18,6 +21,8 @@ Usage: cargo xtask COMMAND
 
   demo [OPTION...]   build Weft and show a cluster of three nodes on this machine (--help for its options)
   bench NAME         measure beside peers: cni, dataplane, scale or services (--help for options)
+  image [OPTION...]  a container image from scratch, as an OCI archive (--help for its options)
+  e2e [OPTION...]    a real Kubernetes on this machine with Weft as its network (--help for its options)
   test               tidy's checks, every test, and the tests in network namespaces
   tidy               layout, licences, crate directions, text rules, rustfmt and clippy
   ci                 what continuous integration runs: test, then tidy's rustfmt and clippy
@@ -29,6 +34,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["demo", options @ ..] => demo::run(options),
         ["bench", options @ ..] => bench::run(options),
+        ["image", options @ ..] => image::run(options),
+        ["e2e", options @ ..] => e2e::run(options),
         ["test"] => test::run(),
         ["tidy"] => tidy::run(),
         ["ci"] => tidy::format_and_lints().and_then(|()| test::run()),

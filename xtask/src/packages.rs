@@ -12,12 +12,39 @@ const NEEDED: [(&str, &str); 6] = [
     ("dig", "dnsutils"),
     ("ptp", "containernetworking-plugins"),
 ];
-const FOLDERS: [&str; 7] =
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/lib/cni"];
+const FOLDERS: [&str; 8] = [
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/lib/cni",
+    "/usr/include",
+];
+
+/// What a real Kubernetes needs besides, most of it to be built.
+const NEEDED_BY_CLUSTER: [(&str, &str); 7] = [
+    ("openssl", "openssl"),
+    ("debootstrap", "debootstrap"),
+    ("busybox", "busybox-static"),
+    ("gcc", "gcc"),
+    ("pkg-config", "pkg-config"),
+    ("seccomp.h", "libseccomp-dev"),
+    ("mount", "mount"),
+];
 
 /// Installs what is missing where we may; otherwise says what to type. Tests that lack a program skip, and say so.
 pub fn provide() {
-    let missing = missing();
+    install(&missing(&NEEDED));
+}
+
+/// [`provide`], and what a real Kubernetes needs.
+pub fn provide_for_cluster() {
+    install(&[missing(&NEEDED), missing(&NEEDED_BY_CLUSTER)].concat());
+}
+
+fn install(missing: &[&str]) {
     if missing.is_empty() {
         return;
     }
@@ -35,12 +62,13 @@ pub fn provide() {
     eprintln!("missing: {}. As root, type:\n  {line}\nWhat needs them is skipped.", missing.join(", "));
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(needed: &[(&str, &'static str)]) -> Vec<&'static str> {
     let here = |file: &str| FOLDERS.iter().any(|folder| Path::new(folder).join(file).exists());
-    NEEDED.iter().filter(|(file, _)| !here(file)).map(|(_, package)| *package).collect()
+    needed.iter().filter(|(file, _)| !here(file)).map(|(_, package)| *package).collect()
 }
 
-fn is_root() -> bool {
+/// Whether we are root.
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     // The owner of our own /proc entry is our effective user.
     std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)

@@ -47,6 +47,7 @@ pub enum Command {
     Plan(PlanArgs),
     Explain(ExplainArgs),
     Preflight(PreflightArgs),
+    Install(InstallArgs),
     Uninstall(UninstallArgs),
     Forget(ForgetArgs),
     Lab(LabArgs),
@@ -58,7 +59,7 @@ impl Command {
         match self {
             Command::Plan(_) | Command::Explain(_) | Command::Preflight(_) | Command::Uninstall(_) => 2,
             Command::Forget(_) => 1,
-            Command::Agent(_) | Command::Status(_) | Command::Lab(_) => 1,
+            Command::Agent(_) | Command::Status(_) | Command::Install(_) | Command::Lab(_) => 1,
         }
     }
 }
@@ -81,6 +82,9 @@ pub struct ConfigArg {
 pub struct AgentArgs {
     #[command(flatten)]
     pub config: ConfigArg,
+    /// This node's name, whatever the configuration says
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<NodeName>,
 }
 
 /// Shows this node: readiness, peers and the ways to them, pods, the plan, warnings
@@ -146,6 +150,22 @@ pub struct ExplainArgs {
 pub struct PreflightArgs {
     #[command(flatten)]
     pub config: ConfigArg,
+}
+
+/// Puts the CNI plugin where container runtimes look for it
+///
+/// The plugin replaces an older one in one step, so that a runtime that calls it meanwhile gets either. Nothing is written where it
+/// is there already.
+///
+/// Exit status: 0 when it is there, 1 where it can't be put there.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Where the runtime looks for plugins
+    #[arg(value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub folder: PathBuf,
+    /// The plugin [default: the file weft-cni beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
 }
 
 /// Removes all that Weft made on this machine, and puts back what it changed

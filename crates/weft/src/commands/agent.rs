@@ -19,6 +19,9 @@ pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
     if let Some(run_dir) = run_dir {
         config.run_dir = run_dir;
     }
+    if let Some(node) = &args.node {
+        config.node = Some(node.clone());
+    }
     start_logging()?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

@@ -3,6 +3,7 @@
 mod agent;
 mod explain;
 mod forget;
+mod install;
 mod lab;
 mod plan;
 mod preflight;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Plan(args) => plan::run(&args, &socket, cli.output),
         Command::Explain(args) => explain::run(&args, &socket, cli.output),
         Command::Preflight(args) => preflight::run(&args, run_dir, cli.output),
+        Command::Install(args) => install::run(&args),
         Command::Forget(args) => forget::run(&args),
         Command::Uninstall(args) => uninstall::run(&args, run_dir, cli.output),
         Command::Lab(args) => Ok(lab::run(&args)),
