@@ -120,7 +120,6 @@ pub fn run(arguments: &[&str]) -> Result<()> {
             Ok(())
         }
         ["answer", address] => dataplane::answer(address),
-        ["ask", address, what, seconds] => dataplane::ask(address, what, seconds),
         ["one-size", nodes, changes] => scale::one_size(positive(nodes)?, positive(changes)?),
         [name, options @ ..] => {
             let options = Options::parse(options)?;

@@ -22,7 +22,8 @@ use weft_lab::{Lab, Machine, Process, Tool, Topology};
 
 use super::report::{Bound, Report};
 use super::{Options, cluster};
-pub use round_trip::{answer, ask, stay_on};
+use round_trip::Repeated;
+pub use round_trip::{answer, stay_on};
 
 /// A pod, or what stands for one: a namespace on a machine, with an address.
 pub struct Place {
@@ -46,42 +47,27 @@ struct Shape {
     peer: Way,
 }
 
-/// What is measured on each way; the values are those of one run.
+/// Of whom a value is; the place in [`Values`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Measure {
-    Tcp1,
-    Tcp8,
-    RoundTrips,
-    Connections,
+enum Whose {
+    Ours,
+    Peer,
+    /// The bare cable's.
+    Limit,
 }
 
-const MEASURES: [Measure; 4] = [Measure::Tcp1, Measure::Tcp8, Measure::RoundTrips, Measure::Connections];
-
-/// Ours, the peer's, or the bare cable's.
-const OURS: usize = 0;
-const PEER: usize = 1;
-const LIMIT: usize = 2;
+impl Whose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "Weft",
+            Self::Peer => "the hand-made",
+            Self::Limit => "nobody",
+        }
+    }
+}
 
 /// Values by metric (with its unit), of each of the three.
 type Values = BTreeMap<(String, &'static str), [Vec<f64>; 3]>;
-
-impl Measure {
-    /// Takes the measurement: metric, unit, value.
-    fn take(self, tool: &Tool, way: &Way, seconds: u32) -> Result<Vec<(String, &'static str, f64)>> {
-        let name = match self {
-            Self::Tcp1 => return Ok(vec![("tcp1".into(), "Gb/s", iperf::gigabits(way, 1, seconds)?)]),
-            Self::Tcp8 => return Ok(vec![("tcp8".into(), "Gb/s", iperf::gigabits(way, 8, seconds)?)]),
-            Self::RoundTrips => "rr",
-            Self::Connections => "crr",
-        };
-        let found = round_trip::measure(tool, way, name, seconds)?;
-        Ok(vec![
-            (name.into(), "1/s", found.per_second),
-            (format!("{name}.p50"), "ms", found.p50_us / 1000.0),
-            (format!("{name}.p99"), "ms", found.p99_us / 1000.0),
-        ])
-    }
-}
 
 /// Measures, and says what came of it.
 pub fn run(options: &Options) -> Result<Report> {
@@ -116,7 +102,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut values = Values::new();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        one_round(&lab, &shapes, &bare, round, options.seconds, &mut values)?;
+        one_round(&shapes, &bare, round, options.seconds, &mut values)?;
     }
     let report = summarise(values);
     drop((shapes, bare));
@@ -126,40 +112,40 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Each measurement on each way once. Who comes first changes from round to round.
-fn one_round(
-    lab: &Lab,
-    shapes: &[Shape],
-    bare: &Way,
-    round: usize,
-    seconds: u32,
-    values: &mut Values,
-) -> Result<()> {
-    for measure in MEASURES {
-        let limits = measure.take(lab.tool(), bare, seconds).context("the bare cable")?;
-        for shape in shapes {
-            for (metric, unit, value) in &limits {
-                note(values, shape.name, metric, unit, LIMIT, *value);
-            }
-            let mut turns = [(OURS, &shape.ours), (PEER, &shape.peer)];
-            if round % 2 == 1 {
-                turns.reverse();
-            }
-            for (whose, way) in turns {
-                let found = measure
-                    .take(lab.tool(), way, seconds)
-                    .with_context(|| format!("{} of {}", shape.name, ["Weft", "the hand-made"][whose]))?;
-                for (metric, unit, value) in found {
-                    note(values, shape.name, &metric, unit, whose, value);
-                }
-            }
+/// Each measurement on each way. Who comes first changes from round to round.
+fn one_round(shapes: &[Shape], bare: &Way, round: usize, seconds: u32, values: &mut Values) -> Result<()> {
+    let mut ways = vec![(Whose::Limit, "bare", bare)];
+    for shape in shapes {
+        ways.extend([(Whose::Ours, shape.name, &shape.ours), (Whose::Peer, shape.name, &shape.peer)]);
+    }
+    if round % 2 == 1 {
+        ways.reverse();
+    }
+    let mut note = |(whose, shape, _): (Whose, &'static str, &Way), metric: &str, unit, value| match whose {
+        // The same for every shape.
+        Whose::Limit => shapes.iter().for_each(|s| insert(values, s.name, metric, unit, whose, value)),
+        _ => insert(values, shape, metric, unit, whose, value),
+    };
+    for (metric, streams) in [("tcp1", 1), ("tcp8", 8)] {
+        for way in &ways {
+            let found = iperf::gigabits(way.2, streams, seconds);
+            note(*way, metric, "Gb/s", found.with_context(|| format!("{} of {}", way.1, way.0.name()))?);
+        }
+    }
+    let all: Vec<&Way> = ways.iter().map(|way| way.2).collect();
+    let time = Duration::from_secs(seconds.into()) * u32::try_from(all.len())?;
+    for (metric, what) in [("rr", Repeated::Exchange), ("crr", Repeated::Connection)] {
+        for (way, found) in ways.iter().zip(round_trip::measure(&all, what, time)?) {
+            note(*way, metric, "1/s", found.per_second);
+            note(*way, &format!("{metric}.p50"), "ms", found.p50_us / 1000.0);
+            note(*way, &format!("{metric}.p99"), "ms", found.p99_us / 1000.0);
         }
     }
     Ok(())
 }
 
-fn note(values: &mut Values, shape: &str, metric: &str, unit: &'static str, whose: usize, value: f64) {
-    values.entry((format!("dataplane.{shape}.{metric}"), unit)).or_default()[whose].push(value);
+fn insert(values: &mut Values, shape: &str, metric: &str, unit: &'static str, whose: Whose, value: f64) {
+    values.entry((format!("dataplane.{shape}.{metric}"), unit)).or_default()[whose as usize].push(value);
 }
 
 fn summarise(values: Values) -> Report {
@@ -191,7 +177,7 @@ impl Way {
         let way = Self { client, server, _servers: servers };
         // The first packets find neighbours; and a path that doesn't work is named before anything is measured.
         let patience = Duration::from_secs(5);
-        round_trip::wait_for(lab.tool(), &way, patience).with_context(|| {
+        round_trip::wait_for(&way, patience).with_context(|| {
             format!("{} on {} can't reach its server", way.client.address, way.client.machine.name())
         })?;
         Ok(way)

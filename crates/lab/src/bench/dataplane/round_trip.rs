@@ -1,16 +1,18 @@
 //! One byte to and fro, over one TCP connection (`rr`) or a new one each time (`crr`).
 //!
-//! Clients end their connections with a reset, so that neither end keeps the port and neither does connection tracking.
+//! One thread asks on all ways in turns of [`SLICE`] round trips, so that whatever else the machine does happens to all of
+//! them alike: a turn is far shorter than such a disturbance. Clients end their connections with a reset, so that neither
+//! end keeps the port and neither does connection tracking.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use nix::sched::{CpuSet, sched_setaffinity};
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use weft_lab::load::percentile;
 use weft_lab::{Net, Process, Tool};
@@ -19,10 +21,22 @@ use super::{Place, Way};
 
 const PORT: u16 = 7777;
 
+/// Round trips on one way before the next has its turn.
+const SLICE: usize = 100;
+
+/// What is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeated {
+    /// A byte to and fro.
+    Exchange,
+    /// A connection, and a byte to and fro.
+    Connection,
+}
+
 /// What a client found.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct RoundTrips {
-    /// Round trips per second.
+    /// Round trips per second: the median of its turns.
     pub per_second: f64,
     /// The median, in microseconds.
     pub p50_us: f64,
@@ -38,21 +52,17 @@ pub fn serve(tool: &Tool, place: &Place) -> Result<Process> {
     Ok(place.machine.spawn(command, Net::At(&place.netns))?)
 }
 
-/// Measures from the client's pod; `what` is `rr` or `crr`.
-pub fn measure(tool: &Tool, way: &Way, what: &str, seconds: u32) -> Result<RoundTrips> {
-    let server = SocketAddr::new(way.server.address, PORT).to_string();
-    let mut command = std::process::Command::new(tool.program());
-    command.args(["bench", "ask", &server, what, &seconds.to_string()]);
-    let finished = way.client.machine.output(command, Net::At(&way.client.netns), b"")?;
-    let text = finished.success_or(|output| anyhow::anyhow!("{what} failed: {output}"))?;
-    serde_json::from_str(&text).with_context(|| format!("{what} gave no readable answer"))
+/// Measures from the clients' pods for so long altogether. One result a way.
+pub fn measure(ways: &[&Way], what: Repeated, duration: Duration) -> Result<Vec<RoundTrips>> {
+    let asked = std::thread::scope(|scope| scope.spawn(|| ask(ways, what, duration)).join());
+    asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Waits until the server answers.
-pub fn wait_for(tool: &Tool, way: &Way, patience: Duration) -> Result<()> {
+pub fn wait_for(way: &Way, patience: Duration) -> Result<()> {
     let deadline = Instant::now() + patience;
     loop {
-        match measure(tool, way, "crr", 0) {
+        match measure(&[way], Repeated::Connection, Duration::ZERO) {
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
             result => return result.map(drop),
         }
@@ -85,27 +95,78 @@ pub fn answer(address: &str) -> Result<()> {
     }
 }
 
-/// `ask ADDRESS rr|crr SECONDS`: measures, and prints what it found as JSON.
-pub fn ask(address: &str, what: &str, seconds: &str) -> Result<()> {
-    stay_on(0);
-    let server: SocketAddr = address.parse().with_context(|| format!("{address} is no address"))?;
-    let duration = Duration::from_secs(seconds.parse().with_context(|| format!("{seconds} is no time"))?);
-    let mut times = match what {
-        "rr" => {
-            let mut stream = connect(server)?;
-            repeat(duration, || exchange(&mut stream))?
+/// One client, and what it has found.
+struct Client {
+    netns: File,
+    server: SocketAddr,
+    stream: TcpStream,
+    /// Of each turn.
+    rates: Vec<f64>,
+    /// Of each round trip, in microseconds.
+    times: Vec<f64>,
+}
+
+impl Client {
+    fn new(way: &Way) -> Result<Self> {
+        let path = way.client.machine.path(&way.client.netns.to_string_lossy());
+        let netns = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
+        let server = SocketAddr::new(way.server.address, PORT);
+        setns(&netns, CloneFlags::CLONE_NEWNET).context("can't enter a pod")?;
+        let stream = connect(server)?;
+        Ok(Self { netns, server, stream, rates: Vec::new(), times: Vec::new() })
+    }
+
+    fn take_turn(&mut self, what: Repeated) -> Result<()> {
+        setns(&self.netns, CloneFlags::CLONE_NEWNET).context("can't enter a pod")?;
+        let mut total = 0.0;
+        for _ in 0..SLICE {
+            let begun = Instant::now();
+            match what {
+                Repeated::Exchange => exchange(&mut self.stream),
+                Repeated::Connection => connect(self.server).and_then(|mut stream| exchange(&mut stream)),
+            }
+            .context("the server doesn't answer")?;
+            let time = begun.elapsed().as_secs_f64() * 1e6;
+            total += time;
+            self.times.push(time);
         }
-        "crr" => repeat(duration, || exchange(&mut connect(server)?))?,
-        other => bail!("{other} is neither rr nor crr"),
-    };
-    let total: f64 = times.iter().sum();
-    // Far fewer than 2^53.
-    #[allow(clippy::cast_precision_loss)]
-    let per_second = times.len() as f64 / total * 1e6;
-    let found =
-        RoundTrips { per_second, p50_us: percentile(&mut times, 50), p99_us: percentile(&mut times, 99) };
-    println!("{}", serde_json::to_string(&found)?);
-    Ok(())
+        // A hundred.
+        #[allow(clippy::cast_precision_loss)]
+        self.rates.push(SLICE as f64 / total * 1e6);
+        Ok(())
+    }
+
+    fn summary(mut self) -> RoundTrips {
+        RoundTrips {
+            per_second: percentile(&mut self.rates, 50),
+            p50_us: percentile(&mut self.times, 50),
+            p99_us: percentile(&mut self.times, 99),
+        }
+    }
+}
+
+/// Asks on all ways in turns, at least one each. The thread ends in another namespace than it began in.
+fn ask(ways: &[&Way], what: Repeated, duration: Duration) -> Result<Vec<RoundTrips>> {
+    stay_on(0);
+    let mut clients = ways.iter().map(|way| Client::new(way)).collect::<Result<Vec<_>>>()?;
+    if what == Repeated::Connection {
+        // A server serves one connection at a time.
+        for client in &mut clients {
+            client.stream.shutdown(Shutdown::Both).context("can't end a connection")?;
+        }
+    }
+    let mut order: Vec<usize> = (0..clients.len()).collect();
+    let start = Instant::now();
+    loop {
+        // So that nobody always comes after the same one.
+        fastrand::shuffle(&mut order);
+        for &turn in &order {
+            clients[turn].take_turn(what)?;
+        }
+        if start.elapsed() >= duration {
+            return Ok(clients.into_iter().map(Client::summary).collect());
+        }
+    }
 }
 
 fn connect(server: SocketAddr) -> std::io::Result<TcpStream> {
@@ -120,19 +181,5 @@ fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
     match stream.read(&mut [0; 1])? {
         1 => Ok(()),
         _ => Err(ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-/// Times of each call in microseconds: at least one.
-fn repeat(duration: Duration, mut work: impl FnMut() -> std::io::Result<()>) -> Result<Vec<f64>> {
-    let start = Instant::now();
-    let mut times = Vec::new();
-    loop {
-        let begun = Instant::now();
-        work().context("the server doesn't answer")?;
-        times.push(begun.elapsed().as_secs_f64() * 1e6);
-        if start.elapsed() >= duration {
-            return Ok(times);
-        }
     }
 }
