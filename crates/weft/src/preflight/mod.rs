@@ -22,7 +22,8 @@ pub use finding::{Finding, Verdict};
 pub use machine::Machine;
 
 use weft_agent::AgentConfig;
-use weft_agent::config::{CniConfig, DnsConfig};
+use weft_agent::config::{CniConfig, DnsConfig, ServicesConfig};
+use weft_model::Port;
 
 /// Looks at everything. Without a configuration, what depends on one is looked at with the customary values.
 pub fn examine(machine: &Machine, config: Option<&AgentConfig>) -> Vec<Finding> {
@@ -39,7 +40,9 @@ pub fn examine(machine: &Machine, config: Option<&AgentConfig>) -> Vec<Finding> 
     }
     findings.extend(addresses::check(config));
     findings.extend(sysctls::check(machine));
-    findings.extend(ports::check(machine, &addresses, &networks));
+    let usual_health = || Port::new(u32::from(ServicesConfig::default().health_port)).ok();
+    let health = config.map_or_else(usual_health, AgentConfig::health_port);
+    findings.extend(ports::check(machine, &addresses, &networks, health));
     findings.extend(runtimes::check(machine, cni));
     findings.extend(neighbours::check(machine));
     findings.extend(neighbours::resolver(machine, dns));

@@ -1,8 +1,8 @@
-//! Ports that others hold: 53 where the DNS server listens, and the tunnel's UDP port.
+//! Ports that others hold: 53 where the DNS server listens, the tunnel's UDP port, and the one for the node's health.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use weft_model::Network;
+use weft_model::{Network, Port};
 
 use super::machine::Process;
 use super::{Finding, Machine};
@@ -23,12 +23,25 @@ const UNCONNECTED: &str = "07";
 /// The DNS server's port.
 const DNS_PORT: u16 = 53;
 
-pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network]) -> Vec<Finding> {
+/// Looks at the ports that our servers at these addresses, these networks, and the node's health port want.
+pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network], health: Option<Port>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for listener in listeners(machine) {
         if listener.port == DNS_PORT && dns.iter().any(|ip| overlaps(listener.address, *ip)) {
             let text = "keeps our DNS server from its addresses";
             findings.extend(taken(&listener, machine.owner_of_socket(listener.inode).as_ref(), text));
+        }
+        if listener.protocol == "tcp" && health.is_some_and(|port| port.get() == listener.port) {
+            let owner = machine.owner_of_socket(listener.inode);
+            let found =
+                taken(&listener, owner.as_ref(), "keeps us from saying at the node's health port how we do");
+            let another = "or set services.healthPort to another port, or to 0 for none";
+            findings.extend(
+                found.map(|finding| Finding {
+                    mend: finding.mend.map(|m| format!("{m}; {another}")),
+                    ..finding
+                }),
+            );
         }
         let tunnel = networks.iter().find(|network| network.vxlan_port.get() == listener.port);
         if let Some(network) = tunnel
@@ -43,7 +56,8 @@ pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network]) -> Vec<Fin
     }
     if findings.is_empty() {
         let tunnels: Vec<String> = networks.iter().map(|n| format!("{}/udp", n.vxlan_port)).collect();
-        let text = format!("53 on our DNS addresses and {} can be had", tunnels.join(", "));
+        let health = health.map(|port| format!(", {port}/tcp for the node's health")).unwrap_or_default();
+        let text = format!("53 on our DNS addresses and {}{health} can be had", tunnels.join(", "));
         findings.push(Finding::ok("ports", text));
     }
     findings
@@ -126,7 +140,7 @@ mod tests {
             fake.process(9, name, "socket:[2]");
         }
         let dns = ["169.254.53.53".parse().unwrap(), "fd77::53".parse().unwrap()];
-        let findings = super::check(&fake.machine(), &dns, &[Network::ordinary()]);
+        let findings = super::check(&fake.machine(), &dns, &[Network::ordinary()], Port::new(10_256).ok());
         let [finding] = &findings[..] else { panic!("{findings:?}") };
         match expected {
             None => assert_eq!(finding.verdict, Verdict::Ok, "{findings:?}"),
@@ -154,5 +168,14 @@ mod tests {
         check("tcp", &format!("00000000:0035 {open}"), named, None);
         check("udp", &format!("00000000:12B5 {open}"), named, Some("network default from its VXLAN port"));
         check("udp", &format!("00000000:12B5 {open}"), None, None);
+        let proxy = Some("kube-proxy");
+        check(
+            "tcp6",
+            &format!("{zero}:2810 {listening}"),
+            proxy,
+            Some("kube-proxy (process 9) keeps us from saying"),
+        );
+        check("tcp", &format!("0100007F:2810 {listening}"), proxy, Some("127.0.0.1 port 10256/tcp"));
+        check("udp", &format!("00000000:2810 {open}"), proxy, None);
     }
 }

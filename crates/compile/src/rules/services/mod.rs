@@ -9,8 +9,11 @@
 //! (`SetSpec::rank`). A group's slots carry its size in their key, so that a group which grows gets slots of its own first.
 
 mod addresses;
+mod asked;
 mod rows;
 mod table;
+
+pub use asked::{Asked, asked};
 
 use weft_model::{Fact, FactKey, Service};
 

@@ -4,21 +4,25 @@
 //! compiled here from the same facts, with what only the peer knows (host ends' names, its other links) filled in from what
 //! it publishes.
 
-use std::collections::BTreeMap;
+mod ends;
+mod peers;
+
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_compile::oracle::{Conversation, NodeView, Packet, Start, World, converse};
-use weft_compile::{Compiler, Facts, Settings};
-use weft_model::{
-    Attachment, AttachmentId, Change, Fact, Family, Host, HostLink, IfName, Mac, Node, NodeName, ObjectKey,
-    PodIdentity, Port, Protocol,
-};
-use weft_plan::{DnsName, Plan, Record};
+use weft_compile::oracle::{Conversation, NodeView, Packet, Start, World, converse_with, explore};
+use weft_compile::rules::services::asked;
+use weft_compile::{Context, Facts, Settings};
+use weft_model::{Family, NodeName, ObjectKey, Port, Protocol};
+use weft_plan::{DnsName, Record};
 
 use crate::core::{Core, SharedPlans};
+
+pub use ends::{End, Endpoint, Endpoints};
+
+/// Ways of a packet that are looked at where dice are thrown.
+const MOST_WAYS: usize = 64;
 
 /// What is asked: from where, to where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,12 @@ pub struct Explanation {
     pub works: bool,
     /// For people.
     pub text: String,
+    /// Where the packet can end where dice are thrown on its way: each end once. `text` and `conversation` are of the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<End>,
+    /// The endpoints of the service that it met, and why each is used or isn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Endpoints>,
     /// Both directions, hop by hop; nothing where the question has no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation: Option<Conversation>,
@@ -76,21 +86,30 @@ impl Known {
 /// Answers many questions over one view of the cluster.
 pub fn explain(known: &Known, queries: &[Query]) -> Vec<Explanation> {
     let facts = &known.facts;
-    let peers: Vec<(NodeName, Plan, Host)> = involved(known, queries)
-        .into_iter()
-        .map(|node| (node.name.clone(), peer_plan(&known.settings, facts, node), peer_host(node)))
-        .collect();
+    let peers = peers::peers(known, queries);
     let own = known.plans.kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     let views = std::iter::once(NodeView { name: known.node.clone(), plan: &own, host: facts.host() })
-        .chain(peers.iter().map(|(name, plan, host)| NodeView { name: name.clone(), plan, host }));
+        .chain(peers.iter().map(|p| NodeView { name: p.name.clone(), plan: &p.plan, host: &p.host }));
     let world = World::new(views);
-    queries.iter().map(|query| answer(known, &world, query)).collect()
+    let of_node = |node: &NodeName| match peers.iter().find(|peer| peer.name == *node) {
+        Some(peer) => Context { settings: peer.compiler.settings(), facts: peer.compiler.facts() },
+        None => Context { settings: &known.settings, facts },
+    };
+    queries.iter().map(|query| answer(known, &world, &of_node, query)).collect()
 }
 
-fn answer(known: &Known, world: &World<'_>, query: &Query) -> Explanation {
+/// What is known as a node knows it.
+type OfNode<'f, 'c> = &'f dyn Fn(&NodeName) -> Context<'c>;
+
+fn answer(known: &Known, world: &World<'_>, of_node: OfNode<'_, '_>, query: &Query) -> Explanation {
     match resolve(known, world, query) {
         Ok((start, packet)) => {
-            let conversation = converse(world, &start, packet);
+            let mut ways = explore(MOST_WAYS, |dice| converse_with(world, &start, packet, dice));
+            let ends = ends::ends(&ways);
+            // There is always one.
+            let conversation = ways.swap_remove(0);
+            let asked = asked(|node| of_node(node), &conversation.forward);
+            let endpoints = asked.map(Endpoints::from);
             let verdict = serde_json::to_value(&conversation.forward.outcome)
                 .ok()
                 .and_then(|outcome| Some(outcome.get("verdict")?.as_str()?.to_owned()))
@@ -99,100 +118,27 @@ fn answer(known: &Known, world: &World<'_>, query: &Query) -> Explanation {
             if let Some(reply) = &conversation.reply {
                 text.push_str(&format!("\nand back:\n{reply}"));
             }
+            text.push_str(&ends::text(&ends, endpoints.as_ref()));
             let works = conversation.works();
-            Explanation { query: query.clone(), verdict, works, text, conversation: Some(conversation) }
+            Explanation {
+                query: query.clone(),
+                verdict,
+                works,
+                text,
+                ends,
+                endpoints,
+                conversation: Some(conversation),
+            }
         }
         Err(reason) => Explanation {
             query: query.clone(),
             verdict: "unanswerable".into(),
             works: false,
             text: reason,
+            ends: Vec::new(),
+            endpoints: None,
             conversation: None,
         },
-    }
-}
-
-/// Nodes other than this one that a question names, its pods are on, or its addresses belong to. With few nodes, all.
-fn involved<'a>(known: &'a Known, queries: &[Query]) -> Vec<&'a Node> {
-    const ALL_UP_TO: usize = 16;
-    let facts = &known.facts;
-    let others = || facts.nodes().filter(|node| node.name != known.node);
-    let mut found: BTreeMap<&NodeName, &Node> = BTreeMap::new();
-    if others().count() <= ALL_UP_TO {
-        found.extend(others().map(|node| (&node.name, node)));
-    } else {
-        let ends = queries.iter().flat_map(|query| {
-            let target = Target::from_str(&query.to).map(|target| target.place).ok();
-            [Some(query.from.clone()), target].into_iter().flatten()
-        });
-        for end in ends {
-            let pod_node = pod_key(&end).and_then(|key| facts.pod(&key)?.node.clone());
-            let addresses = addresses_of(known, &end);
-            let owns = |node: &Node| {
-                addresses.iter().any(|ip| {
-                    node.addresses.iter().any(|a| a.ip == *ip)
-                        || node.pod_cidrs.iter().any(|b| b.cidr.contains(*ip))
-                })
-            };
-            found.extend(
-                others()
-                    .filter(|node| {
-                        node.name.as_str() == end || pod_node.as_ref() == Some(&node.name) || owns(node)
-                    })
-                    .map(|node| (&node.name, node)),
-            );
-        }
-    }
-    found.into_values().collect()
-}
-
-/// A peer's plan from what this node knows.
-fn peer_plan(own: &Settings, facts: &Facts, node: &Node) -> Plan {
-    let settings = Settings { node: node.name.clone(), ..own.clone() };
-    let mut compiler = Compiler::new(settings);
-    let mut set = |fact: Fact| {
-        compiler.apply(Change::set(fact));
-    };
-    facts.networks().cloned().map(Fact::Network).for_each(&mut set);
-    facts.service_cidrs().cloned().map(Fact::ServiceCidr).for_each(&mut set);
-    facts.nodes().cloned().map(Fact::Node).for_each(&mut set);
-    set(Fact::Host(peer_host(node)));
-    let its_pods = facts.pods().filter(|pod| pod.node.as_ref() == Some(&node.name) && !pod.host_network);
-    for pod in its_pods.filter(|pod| !pod.ips.is_empty() && !pod.finished) {
-        set(Fact::Attachment(guessed_attachment(pod)));
-    }
-    let mut plan = Plan::default();
-    compiler.flush(&mut plan);
-    plan
-}
-
-fn guessed_attachment(pod: &weft_model::Pod) -> Attachment {
-    let container = format!("{}.{}", pod.key.namespace, pod.key.name);
-    // `eth0` is a valid name, so the fallback is never taken.
-    let ifname = IfName::new("eth0").unwrap_or_else(|_| IfName::loopback());
-    Attachment {
-        mac: Mac::derived(&container),
-        id: AttachmentId { container: container.into(), ifname },
-        network: pod.network.clone(),
-        pod: Some(PodIdentity { key: pod.key.clone(), uid: pod.uid.clone() }),
-        addresses: pod.ips.clone(),
-        mtu: None,
-        host_ports: pod.host_ports.to_vec(),
-        netns: String::new(),
-    }
-}
-
-/// A peer's links as far as its published addresses tell.
-fn peer_host(node: &Node) -> Host {
-    let full = |address: &weft_model::NodeAddress| {
-        let bits = address.prefix.unwrap_or_else(|| Family::of(address.ip).bits());
-        IpNet::new(address.ip, bits).unwrap_or_else(|_| IpNet::from(address.ip))
-    };
-    let addresses: Vec<IpNet> = node.addresses.iter().map(full).collect();
-    let name = IfName::new("uplink").unwrap_or_else(|_| IfName::loopback());
-    Host {
-        links: vec![HostLink { name, mtu: 1500, router_advertisements: false, addresses }],
-        ..Host::default()
     }
 }
 
@@ -308,6 +254,13 @@ fn resolve(known: &Known, world: &World<'_>, query: &Query) -> Result<(Start, Pa
 
 #[cfg(test)]
 mod tests {
+    use weft_compile::Compiler;
+    use weft_model::{
+        Change, EndpointPort, EndpointSlice, Fact, Network, Node, Service, ServicePort, SliceSource,
+        TargetPort, TrafficPolicy,
+    };
+
+    use super::peers::peer_host;
     use super::*;
 
     #[test]
@@ -339,12 +292,34 @@ mod tests {
         node
     }
 
-    #[test]
-    fn a_mapped_port_of_another_node_is_known_here() {
+    /// What `n1` knows of these facts and of `n1` and `n2`.
+    fn known(facts: impl IntoIterator<Item = Fact>) -> Known {
         let mut compiler = Compiler::new(Settings::new(NodeName::new("n1").unwrap()));
         let (here, there) = (node("n1", 1), node("n2", 2));
+        let network = Network { pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Network::ordinary() };
+        let own = [Fact::Network(network), Fact::Host(peer_host(&here)), Fact::Node(here), Fact::Node(there)];
+        for fact in own.into_iter().chain(facts) {
+            compiler.apply(Change::set(fact));
+        }
+        let plans = SharedPlans::default();
+        compiler.flush(&mut plans.kernel.write().unwrap());
+        Known {
+            node: NodeName::new("n1").unwrap(),
+            settings: compiler.settings().clone(),
+            facts: compiler.facts().clone(),
+            plans,
+        }
+    }
+
+    fn ask(known: &Known, from: &str, to: &str) -> Explanation {
+        let query = Query { from: from.into(), to: to.into(), family: None, source: None };
+        explain(known, &[query]).remove(0)
+    }
+
+    #[test]
+    fn a_mapped_port_of_another_node_is_known_here() {
         let mut web = weft_model::Pod::named(ObjectKey::new("default", "web").unwrap());
-        web.node = Some(there.name.clone());
+        web.node = Some(NodeName::new("n2").unwrap());
         web.ips = vec!["10.244.2.5".parse().unwrap()];
         web.host_ports = Box::new([weft_model::HostPort {
             host_ip: None,
@@ -352,25 +327,99 @@ mod tests {
             container_port: Port::new(80).unwrap(),
             protocol: Protocol::Tcp,
         }]);
-        let host = Fact::Host(peer_host(&here));
-        for fact in [host, Fact::Node(here), Fact::Node(there), Fact::Pod(web)] {
-            compiler.apply(Change::set(fact));
-        }
-        let plans = SharedPlans::default();
-        compiler.flush(&mut plans.kernel.write().unwrap());
-        let known = Known {
-            node: NodeName::new("n1").unwrap(),
-            settings: compiler.settings().clone(),
-            facts: compiler.facts().clone(),
-            plans,
-        };
-        let ask = |to: &str| {
-            let query = Query { from: "n1".into(), to: to.into(), family: None, source: None };
-            explain(&known, &[query]).remove(0)
-        };
-        let mapped = ask("192.0.2.2:8080");
+        let known = known([Fact::Pod(web)]);
+        let mapped = ask(&known, "n1", "192.0.2.2:8080");
         assert!(mapped.works && mapped.text.contains("10.244.2.5"), "{}", mapped.text);
-        let other = ask("192.0.2.2:8081");
+        let other = ask(&known, "n1", "192.0.2.2:8081");
         assert!(!other.text.contains("10.244.2.5"), "{}", other.text);
+    }
+
+    /// A service at a cluster address and at the nodes' port 30080: a pod of each node is ready, one of `n2` isn't.
+    fn services_and_pods() -> Vec<Fact> {
+        let mut service = Service::named(ObjectKey::new("default", "web").unwrap());
+        service.cluster_ips = vec!["10.96.0.10".parse().unwrap()];
+        service.ports = vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: Port::new(80).unwrap(),
+            target: TargetPort::Number(Port::new(8080).unwrap()),
+            node_port: Port::new(30080).ok(),
+        }];
+        service.external_policy = TrafficPolicy::Local;
+        let endpoint = |at: &str, ip: &str, ready: bool| weft_model::Endpoint {
+            addresses: vec![ip.parse().unwrap()],
+            ready,
+            serving: ready,
+            terminating: false,
+            hostname: None,
+            node: Some(NodeName::new(at).unwrap()),
+            zone: None,
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+            pod: None,
+        };
+        let slice = EndpointSlice {
+            key: ObjectKey::new("default", "web-abcde").unwrap(),
+            service: Some(service.key.name.clone()),
+            source: SliceSource::EndpointSlice,
+            family: Family::V4,
+            ports: vec![EndpointPort {
+                name: "".into(),
+                protocol: Protocol::Tcp,
+                port: Port::new(8080).ok(),
+            }],
+            endpoints: vec![
+                endpoint("n1", "10.244.1.5", true),
+                endpoint("n2", "10.244.2.5", true),
+                endpoint("n2", "10.244.2.6", false),
+            ],
+        };
+        let pods = [("n1", "a", "10.244.1.5"), ("n2", "b", "10.244.2.5"), ("n2", "c", "10.244.2.6")];
+        let pods = pods.map(|(node, name, ip)| {
+            let mut pod = weft_model::Pod::named(ObjectKey::new("default", name).unwrap());
+            pod.node = Some(NodeName::new(node).unwrap());
+            pod.ips = vec![ip.parse().unwrap()];
+            pod
+        });
+        let here = Fact::Attachment(peers::guessed_attachment(&pods[0]));
+        let facts = [Fact::Service(service), Fact::EndpointSlice(slice), here];
+        facts.into_iter().chain(pods.map(Fact::Pod)).collect()
+    }
+
+    /// The part of an explanation that is about services.
+    fn about_services(explanation: &Explanation) -> &str {
+        let words = ["chosen at random", "endpoints of service"];
+        let at = words.iter().filter_map(|word| explanation.text.find(word)).min();
+        at.map_or("", |at| &explanation.text[at..])
+    }
+
+    #[test]
+    fn endpoints_are_named_with_their_slice_and_why() {
+        let known = known(services_and_pods());
+        let all = ask(&known, "n1", "10.96.0.10:80");
+
+        let expected = [
+            "endpoints of service default/web as n1 sees them:",
+            "  10.244.1.5:8080 [endpointslice default/web-abcde] used",
+            "  10.244.2.5:8080 [endpointslice default/web-abcde] used",
+            "  10.244.2.6:8080 [endpointslice default/web-abcde] not ready",
+        ];
+        assert!(about_services(&all).ends_with(&expected.join("\n")), "{}", all.text);
+        let other = "one of 2, the others:\n  delivered to pod default/b on n2 ";
+        assert!(about_services(&all).contains(other), "{}", all.text);
+        assert!(all.ends.len() == 2 && all.ends.iter().all(|end| end.works), "{}", all.text);
+        // Another node's port, which is asked from outside of that node.
+        let local = ask(&known, "n1", "192.0.2.2:30080");
+        assert!(local.works, "{}", local.text);
+        let expected = [
+            "endpoints of service default/web as n2 sees them:",
+            "  10.244.1.5:8080 [endpointslice default/web-abcde] on another node, and the traffic policy is Local",
+            "  10.244.2.5:8080 [endpointslice default/web-abcde] used",
+            "  10.244.2.6:8080 [endpointslice default/web-abcde] not ready",
+        ];
+        assert_eq!(about_services(&local), expected.join("\n"));
+        assert!(local.ends.is_empty());
+        let none = ask(&known, "n1", "192.0.2.2:443");
+        assert!(about_services(&none).is_empty() && none.endpoints.is_none(), "{}", none.text);
     }
 }
