@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 use weft_compile::{DnsSettings, PodNames, ServiceSettings, Settings};
 use weft_model::{Cidr, IfName, NodeName, Port, Protocol, machine_address};
 use weft_plan::DnsName;
+use weft_store::kubernetes::PodScope;
+
+mod kubernetes;
+
+pub use kubernetes::KubernetesConfig;
 
 /// Where the cluster's facts come from. One field is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +22,8 @@ use weft_plan::DnsName;
 pub enum StoreConfig {
     /// A folder of Kubernetes YAML, shared by the cluster's nodes.
     Directory(PathBuf),
+    /// The API server of a Kubernetes cluster.
+    Kubernetes(KubernetesConfig),
 }
 
 /// How container runtimes find us.
@@ -253,18 +260,24 @@ impl AgentConfig {
 
     /// What the types let pass: the field, and what is wrong with its value.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        let StoreConfig::Directory(directory) = &self.store;
-        let folders = [
-            ("store.directory", directory),
+        let mut paths = match &self.store {
+            StoreConfig::Directory(directory) => vec![("store.directory", directory)],
+            StoreConfig::Kubernetes(kubernetes) => {
+                let node = self.node_name().map_err(|error| ("node", error.to_string()))?;
+                kubernetes.options(node, self.pods())?;
+                kubernetes.files().collect()
+            }
+        };
+        paths.extend([
             ("stateDir", &self.state_dir),
             ("runDir", &self.run_dir),
             ("cni.confDir", &self.cni.conf_dir),
             ("cni.leaseDir", &self.cni.lease_dir),
-        ];
-        for (field, folder) in folders {
-            if !folder.is_absolute() {
+        ]);
+        for (field, path) in paths {
+            if !path.is_absolute() {
                 // Runtimes call the plugin in folders of their own.
-                return Err((field, format!("{:?} is no absolute path; begin it with /", folder.display())));
+                return Err((field, format!("{:?} is no absolute path; begin it with /", path.display())));
             }
         }
         if self.cni.conf_name.starts_with('.')
@@ -293,6 +306,14 @@ impl AgentConfig {
             machine_address(*address).map_err(|error| (field, error.to_string()))?;
         }
         Ok(())
+    }
+
+    /// The pods that the plan has a use for. Names of pods elsewhere are checked against pods elsewhere; nothing else is.
+    pub fn pods(&self) -> PodScope {
+        match self.dns.pod_names {
+            PodNamesConfig::Verified if self.dns.enabled => PodScope::All,
+            _ => PodScope::Own,
+        }
     }
 
     /// The node's name.

@@ -87,6 +87,10 @@ impl Store for LateStore {
         self.get()?.publish(fact)
     }
 
+    fn announce_ready(&self, node: &NodeName) -> Result<(), StoreError> {
+        self.get()?.announce_ready(node)
+    }
+
     fn claim_pod_cidrs(
         &self,
         network: &Network,

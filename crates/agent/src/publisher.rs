@@ -20,6 +20,7 @@ enum About {
     Node,
     Claim(NetworkName),
     Pod(ObjectKey),
+    Ready,
 }
 
 fn about(work: &PublishWork) -> About {
@@ -28,6 +29,7 @@ fn about(work: &PublishWork) -> About {
         PublishWork::Publish(Published::Pod(pod)) => About::Pod(pod.key.clone()),
         PublishWork::Publish(Published::PodGone { key, .. }) => About::Pod(key.clone()),
         PublishWork::Claim(network, _) => About::Claim(network.name.clone()),
+        PublishWork::Ready => About::Ready,
     }
 }
 
@@ -78,5 +80,6 @@ fn attempt(
             let _ = core.send(Message::Claimed(network.name.clone(), claim.cidrs));
             Ok(())
         }
+        PublishWork::Ready => store.announce_ready(node).map_err(|error| error.to_string()),
     }
 }

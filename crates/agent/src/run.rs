@@ -14,7 +14,7 @@ use nix::fcntl::Flock;
 use weft_dataplane::{Ledger, LinuxKernel, Monitor, Notification, observe_host};
 use weft_dns::forward::UpstreamSource;
 use weft_model::NodeName;
-use weft_store::{DirectoryOptions, DirectoryStore, Store};
+use weft_store::{DirectoryOptions, DirectoryStore, KubernetesStore, Store, StoreError};
 
 use crate::api::{ApiServer, Limits, RunDir, RunDirError, hold_state};
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
@@ -83,7 +83,7 @@ impl Agent {
         make_folder(&config.state_dir)?;
         let run_dir = RunDir::claim(&config.run_dir)?;
         let state = hold_state(&config.state_dir)?;
-        let store = open_store(config.store.clone());
+        let store = open_store(config)?;
         let kernel = LinuxKernel::open(&config.state_dir)?;
         let ledger = kernel.ledger();
         let plans = SharedPlans::default();
@@ -145,13 +145,23 @@ fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
     std::fs::create_dir_all(path).map_err(|source| RunError::Folder { path: path.to_owned(), source })
 }
 
-/// The store that a configuration names, opened when it is first needed. One line a store.
-pub fn open_store(config: StoreConfig) -> Arc<dyn Store> {
-    Arc::new(LateStore::new(Box::new(move || match &config {
+/// The store that a configuration names, opened when it is first needed. One arm a store.
+///
+/// # Errors
+/// Where the configuration names no node.
+pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
+    let (store, node, pods) = (config.store.clone(), config.node_name()?, config.pods());
+    Ok(Arc::new(LateStore::new(Box::new(move || match &store {
         StoreConfig::Directory(folder) => {
             Ok(Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?) as Arc<dyn Store>)
         }
-    })))
+        StoreConfig::Kubernetes(kubernetes) => {
+            let options = kubernetes
+                .options(node.clone(), pods)
+                .map_err(|(field, reason)| StoreError::Server { action: field.into(), reason })?;
+            Ok(Arc::new(KubernetesStore::open(options)?))
+        }
+    }))))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RunError> {

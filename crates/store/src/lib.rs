@@ -1,7 +1,7 @@
 //! Where facts come from, and where a node's own facts go.
 //!
-//! A [`Store`] holds a cluster's facts. [`DirectoryStore`] is a folder of manifests that nodes share; others read the same
-//! objects ([`object`]) from elsewhere, and one contract test runs against all.
+//! A [`Store`] holds a cluster's facts. [`DirectoryStore`] is a folder of manifests that nodes share, [`KubernetesStore`] the API
+//! server of a Kubernetes cluster; all read the same objects ([`object`]), and one contract test runs against all.
 //!
 //! What always holds: a watch delivers a full snapshot before anything else counts; what can't be read never reads as
 //! deleted; no store hands one block of addresses to two nodes.
@@ -10,9 +10,11 @@
 
 mod blocks;
 pub mod directory;
+pub mod kubernetes;
 pub mod object;
 pub mod store;
 mod words;
 
 pub use directory::{DirectoryOptions, DirectoryStore};
+pub use kubernetes::{KubernetesOptions, KubernetesStore};
 pub use store::{Claim, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store, StoreError};

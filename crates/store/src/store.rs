@@ -29,6 +29,16 @@ pub trait Store: Send + Sync {
     /// When it can't be written; then what was published before still stands.
     fn publish(&self, fact: &Published) -> Result<(), StoreError>;
 
+    /// Makes known that this node's network is in force: the plan has been applied, and pods may come. Saying it twice is
+    /// the same as once. A store whose readers have no use for it keeps nothing.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn announce_ready(&self, node: &NodeName) -> Result<(), StoreError> {
+        let _ = node;
+        Ok(())
+    }
+
     /// The node's blocks in `network`, taken out of the network's own where the node has none yet; the same again at
     /// every call, and none where the network has no blocks to give. `in_use` are blocks that others have without a
     /// claim, and that are left alone.

@@ -7,13 +7,20 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use weft_model::{
-    Change, Cidr, Fact, FactKey, Family, HostPort, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey,
-    ObjectName, Pod, Port, Protocol,
+    Change, Cidr, Fact, FactKey, Family, HostPort, NamespaceName, Network, Node, NodeAddress, NodeCidr,
+    NodeName, ObjectKey, ObjectName, Pod, Port, Protocol,
 };
+use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
 use weft_store::{
-    DirectoryOptions, DirectoryStore, Event, Published, PublishedNode, PublishedPod, Store, StoreError,
+    DirectoryOptions, DirectoryStore, Event, KubernetesOptions, KubernetesStore, Published, PublishedNode,
+    PublishedPod, Store, StoreError,
 };
+
+use self::apiserver::ApiServer;
+
+mod apiserver;
 
 /// A cluster's worth of facts somewhere, empty at first.
 trait Bench {
@@ -23,18 +30,36 @@ trait Bench {
     fn write(&self, name: &str, yaml: &str);
     /// A person removes it.
     fn remove(&self, name: &str);
+    /// Facts that are there without anybody's doing; watches pass over them.
+    fn is_background(&self, _: &FactKey) -> bool {
+        false
+    }
+    /// A machine joins the cluster, where that is not the store's own business.
+    fn join(&self, _: &NodeName) {}
+    /// It leaves, with its pods.
+    fn leave(&self, _: &NodeName) {}
+    /// A pod runs on a node: its addresses are published by whoever does that.
+    fn run(&self, store: &dyn Store, pod: &PublishedPod) {
+        store.publish(&Published::Pod(pod.clone())).unwrap();
+    }
+    /// It doesn't any more.
+    fn end(&self, store: &dyn Store, pod: &PublishedPod) {
+        store.publish(&Published::PodGone { node: pod.node.clone(), key: pod.key.clone() }).unwrap();
+    }
 }
 
 /// A running watch, and the facts that it has told.
-struct Watching {
+struct Watching<'a> {
+    bench: &'a dyn Bench,
     store: Arc<dyn Store>,
     events: Receiver<Event>,
     facts: BTreeMap<FactKey, Fact>,
     thread: Option<std::thread::JoinHandle<Result<(), StoreError>>>,
 }
 
-impl Watching {
-    fn begin(store: Arc<dyn Store>) -> Self {
+impl<'a> Watching<'a> {
+    fn begin(bench: &'a dyn Bench) -> Self {
+        let store = bench.store();
         let (sender, events) = channel();
         let watched = store.clone();
         let thread = std::thread::spawn(move || {
@@ -43,14 +68,14 @@ impl Watching {
                 Err(_) => ControlFlow::Break(()),
             })
         });
-        let mut watching = Self { store, events, facts: BTreeMap::new(), thread: Some(thread) };
+        let mut watching = Self { bench, store, events, facts: BTreeMap::new(), thread: Some(thread) };
         watching.until("the first snapshot", |_, event| *event == Event::Synced);
         watching
     }
 
     fn take(&mut self, event: &Event) {
         let Event::Changes(changes) = event else { return };
-        for change in changes {
+        for change in changes.iter().filter(|change| !self.bench.is_background(&change.key())) {
             match change {
                 Change::Set(fact) => self.facts.insert(fact.key(), (**fact).clone()),
                 Change::Remove(key) => self.facts.remove(key),
@@ -86,7 +111,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for Watching<'_> {
     fn drop(&mut self) {
         self.store.stop();
         if let Some(thread) = self.thread.take() {
@@ -137,7 +162,7 @@ const WEB: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: s
 fn tells_what_is_and_what_changes(bench: &dyn Bench) {
     let web = ObjectKey::new("shop", "web").unwrap();
     bench.write("web", WEB);
-    let mut watching = Watching::begin(bench.store());
+    let mut watching = Watching::begin(bench);
     assert_eq!(watching.pod(&web).unwrap().labels.get("app"), Some("web"));
     bench.write("web", &WEB.replace("app: web", "app: api"));
     watching
@@ -156,7 +181,7 @@ fn tells_what_is_and_what_changes(bench: &dyn Bench) {
     bench.remove("blocks");
     watching.until_facts("the block's removal", |f| !f.contains_key(&key));
     // A watch that begins now has the same view.
-    let fresh = Watching::begin(bench.store());
+    let fresh = Watching::begin(bench);
     assert_eq!(fresh.facts, watching.facts);
 }
 
@@ -164,7 +189,7 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
     let (n1, web) = (node_name("n1"), ObjectKey::new("shop", "web").unwrap());
     bench.write("web", WEB);
     bench.write("n1", "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {zone: a}}\n");
-    let mut watching = Watching::begin(bench.store());
+    let mut watching = Watching::begin(bench);
     let store = bench.store();
     let said = PublishedNode {
         name: n1.clone(),
@@ -173,6 +198,7 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
         vtep_mac: Some("02:00:00:00:00:01".parse().unwrap()),
     };
     store.publish(&Published::Node(said.clone())).unwrap();
+    store.announce_ready(&n1).unwrap();
     watching.until_facts("the node", |f| node(f, &n1).is_some_and(|n| n.addresses == said.addresses));
     let told = node(&watching.facts, &n1).unwrap();
     assert_eq!(
@@ -188,20 +214,21 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
         protocol: Protocol::Udp,
     }];
     let fact = PublishedPod { key: web.clone(), uid: None, node: n1.clone(), ips, host_ports };
-    store.publish(&Published::Pod(fact.clone())).unwrap();
-    store.publish(&Published::Pod(fact.clone())).unwrap();
+    bench.run(store.as_ref(), &fact);
+    bench.run(store.as_ref(), &fact);
     watching.until_facts("the pod's addresses", |f| pod(f, &web).is_some_and(|p| p.ips == fact.ips));
     let told = watching.pod(&web).unwrap();
     assert_eq!((told.labels.get("app"), told.host_ports.to_vec()), (Some("web"), fact.host_ports.clone()));
     // A pod that nobody has described is known all the same.
     let bare = ObjectKey::new("default", "bare").unwrap();
-    store.publish(&Published::Pod(PublishedPod { key: bare.clone(), ..fact })).unwrap();
+    let bare_pod = PublishedPod { key: bare.clone(), ..fact.clone() };
+    bench.run(store.as_ref(), &bare_pod);
     watching.until_facts("the bare pod", |f| pod(f, &bare).is_some_and(|p| p.node == Some(n1.clone())));
 
-    store.publish(&Published::PodGone { node: n1.clone(), key: bare.clone() }).unwrap();
-    store.publish(&Published::PodGone { node: n1.clone(), key: bare.clone() }).unwrap();
+    bench.end(store.as_ref(), &bare_pod);
+    bench.end(store.as_ref(), &bare_pod);
     watching.until_facts("the bare pod's end", |f| pod(f, &bare).is_none());
-    store.publish(&Published::PodGone { node: n1, key: web.clone() }).unwrap();
+    bench.end(store.as_ref(), &fact);
     watching.until_facts("the pod without address", |f| pod(f, &web).is_some_and(|p| p.ips.is_empty()));
 }
 
@@ -250,23 +277,18 @@ fn gives_every_node_blocks_of_its_own(bench: &(impl Bench + ?Sized)) {
 fn forgets_a_node_on_demand(bench: &dyn Bench) {
     let (store, n1, n2) = (bench.store(), node_name("n1"), node_name("n2"));
     for name in [&n1, &n2] {
+        bench.join(name);
         let said = PublishedNode { name: name.clone(), addresses: vec![], pod_cidrs: vec![], vtep_mac: None };
         store.publish(&Published::Node(said)).unwrap();
         let key = ObjectKey::new("default", name.as_str()).unwrap();
         let ips = vec!["10.0.0.1".parse().unwrap()];
-        store
-            .publish(&Published::Pod(PublishedPod {
-                key,
-                uid: None,
-                node: name.clone(),
-                ips,
-                host_ports: Vec::new(),
-            }))
-            .unwrap();
+        let host_ports = Vec::new();
+        bench.run(store.as_ref(), &PublishedPod { key, uid: None, node: name.clone(), ips, host_ports });
     }
     let first = store.claim_pod_cidrs(&network(), &n1, &[]).unwrap();
-    let mut watching = Watching::begin(bench.store());
+    let mut watching = Watching::begin(bench);
     assert_eq!(watching.facts.len(), 4);
+    bench.leave(&n1);
     store.forget_node(&n1).unwrap();
     store.forget_node(&n1).unwrap();
     watching.until_facts("n1 forgotten", |f| f.len() == 2 && node(f, &n2).is_some());
@@ -296,4 +318,193 @@ impl Bench for Folder {
 #[test]
 fn the_directory_store_keeps_the_contract() {
     contract(|| Folder(tempfile::tempdir().unwrap()));
+}
+
+/// A cluster's API server, and what kubelets and people do with it.
+struct Cluster {
+    server: ApiServer,
+    token: PathBuf,
+    /// Where the objects are that people wrote.
+    written: Mutex<BTreeMap<String, String>>,
+}
+
+impl Cluster {
+    fn start(programs: &Path) -> Self {
+        let server = ApiServer::start(programs);
+        let token = server.token_file(apiserver::ADMIN);
+        Self { server, token, written: Mutex::default() }
+    }
+
+    fn pod_path(key: &ObjectKey) -> String {
+        format!("/api/v1/namespaces/{}/pods/{}", key.namespace, key.name)
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        matches!(self.server.try_ask("GET", path, "", None), Some((200, _)))
+    }
+
+    /// The path of all objects of this one's kind, and its own.
+    fn paths(object: &Value) -> (String, String) {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let all = match object["kind"].as_str().unwrap() {
+            "Pod" => format!("/api/v1/namespaces/{namespace}/pods"),
+            "Node" => "/api/v1/nodes".into(),
+            "Namespace" => "/api/v1/namespaces".into(),
+            "ServiceCIDR" => "/apis/networking.k8s.io/v1/servicecidrs".into(),
+            other => panic!("no path of {other}"),
+        };
+        let own = format!("{all}/{name}");
+        (all, own)
+    }
+
+    fn put(&self, mut object: Value) -> String {
+        let (all, own) = Self::paths(&object);
+        if object["kind"] == "Pod" {
+            let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+            self.put_namespace(&namespace);
+            if object["spec"]["containers"].is_null() {
+                object["spec"]["containers"] = json!([{ "name": "main", "image": "none" }]);
+            }
+        }
+        if self.exists(&own) {
+            self.server.ask_as("PATCH", &own, "application/merge-patch+json", Some(&object));
+        } else {
+            self.server.ask("POST", &all, Some(&object));
+        }
+        own
+    }
+
+    fn put_namespace(&self, name: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.exists(&format!("/api/v1/namespaces/{name}")) {
+            let object = json!({ "metadata": { "name": name } });
+            self.server.try_ask("POST", "/api/v1/namespaces", "application/json", Some(&object));
+            assert!(Instant::now() < deadline, "the namespace {name} can't be made");
+        }
+    }
+
+    fn delete(&self, path: &str) {
+        let now = json!({ "gracePeriodSeconds": 0 });
+        self.server.try_ask("DELETE", path, "application/json", Some(&now));
+    }
+
+    fn set_addresses(&self, key: &ObjectKey, ips: &[std::net::IpAddr]) {
+        let listed: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+        let status = match ips.first() {
+            Some(first) => json!({ "phase": "Running", "podIP": first, "podIPs": listed }),
+            None => json!({ "podIP": null, "podIPs": null }),
+        };
+        let path = format!("{}/status", Self::pod_path(key));
+        self.server.ask_as(
+            "PATCH",
+            &path,
+            "application/merge-patch+json",
+            Some(&json!({ "status": status })),
+        );
+    }
+}
+
+impl Bench for Cluster {
+    fn store(&self) -> Arc<dyn Store> {
+        let network = DescribedNetwork { network: network(), blocks: BlockSource::Nodes };
+        let options = KubernetesOptions {
+            node: node_name("n1"),
+            access: AccessSource {
+                server: Some(self.server.address()),
+                token_file: Some(self.token.clone()),
+                ca_file: Some(self.server.ca()),
+                kubeconfig: None,
+            },
+            networks: vec![network],
+            pods: PodScope::All,
+            namespace: NamespaceName::new("kube-system").unwrap(),
+            patience: Patience::default(),
+        };
+        Arc::new(KubernetesStore::open(options).unwrap())
+    }
+
+    fn write(&self, name: &str, yaml: &str) {
+        let path = self.put(serde_saphyr::from_str(yaml).unwrap());
+        self.written.lock().unwrap().insert(name.to_owned(), path);
+    }
+
+    fn remove(&self, name: &str) {
+        let path = self.written.lock().unwrap().remove(name).unwrap();
+        self.delete(&path);
+    }
+
+    /// The configuration describes networks, and the server makes a few objects by itself.
+    fn is_background(&self, key: &FactKey) -> bool {
+        match key {
+            FactKey::Network(_) => true,
+            FactKey::Namespace(name) => name.as_str() == "default" || name.as_str().starts_with("kube-"),
+            FactKey::Service(key) | FactKey::EndpointSlice(key) => key.to_string() == "default/kubernetes",
+            FactKey::ServiceCidr(name) => name.as_str() == "kubernetes",
+            _ => false,
+        }
+    }
+
+    fn join(&self, node: &NodeName) {
+        self.put(json!({ "kind": "Node", "metadata": { "name": node } }));
+    }
+
+    fn leave(&self, node: &NodeName) {
+        self.delete(&format!("/api/v1/nodes/{node}"));
+        let of_node = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}");
+        for pod in self.server.ask("GET", &of_node, None)["items"].as_array().unwrap() {
+            let text = |field: &str| pod["metadata"][field].as_str().unwrap();
+            self.delete(&Self::pod_path(&ObjectKey::new(text("namespace"), text("name")).unwrap()));
+        }
+    }
+
+    fn run(&self, store: &dyn Store, pod: &PublishedPod) {
+        store.publish(&Published::Pod(pod.clone())).unwrap();
+        let path = Self::pod_path(&pod.key);
+        let there = self.server.try_ask("GET", &path, "", None).filter(|(status, _)| *status == 200);
+        let there = there.map_or(Value::Null, |(_, there)| there);
+        if there["status"]["podIPs"].is_array() {
+            return;
+        }
+        // A pod's containers can't be changed, so it is made anew, with its ports.
+        self.delete(&path);
+        let ports = pod.host_ports.iter().map(|port| {
+            json!({
+                "hostIP": port.host_ip,
+                "hostPort": port.host_port.get(),
+                "containerPort": port.container_port.get(),
+                "protocol": port.protocol.to_string().to_uppercase(),
+            })
+        });
+        self.put(json!({
+            "kind": "Pod",
+            "metadata": {
+                "name": pod.key.name,
+                "namespace": pod.key.namespace,
+                "labels": there["metadata"]["labels"],
+            },
+            "spec": {
+                "nodeName": pod.node,
+                "containers": [{ "name": "main", "image": "none", "ports": ports.collect::<Vec<_>>() }],
+            },
+        }));
+        self.set_addresses(&pod.key, &pod.ips);
+    }
+
+    fn end(&self, store: &dyn Store, pod: &PublishedPod) {
+        let gone = Published::PodGone { node: pod.node.clone(), key: pod.key.clone() };
+        store.publish(&gone).unwrap();
+        let path = Self::pod_path(&pod.key);
+        // What people have described stays; what nobody has is gone with its addresses.
+        match self.written.lock().unwrap().values().any(|written| *written == path) {
+            true => self.set_addresses(&pod.key, &[]),
+            false => self.delete(&path),
+        }
+    }
+}
+
+#[test]
+fn the_kubernetes_store_keeps_the_contract() {
+    let Some(programs) = apiserver::programs("the_kubernetes_store_keeps_the_contract") else { return };
+    contract(|| Cluster::start(&programs));
 }

@@ -61,6 +61,8 @@ pub enum PublishWork {
     Publish(Published),
     /// Get blocks for this node.
     Claim(Box<weft_model::Network>, Vec<weft_model::Cidr>),
+    /// Make known that this node's network is in force.
+    Ready,
 }
 
 /// The threads around the core, as the core sees them.

@@ -24,6 +24,10 @@ impl Core {
         if self.published_node.as_ref() != Some(&node) {
             self.publish(PublishWork::Publish(Published::Node(node.clone())));
             self.published_node = Some(node);
+            if self.conflist_written {
+                // Who removed the node from the store has removed this too.
+                self.publish(PublishWork::Ready);
+            }
         }
     }
 
@@ -155,6 +159,7 @@ impl Core {
             Ok(()) => {
                 tracing::info!("ready: wrote {}", path.display());
                 self.conflist_written = true;
+                self.publish(PublishWork::Ready);
                 self.troubles.remove("conflist");
             }
             Err(error) => {

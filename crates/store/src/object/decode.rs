@@ -75,6 +75,25 @@ impl Reader for Value {
     }
 }
 
+/// JSON text whose fields are read straight into their types: what isn't used is passed over, and never kept.
+struct Json<'a>(&'a str);
+
+impl Reader for Json<'_> {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
+        if let Ok(read) = serde_json::from_str(self.0) {
+            return Ok(read);
+        }
+        let mut from = serde_json::Deserializer::from_str(self.0);
+        serde_path_to_error::deserialize(&mut from)
+            .map_err(|e| ObjectError::at(error::path_of(e.path()), e.inner()))
+    }
+}
+
+/// Decodes one object, which is no list, of a kind that is known, out of JSON text.
+pub(crate) fn decode_text(id: &ObjectId, text: &str, names: &mut Interner) -> Result<Outcome, ObjectError> {
+    decode(id, &Json(text), names)
+}
+
 /// Decodes one object, or each of a list's, out of a JSON tree. `usual` is the kind where the object doesn't say.
 pub fn decode_value(
     value: &Value,

@@ -19,6 +19,7 @@ mod service_cidr;
 mod slice;
 pub mod text;
 
+pub(crate) use decode::decode_text;
 pub use decode::{Decoded, ObjectId, Outcome, UnknownKind, decode_value};
 pub use error::ObjectError;
 pub use intern::Interner;

@@ -10,7 +10,7 @@ use crate::output::print;
 
 pub fn run(args: &ForgetArgs) -> Result<ExitCode> {
     let config = args.config.read()?;
-    open_store(config.store).forget_node(&args.node)?;
+    open_store(&config)?.forget_node(&args.node)?;
     print(&format!("nothing of node {} is left in the store\n", args.node))?;
     Ok(ExitCode::SUCCESS)
 }

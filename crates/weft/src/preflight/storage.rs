@@ -4,9 +4,9 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 use weft_agent::AgentConfig;
-use weft_agent::config::StoreConfig;
+use weft_agent::config::{KubernetesConfig, StoreConfig};
 use weft_model::{Change, Fact, Network};
-use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, Remark};
+use weft_store::{DirectoryOptions, DirectoryStore, Event, KubernetesStore, Notice, Remark};
 
 use super::{Finding, Machine};
 
@@ -23,8 +23,10 @@ pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, 
         );
         return (vec![finding], vec![Network::ordinary()]);
     };
-    let StoreConfig::Directory(folder) = &config.store;
-    let (mut findings, mut networks) = read(&machine.path(folder));
+    let (mut findings, mut networks) = match &config.store {
+        StoreConfig::Directory(folder) => read(&machine.path(folder)),
+        StoreConfig::Kubernetes(kubernetes) => ask(config, kubernetes),
+    };
     if networks.is_empty() {
         networks.push(Network::ordinary());
     }
@@ -36,6 +38,28 @@ pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, 
         findings.extend(writable(&machine.path(folder), name));
     }
     (findings, networks)
+}
+
+/// Asks the API server for this node, and for no more.
+fn ask(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Finding>, Vec<Network>) {
+    let failed = |reason: String| {
+        let mend = "mend store.kubernetes: kubeconfig, server, tokenFile, caFile; or node";
+        Finding::missing("store", reason, mend)
+    };
+    let options = match config.node_name() {
+        Ok(node) => kubernetes.options(node, config.pods()).map_err(|(field, r)| format!("{field}: {r}")),
+        Err(error) => Err(error.to_string()),
+    };
+    let options = match options {
+        Ok(options) => options,
+        Err(reason) => return (vec![failed(reason)], Vec::new()),
+    };
+    let networks = options.networks.iter().map(|described| described.network.clone()).collect();
+    let finding = match KubernetesStore::open(options).and_then(|store| store.look()) {
+        Ok(server) => Finding::ok("store", format!("{server} answers, and knows this node")),
+        Err(error) => failed(error.to_string()),
+    };
+    (vec![finding], networks)
 }
 
 /// Reads the store as an agent would at its start.

@@ -1,0 +1,132 @@
+//! From what the followers tell to the events of one watch: pure.
+//!
+//! What always holds: `Synced` comes when every kind is complete and none is in trouble. Trouble that passes soon is not
+//! told, once there has been a first snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::follow::{Told, Trouble};
+use super::kind::Kind;
+use crate::store::Event;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    /// How long trouble may last before it is told.
+    grace: Duration,
+    complete: BTreeSet<Kind>,
+    failing: BTreeMap<Kind, Trouble>,
+    has_synced: bool,
+    /// Since when, and why, as was told.
+    stale: Option<(SystemTime, String)>,
+}
+
+impl Assembly {
+    pub fn new(grace: Duration) -> Self {
+        Self { grace, complete: BTreeSet::new(), failing: BTreeMap::new(), has_synced: false, stale: None }
+    }
+
+    /// Takes what a follower tells.
+    pub fn take(&mut self, told: Told, now: Instant) -> Vec<Event> {
+        let mut events = Vec::new();
+        match told {
+            Told::News(news) => {
+                if !news.changes.is_empty() {
+                    events.push(Event::Changes(news.changes));
+                }
+                events.extend(news.notices.into_iter().map(Event::Notice));
+            }
+            Told::Complete(kind) => {
+                self.complete.insert(kind);
+            }
+            Told::Failing(kind, trouble) => {
+                self.failing.insert(kind, trouble);
+            }
+            Told::Well(kind) => {
+                self.failing.remove(&kind);
+            }
+        }
+        events.extend(self.tick(now));
+        events
+    }
+
+    /// What time alone has brought.
+    pub fn tick(&mut self, now: Instant) -> Option<Event> {
+        if self.failing.is_empty() {
+            let is_new = !self.has_synced || self.stale.is_some();
+            let is_complete = self.complete.len() == Kind::ALL.len();
+            return (is_new && is_complete).then(|| {
+                self.has_synced = true;
+                self.stale = None;
+                Event::Synced
+            });
+        }
+        let first = self.failing.values().min_by_key(|trouble| trouble.began)?;
+        let is_due = !self.has_synced || self.stale.is_some() || first.began + self.grace <= now;
+        let stale = (first.since, first.reason.clone());
+        if !is_due || self.stale.as_ref() == Some(&stale) {
+            return None;
+        }
+        self.stale = Some(stale.clone());
+        Some(Event::Stale { since: stale.0, reason: stale.1 })
+    }
+
+    /// When to look next, where nobody tells anything.
+    pub fn due(&self) -> Option<Instant> {
+        if self.stale.is_some() {
+            return None;
+        }
+        self.failing.values().map(|trouble| trouble.began + self.grace).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble(began: Instant, reason: &str) -> Trouble {
+        Trouble { since: SystemTime::UNIX_EPOCH, began, reason: reason.into() }
+    }
+
+    fn words(events: impl IntoIterator<Item = Event>) -> String {
+        let word = |event| match event {
+            Event::Synced => "synced".to_owned(),
+            Event::Stale { reason, .. } => format!("stale: {reason}"),
+            other => format!("{other:?}"),
+        };
+        events.into_iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn short_trouble_is_not_told_and_long_trouble_ends_with_synced() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut assembly = Assembly::new(Duration::from_secs(5));
+        // Before the first snapshot everybody wants to know at once.
+        let told = assembly.take(Told::Failing(Kind::Node, trouble(start, "no route")), start);
+        assert_eq!(words(told), "stale: no route");
+        assert_eq!(words(assembly.take(Told::Well(Kind::Node), start)), "");
+        for kind in &Kind::ALL[1..] {
+            assert_eq!(words(assembly.take(Told::Complete(*kind), start)), "");
+        }
+        assert_eq!(words(assembly.take(Told::Complete(Kind::Node), start)), "synced");
+        assert_eq!(words(assembly.take(Told::Complete(Kind::Node), start)), "");
+
+        let failing = |kind, at: u64| Told::Failing(kind, trouble(after(at), "gone"));
+        assert_eq!(words(assembly.take(failing(Kind::Pod, 10), after(10))), "");
+        assert_eq!(assembly.due(), Some(after(15)));
+        assert_eq!(words(assembly.take(Told::Well(Kind::Pod), after(11))), "");
+        assert_eq!(assembly.due(), None);
+
+        assert_eq!(words(assembly.take(failing(Kind::Pod, 20), after(20))), "");
+        assert_eq!(words(assembly.take(failing(Kind::Node, 21), after(21))), "");
+        assert_eq!(words(assembly.tick(after(25))), "stale: gone");
+        assert_eq!(words(assembly.tick(after(26))), "");
+        // Not before the last of them is well.
+        assert_eq!(words(assembly.take(Told::Well(Kind::Pod), after(27))), "");
+        assert_eq!(words(assembly.take(Told::Well(Kind::Node), after(28))), "synced");
+    }
+}

@@ -1,0 +1,346 @@
+//! Requests to the API server: one connection for all where it speaks HTTP/2, else one for each.
+//!
+//! What always holds: every wait has an end. A connection that is silent is asked whether it lives, and given up when it
+//! doesn't answer. What the server says against a request arrives as [`Failure`], with its reason.
+//!
+//! What is absent: what a request means, and when to try again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::access::{Access, AccessSource, Token};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long the head of an answer may take. A busy server holds requests back for up to a minute (API priority and
+/// fairness).
+const HEAD: Duration = Duration::from_secs(75);
+
+/// Silence after which a connection is asked whether it lives, and how long it has to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(15));
+
+/// Bytes of an answer that is read as a whole: a page of a list is the largest.
+const WHOLE: usize = 256 << 20;
+
+/// Bytes that a stream, and all together, may have sent before they are read.
+const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
+
+const JSON: &str = "application/json";
+
+/// Why a request has come to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    /// It could not be sent, or the answer broke off.
+    #[error("{0}")]
+    Lost(String),
+    /// The server said no.
+    #[error("{}", refusal(*.status, .message))]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The server's own words.
+        message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// What came is not what was asked for.
+    #[error("the server's answer makes no sense: {0}; is this a Kubernetes API server?")]
+    Garbled(String),
+}
+
+impl Failure {
+    /// True where the server gave this status.
+    pub fn is(&self, wanted: StatusCode) -> bool {
+        matches!(self, Failure::Refused { status, .. } if *status == wanted.as_u16())
+    }
+}
+
+fn refusal(status: u16, message: &str) -> String {
+    let mend = match status {
+        401 => "; the credentials are not, or no longer, valid: renew them",
+        403 => "; give Weft's account the rights that docs/interfaces/cluster-state.md lists",
+        429 => "; it is busy, and will be asked again",
+        _ => "",
+    };
+    format!("the server refuses ({status}): {message}{mend}")
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// What form the answer shall have.
+    pub accept: &'static str,
+    /// What form the body has.
+    pub content_type: &'static str,
+    pub body: Bytes,
+}
+
+impl Ask {
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::with(Method::GET, path, "", String::new())
+    }
+
+    pub fn with(
+        method: Method,
+        path: impl Into<String>,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Self {
+        Self { method, path: path.into(), accept: JSON, content_type, body: body.into() }
+    }
+}
+
+type Sender2 = http2::SendRequest<Full<Bytes>>;
+
+/// A connection that can take a request, and as whom.
+enum Line {
+    Shared(Sender2),
+    Single(http1::SendRequest<Full<Bytes>>),
+}
+
+/// The connection that requests share.
+struct Shared {
+    sender: Sender2,
+    server: Uri,
+    token: Token,
+}
+
+/// See the module.
+pub(super) struct Client {
+    source: AccessSource,
+    shared: Mutex<Option<Shared>>,
+}
+
+impl Client {
+    pub fn new(source: AccessSource) -> Self {
+        Self { source, shared: Mutex::new(None) }
+    }
+
+    /// Sends a request, and returns the answer as soon as its head is there.
+    pub async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, Failure> {
+        let (line, server, token) = self.line().await?;
+        let token = token.read().map_err(|error| Failure::Lost(error.to_string()))?;
+        let request = request(ask, &server, token.as_deref(), &line)?;
+        let sent = async {
+            match line {
+                Line::Shared(mut sender) => sender.send_request(request).await,
+                Line::Single(mut sender) => sender.send_request(request).await,
+            }
+        };
+        let response = match timeout(HEAD, sent).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                self.hang_up().await;
+                return Err(Failure::Lost(format!("{server}: {}", chain(&error))));
+            }
+            Err(_) => return Err(Failure::Lost(format!("{server}: no answer in {} s", HEAD.as_secs()))),
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        if response.status() == StatusCode::UNAUTHORIZED {
+            // A certificate belongs to its connection: the next one has the certificate that is valid now.
+            self.hang_up().await;
+        }
+        Err(refused(response).await)
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub async fn whole(&self, ask: &Ask) -> Result<Bytes, Failure> {
+        let response = self.send(ask).await?;
+        let body = Limited::new(response.into_body(), WHOLE).collect();
+        match timeout(HEAD, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) => Err(Failure::Lost(format!("the answer broke off: {error}"))),
+            Err(_) => Err(Failure::Lost("the answer broke off: it takes too long".into())),
+        }
+    }
+
+    /// Gives the shared connection up: the next request makes a new one.
+    async fn hang_up(&self) {
+        *self.shared.lock().await = None;
+    }
+
+    async fn line(&self) -> Result<(Line, Uri, Token), Failure> {
+        let mut shared = self.shared.lock().await;
+        if let Some(shared) = shared.as_ref().filter(|shared| !shared.sender.is_closed()) {
+            return Ok((Line::Shared(shared.sender.clone()), shared.server.clone(), shared.token.clone()));
+        }
+        *shared = None;
+        let access = self.source.load().map_err(|error| Failure::Lost(error.to_string()))?;
+        let (server, token) = (access.server.clone(), access.token.clone());
+        let failed = |reason: String| Failure::Lost(format!("cannot reach {server}: {reason}"));
+        let line = match timeout(CONNECT, connect(access)).await {
+            Ok(line) => line.map_err(failed)?,
+            Err(_) => return Err(failed(format!("no connection in {} s", CONNECT.as_secs()))),
+        };
+        if let Line::Shared(sender) = &line {
+            let (sender, server, token) = (sender.clone(), server.clone(), token.clone());
+            *shared = Some(Shared { sender, server, token });
+        }
+        Ok((line, server, token))
+    }
+}
+
+async fn connect(access: Access) -> Result<Line, String> {
+    let host = access.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let is_tls = access.server.scheme_str() == Some("https");
+    let port = access.server.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
+    let _ = stream.set_nodelay(true);
+    if !is_tls {
+        return single(stream).await;
+    }
+    let name = access.tls_name.clone().unwrap_or(host);
+    let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
+    let connector = TlsConnector::from(Arc::new(tls(access)?));
+    let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(WINDOWS.0)
+                .initial_connection_window_size(WINDOWS.1)
+                .keep_alive_interval(PING.0)
+                .keep_alive_timeout(PING.1)
+                .keep_alive_while_idle(true);
+            let (sender, connection) =
+                builder.handshake(TokioIo::new(stream)).await.map_err(|e| chain(&e))?;
+            // Its end is seen by whoever uses it.
+            tokio::spawn(async move { drop(connection.await) });
+            Ok(Line::Shared(sender))
+        }
+        _ => single(stream).await,
+    }
+}
+
+async fn single(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Line, String> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| chain(&e))?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(Line::Single(sender))
+}
+
+fn tls(access: Access) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    for root in access.roots {
+        roots.add(root).map_err(|e| format!("a CA certificate can't be used: {e}"))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match access.identity {
+        Some((certificates, key)) => builder
+            .with_client_auth_cert(certificates, key)
+            .map_err(|e| format!("the client certificate can't be used: {e}"))?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn request(
+    ask: &Ask,
+    server: &Uri,
+    token: Option<&str>,
+    line: &Line,
+) -> Result<Request<Full<Bytes>>, Failure> {
+    let base = server.path().trim_end_matches('/');
+    let authority = server.authority().map_or("", |a| a.as_str());
+    let scheme = server.scheme_str().unwrap_or("https");
+    let uri = match line {
+        Line::Shared(_) => format!("{scheme}://{authority}{base}{}", ask.path),
+        Line::Single(_) => format!("{base}{}", ask.path),
+    };
+    let mut request = Request::builder().method(&ask.method).uri(uri).header(ACCEPT, ask.accept);
+    request = request.header(USER_AGENT, concat!("weft/", env!("CARGO_PKG_VERSION")));
+    if matches!(line, Line::Single(_)) {
+        request = request.header(HOST, authority);
+    }
+    if !ask.content_type.is_empty() {
+        request = request.header(CONTENT_TYPE, ask.content_type);
+    }
+    if let Some(token) = token {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| Failure::Lost("the token holds what no header may hold".into()))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(Full::new(ask.body.clone())).map_err(|error| Failure::Garbled(error.to_string()))
+}
+
+/// An answer that is a `Status`, as the API server says no with (`k8s.io/apimachinery`, `metav1.Status`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    message: String,
+    reason: String,
+    code: u16,
+    details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Details {
+    retry_after_seconds: u64,
+}
+
+impl Status {
+    /// What it says, as if it had come instead of the answer.
+    pub fn failure(self) -> Failure {
+        let seconds = self.details.unwrap_or_default().retry_after_seconds;
+        let retry_after = (seconds > 0).then(|| Duration::from_secs(seconds));
+        let message = if self.message.is_empty() { self.reason } else { self.message };
+        Failure::Refused { status: self.code, message, retry_after }
+    }
+}
+
+async fn refused(response: Response<Incoming>) -> Failure {
+    const LIMIT: usize = 64 << 10;
+    let status = response.status().as_u16();
+    let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let body = timeout(CONNECT, Limited::new(response.into_body(), LIMIT).collect()).await;
+    let bytes = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
+    let said = serde_json::from_slice::<Status>(&bytes).ok().map(|status| status.message);
+    let message = match said.filter(|message| !message.is_empty()) {
+        Some(message) => message,
+        None => String::from_utf8_lossy(&bytes).chars().take(200).collect::<String>().trim().to_owned(),
+    };
+    Failure::Refused { status, message, retry_after }
+}
+
+/// An error with what it was caused by: hyper's own says little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}

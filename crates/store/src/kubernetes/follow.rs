@@ -1,0 +1,419 @@
+//! Follows one kind: a list, then a watch from where it ended, again and again.
+//!
+//! What always holds: an outage takes nothing away. A watch that has said nothing for long, not even that there is nothing
+//! to say, is not believed: the server may have lost its place (kubernetes#107457), so a list follows. Whatever a
+//! server's answer is, the next request waits a little longer than the one before, until one goes well.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, sleep, timeout};
+use weft_model::NodeName;
+
+use super::backoff::Backoff;
+use super::client::{Ask, Client, Failure};
+use super::kind::Kind;
+use super::lines::{Line, Lines};
+use super::mirror::{Heard, Mirror, News};
+use super::{Patience, PodScope};
+
+/// Changes delivered together at most.
+const CHUNK: usize = 1024;
+
+/// Bytes of one object. The server takes no more than 3 MiB for one.
+const LARGEST: usize = 16 << 20;
+
+/// Objects on a page of a list.
+const PAGE: usize = 500;
+
+/// Why things go wrong, and since when.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Trouble {
+    pub since: SystemTime,
+    pub began: Instant,
+    pub reason: String,
+}
+
+/// What a follower tells.
+#[derive(Debug, PartialEq)]
+pub(super) enum Told {
+    News(News),
+    /// All that the server holds of the kind has been told.
+    Complete(Kind),
+    /// The kind can't be followed.
+    Failing(Kind, Trouble),
+    /// It can again, and what was missed has been told.
+    Well(Kind),
+}
+
+/// How lists are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    /// As the beginning of a watch.
+    Streamed,
+    /// In pages, by servers that don't stream.
+    Paged,
+}
+
+/// Nobody listens any more.
+struct Gone;
+
+/// Why a round is over.
+enum End {
+    /// The server ended the watch in good order.
+    Finished,
+    /// The list is there, and the watch can begin.
+    Listed,
+    /// The place in the history is lost, or not to be trusted.
+    Lost,
+    /// The server doesn't stream lists.
+    NoStream,
+    Failed(Failure),
+    Gone,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        if failure.is(StatusCode::GONE) { End::Lost } else { End::Failed(failure) }
+    }
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        End::Gone
+    }
+}
+
+/// See the module.
+pub(super) struct Follower {
+    kind: Kind,
+    client: Arc<Client>,
+    selection: String,
+    patience: Patience,
+    mirror: Mirror,
+    listing: Listing,
+    /// The version from which a watch goes on; `None` where a list has to come first.
+    place: Option<String>,
+    trouble: Option<Trouble>,
+    backoff: Backoff,
+    out: Sender<Told>,
+}
+
+impl Follower {
+    pub fn new(
+        kind: Kind,
+        client: Arc<Client>,
+        node: &NodeName,
+        scope: PodScope,
+        patience: Patience,
+        out: Sender<Told>,
+    ) -> Self {
+        Self {
+            kind,
+            client,
+            selection: kind.selection(node, scope),
+            patience,
+            mirror: Mirror::new(kind, node.clone()),
+            listing: Listing::Streamed,
+            place: None,
+            trouble: None,
+            backoff: Backoff::new(patience.first_pause, patience.longest_pause),
+            out,
+        }
+    }
+
+    /// Follows until nobody listens.
+    pub async fn run(mut self) {
+        loop {
+            let began = Instant::now();
+            let end = match (self.place.clone(), self.listing) {
+                (Some(place), _) => self.watch(&place).await,
+                (None, Listing::Streamed) => self.stream().await,
+                (None, Listing::Paged) => self.pages().await,
+            };
+            let pause = match end {
+                End::Gone => return,
+                End::Listed => continue,
+                End::NoStream => {
+                    self.listing = Listing::Paged;
+                    continue;
+                }
+                End::Lost => {
+                    self.place = None;
+                    self.backoff.next(None)
+                }
+                End::Finished if began.elapsed() > self.patience.longest_pause => continue,
+                // A server that ends every watch at once must not be asked without pause.
+                End::Finished => self.backoff.next(None),
+                End::Failed(failure) => match self.fail(failure).await {
+                    Ok(pause) => pause,
+                    Err(Gone) => return,
+                },
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.out.closed() => return,
+            }
+        }
+    }
+
+    /// Says what went wrong; returns how long to wait.
+    async fn fail(&mut self, failure: Failure) -> Result<Duration, Gone> {
+        if self.kind.is_optional() && failure.is(StatusCode::NOT_FOUND) {
+            // The server doesn't know the kind: so there are none. It may be upgraded.
+            self.mirror.begin_list();
+            self.place = None;
+            self.list_is_complete().await?;
+            return Ok(self.patience.silence);
+        }
+        let asked = match &failure {
+            Failure::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        let reason = format!("{}: {failure}", self.kind.resource());
+        let (since, began) = match &self.trouble {
+            Some(trouble) => (trouble.since, trouble.began),
+            None => (SystemTime::now(), Instant::now()),
+        };
+        let trouble = Trouble { since, began, reason };
+        if self.trouble.as_ref() != Some(&trouble) {
+            self.trouble = Some(trouble.clone());
+            self.tell(Told::Failing(self.kind, trouble)).await?;
+        }
+        Ok(self.backoff.next(asked))
+    }
+
+    async fn tell(&self, told: Told) -> Result<(), Gone> {
+        self.out.send(told).await.map_err(|_| Gone)
+    }
+
+    async fn tell_news(&self, news: &mut News) -> Result<(), Gone> {
+        if news.is_empty() { Ok(()) } else { self.tell(Told::News(std::mem::take(news))).await }
+    }
+
+    /// All went well up to now.
+    async fn be_well(&mut self) -> Result<(), Gone> {
+        self.backoff.reset();
+        if self.trouble.take().is_some() {
+            self.tell(Told::Well(self.kind)).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_is_complete(&mut self) -> Result<(), Gone> {
+        let mut news = News::default();
+        self.mirror.end_list(&mut news);
+        self.tell_news(&mut news).await?;
+        self.be_well().await?;
+        self.tell(Told::Complete(self.kind)).await
+    }
+
+    /// A watch that lasts between one and two times the shortest: all nodes at once would be a storm.
+    fn watch_path(&self, rest: &str) -> String {
+        let seconds = self.patience.watch.as_secs_f64() * (1.0 + fastrand::f64());
+        let (path, selection) = (self.kind.path(), &self.selection);
+        format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}{selection}{rest}")
+    }
+
+    async fn open(&self, path: String) -> Result<Incoming, Failure> {
+        let mut ask = Ask::get(path);
+        ask.accept = self.kind.accept();
+        Ok(self.client.send(&ask).await?.into_body())
+    }
+
+    /// A list that goes on as a watch (Kubernetes' "streaming lists").
+    async fn stream(&mut self) -> End {
+        self.mirror.begin_list();
+        let path = self.watch_path("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
+        let body = match self.open(path).await {
+            Ok(body) => body,
+            // Older servers, and those where it is turned off, say that the question is invalid.
+            Err(failure)
+                if failure.is(StatusCode::BAD_REQUEST) || failure.is(StatusCode::UNPROCESSABLE_ENTITY) =>
+            {
+                return End::NoStream;
+            }
+            Err(failure) => return failure.into(),
+        };
+        self.read(body).await
+    }
+
+    /// A list in pages.
+    async fn pages(&mut self) -> End {
+        self.mirror.begin_list();
+        let mut next = String::new();
+        loop {
+            let rest = if next.is_empty() { String::new() } else { format!("&continue={}", escaped(&next)) };
+            let path = format!("{}?limit={PAGE}{}{rest}", self.kind.path(), self.selection);
+            let mut ask = Ask::get(path);
+            ask.accept = self.kind.accept_list();
+            let page = match self.client.whole(&ask).await {
+                Ok(page) => page,
+                Err(failure) => return failure.into(),
+            };
+            let mut news = News::default();
+            let (version, more) = match self.mirror.take_page(&page, &mut news) {
+                Ok(taken) => taken,
+                Err(failure) => return failure.into(),
+            };
+            if self.tell_news(&mut news).await.is_err() {
+                return End::Gone;
+            }
+            if more.is_empty() {
+                self.place = Some(version);
+                return match self.list_is_complete().await {
+                    Ok(()) => End::Listed,
+                    Err(Gone) => End::Gone,
+                };
+            }
+            next = more;
+        }
+    }
+
+    /// A watch from a version on.
+    async fn watch(&mut self, place: &str) -> End {
+        let path = self.watch_path(&format!("&resourceVersion={}", escaped(place)));
+        match self.open(path).await {
+            Ok(body) => self.read(body).await,
+            Err(failure) => failure.into(),
+        }
+    }
+
+    /// Reads a watch to its end.
+    async fn read(&mut self, body: Incoming) -> End {
+        let mut lines = Lines::new(body, LARGEST);
+        let mut news = News::default();
+        let mut has_spoken = false;
+        loop {
+            let is_listing = self.place.is_none();
+            let is_catching_up = !is_listing && self.trouble.is_some();
+            let patience = match (is_catching_up, is_listing) {
+                (true, _) => self.patience.quiet,
+                (_, true) => self.patience.stalled_list,
+                _ => self.patience.silence,
+            };
+            let mut heard = Ok(None);
+            let (mirror, each) = (&mut self.mirror, &mut news);
+            let more = timeout(patience, lines.more(|line| take(mirror, line, each, &mut heard))).await;
+            let Ok(more) = more else {
+                if is_catching_up {
+                    // What came to pass meanwhile has been sent: a server sends it at once.
+                    if self.be_well().await.is_err() {
+                        return End::Gone;
+                    }
+                    continue;
+                }
+                return if is_listing { self.stalled(has_spoken) } else { End::Lost };
+            };
+            // What came before something went wrong is true all the same.
+            if !news.is_empty() {
+                has_spoken = true;
+                if let Err(Gone) = self.tell_in_chunks(&mut news).await {
+                    return End::Gone;
+                }
+            }
+            match heard {
+                Err(failure) => return failure.into(),
+                Ok(Some(heard)) => {
+                    has_spoken = true;
+                    if let Err(end) = self.note(heard).await {
+                        return end;
+                    }
+                }
+                Ok(None) => {}
+            }
+            match more {
+                Ok(true) => {}
+                Ok(false) if self.place.is_none() => {
+                    return Failure::Lost("the server ended a list before its end".into()).into();
+                }
+                Ok(false) => return End::Finished,
+                Err(failure) => return failure.into(),
+            }
+        }
+    }
+
+    /// A streamed list doesn't go on: a server that has no idea of them sends what there is, and never an end.
+    fn stalled(&self, has_spoken: bool) -> End {
+        match has_spoken {
+            true => End::NoStream,
+            false => Failure::Lost("the server doesn't begin the list that it has promised".into()).into(),
+        }
+    }
+
+    async fn tell_in_chunks(&self, news: &mut News) -> Result<(), Gone> {
+        while news.changes.len() > CHUNK {
+            let rest = news.changes.split_off(CHUNK);
+            let chunk = std::mem::replace(&mut news.changes, rest);
+            self.tell(Told::News(News { changes: chunk, notices: Vec::new() })).await?;
+        }
+        self.tell_news(news).await
+    }
+
+    async fn note(&mut self, heard: Heard) -> Result<(), End> {
+        match heard {
+            Heard::ListEnds(version) => {
+                self.place = Some(version);
+                self.list_is_complete().await?;
+            }
+            Heard::Bookmark(version) => {
+                if self.place.is_some() {
+                    self.move_to(version)?;
+                    self.be_well().await?;
+                }
+            }
+            Heard::Object(version) if !version.is_empty() && self.place.is_some() => self.move_to(version)?,
+            Heard::Object(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Notes the place from which the next watch goes on.
+    fn move_to(&mut self, version: String) -> Result<(), End> {
+        // Versions are numbers that grow (KEP-5504); where they fall, the server has gone back in time.
+        let number = |text: &str| text.parse::<u64>().ok();
+        if let (Some(old), Some(new)) = (self.place.as_deref().and_then(number), number(&version))
+            && new < old
+        {
+            return Err(End::Lost);
+        }
+        self.place = Some(version);
+        Ok(())
+    }
+}
+
+/// Takes one line: of several that come together the last place counts, and the first failure.
+fn take(mirror: &mut Mirror, line: Line<'_>, news: &mut News, heard: &mut Result<Option<Heard>, Failure>) {
+    if heard.is_err() {
+        return;
+    }
+    let taken = match line {
+        Line::Text(text) => mirror.take_line(text, news),
+        Line::TooLong => {
+            mirror.take_too_long(LARGEST, news);
+            return;
+        }
+    };
+    match taken {
+        // The end of a list must not be missed for what follows it at once.
+        Ok(Heard::Object(_) | Heard::Bookmark(_)) if matches!(heard, Ok(Some(Heard::ListEnds(_)))) => {}
+        Ok(said) => *heard = Ok(Some(said)),
+        Err(failure) => *heard = Err(failure),
+    }
+}
+
+/// A value in a query, percent-encoded (RFC 3986 §2.1).
+fn escaped(value: &str) -> String {
+    value.bytes().fold(String::new(), |mut text, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+        text
+    })
+}

@@ -1,0 +1,251 @@
+//! What has been told of one kind, and what a list or a change adds to it: pure.
+//!
+//! What always holds: what a full list doesn't hold is told as removed, and nothing else is. An object that can't be read
+//! keeps the fact that it was, and a list in which something could not even be named removes nothing.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use weft_model::{Change, FactKey, NodeName};
+
+use super::client::{Failure, Status};
+use super::kind::{Kind, pruned};
+use crate::object::{Interner, Outcome, decode_text};
+use crate::store::{Notice, Remark};
+
+/// A line of a watch.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// What is read of every object before it is known to be of use.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Head {
+    metadata: HeadMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct HeadMeta {
+    name: String,
+    namespace: String,
+    resource_version: String,
+    annotations: Option<Ends>,
+}
+
+/// Of all annotations, the one of the bookmark that ends the first part of a streamed list.
+#[derive(Default, Deserialize)]
+struct Ends {
+    #[serde(default, rename = "k8s.io/initial-events-end")]
+    list_ends: Option<String>,
+}
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: PageMeta,
+    #[serde(default, borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PageMeta {
+    resource_version: String,
+    r#continue: String,
+}
+
+/// What a line of a watch was.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// An object, with the version of the whole after it; empty while a list lasts.
+    Object(String),
+    /// Only a version.
+    Bookmark(String),
+    /// The list is complete, as of this version.
+    ListEnds(String),
+}
+
+/// What there is to tell.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct News {
+    pub changes: Vec<Change>,
+    pub notices: Vec<Notice>,
+}
+
+impl News {
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.notices.is_empty()
+    }
+}
+
+/// See the module.
+pub(super) struct Mirror {
+    kind: Kind,
+    node: NodeName,
+    names: Interner,
+    /// What was told and not taken back, and the list that held it last.
+    known: FxHashMap<FactKey, u32>,
+    list: u32,
+    is_listing: bool,
+    /// The list that is under way holds something that can't be named.
+    is_doubtful: bool,
+    /// Objects that can't be read: what the notice is about, and the list that held it last.
+    broken: BTreeMap<FactKey, (String, u32)>,
+}
+
+impl Mirror {
+    pub fn new(kind: Kind, node: NodeName) -> Self {
+        Self {
+            kind,
+            node,
+            names: Interner::default(),
+            known: FxHashMap::default(),
+            list: 0,
+            is_listing: false,
+            is_doubtful: false,
+            broken: BTreeMap::new(),
+        }
+    }
+
+    /// A full list begins.
+    pub fn begin_list(&mut self) {
+        self.list += 1;
+        self.is_listing = true;
+        self.is_doubtful = false;
+    }
+
+    /// It ends: what it didn't hold is gone.
+    pub fn end_list(&mut self, news: &mut News) {
+        self.is_listing = false;
+        let (list, is_doubtful) = (self.list, self.is_doubtful);
+        let mut gone = Vec::new();
+        if !is_doubtful {
+            self.known.retain(|key, seen| {
+                let stays = *seen == list;
+                if !stays {
+                    gone.push(key.clone());
+                }
+                stays
+            });
+        }
+        // The order of a hash table is nobody's business.
+        gone.sort();
+        news.changes.extend(gone.into_iter().map(Change::Remove));
+        let mended = self.broken.extract_if(.., |_, (_, seen)| *seen != list && !is_doubtful);
+        news.notices.extend(mended.map(|(_, (about, _))| Notice { about, text: None }));
+    }
+
+    /// Takes a line of a watch.
+    pub fn take_line(&mut self, line: &[u8], news: &mut News) -> Result<Heard, Failure> {
+        let garbled = |error: serde_json::Error| Failure::Garbled(format!("a line of the watch: {error}"));
+        let envelope: Envelope<'_> = serde_json::from_slice(line).map_err(garbled)?;
+        let object = envelope.object.get();
+        match &*envelope.r#type {
+            "ADDED" | "MODIFIED" => {
+                self.take_object(object, news);
+                let version = if self.is_listing { String::new() } else { head(object).resource_version };
+                Ok(Heard::Object(version))
+            }
+            "DELETED" => {
+                let head = head(object);
+                match self.kind.key(&head.namespace, &head.name) {
+                    Some(key) => self.remove(&key, news),
+                    None => return Err(Failure::Garbled("a deletion names no object".into())),
+                }
+                Ok(Heard::Object(head.resource_version))
+            }
+            "BOOKMARK" => {
+                let head = head(object);
+                let ends = head.annotations.and_then(|a| a.list_ends).is_some_and(|text| text == "true");
+                match ends && self.is_listing {
+                    true => Ok(Heard::ListEnds(head.resource_version)),
+                    false => Ok(Heard::Bookmark(head.resource_version)),
+                }
+            }
+            "ERROR" => Err(serde_json::from_str::<Status>(object).unwrap_or_default().failure()),
+            other => Err(Failure::Garbled(format!("a line of the watch has the type {other:?}"))),
+        }
+    }
+
+    /// Takes a page of a list; returns the list's version, and what the next page begins with, empty for none.
+    pub fn take_page(&mut self, text: &[u8], news: &mut News) -> Result<(String, String), Failure> {
+        let page: Page<'_> = serde_json::from_slice(text)
+            .map_err(|error| Failure::Garbled(format!("a list of {}: {error}", self.kind.resource())))?;
+        for item in page.items.into_iter().flatten() {
+            self.take_object(item.get(), news);
+        }
+        Ok((page.metadata.resource_version, page.metadata.r#continue))
+    }
+
+    /// A line was too long to be read.
+    pub fn take_too_long(&mut self, limit: usize, news: &mut News) {
+        self.is_doubtful = true;
+        let text = format!(
+            "one of them has more than {} MiB and is passed over; what was in force of it stays. Make it smaller",
+            limit >> 20
+        );
+        news.notices.push(Notice {
+            about: format!("kind {}", self.kind.id().kind),
+            text: Some(Remark::Warning(text)),
+        });
+    }
+
+    fn take_object(&mut self, text: &str, news: &mut News) {
+        match decode_text(&self.kind.id(), text, &mut self.names) {
+            Ok(Outcome::Facts(facts)) => {
+                for decoded in facts {
+                    let key = decoded.fact.key();
+                    self.mend(&key, news);
+                    self.known.insert(key, self.list);
+                    news.changes.push(Change::set(pruned(decoded.fact, &self.node)));
+                }
+            }
+            Ok(Outcome::Unknown(_)) => {}
+            Err(error) => self.set_broken(text, error.to_string(), news),
+        }
+    }
+
+    fn set_broken(&mut self, text: &str, reason: String, news: &mut News) {
+        let head = head(text);
+        let Some(key) = self.kind.key(&head.namespace, &head.name) else {
+            self.is_doubtful = true;
+            let about = format!("kind {}", self.kind.id().kind);
+            news.notices.push(Notice { about, text: Some(Remark::Warning(reason)) });
+            return;
+        };
+        if let Some(seen) = self.known.get_mut(&key) {
+            *seen = self.list;
+        }
+        let about = key.to_string();
+        let text = format!("{reason}. What was in force of it stays; mend the object");
+        news.notices.push(Notice { about: about.clone(), text: Some(Remark::Warning(text)) });
+        self.broken.insert(key, (about, self.list));
+    }
+
+    fn mend(&mut self, key: &FactKey, news: &mut News) {
+        if let Some((about, _)) = self.broken.remove(key) {
+            news.notices.push(Notice { about, text: None });
+        }
+    }
+
+    fn remove(&mut self, key: &FactKey, news: &mut News) {
+        self.mend(key, news);
+        if self.known.remove(key).is_some() {
+            news.changes.push(Change::Remove(key.clone()));
+        }
+    }
+}
+
+fn head(text: &str) -> HeadMeta {
+    serde_json::from_str::<Head>(text).unwrap_or_default().metadata
+}

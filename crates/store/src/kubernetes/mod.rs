@@ -1,0 +1,299 @@
+//! The Kubernetes store: a cluster's own API server.
+//!
+//! Facts are the objects that it serves, pruned as they arrive; the networks are described by the configuration. A node
+//! writes annotations and one condition on its own Node object, and, where no controller gives out pod CIDRs, a Lease for
+//! each block that it claims. A pod's addresses are published by its kubelet, so Weft doesn't.
+//!
+//! What always holds: an outage of the server takes nothing away. Nothing but this node's own objects and Weft's own
+//! Leases is ever written. `docs/interfaces/cluster-state.md` is the long form, with the rights that are asked for.
+
+mod access;
+mod assembly;
+mod backoff;
+mod claim;
+mod client;
+mod follow;
+mod kind;
+mod lines;
+mod mirror;
+mod networks;
+mod publish;
+
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use weft_model::{Change, Cidr, Fact, NamespaceName, Network, NodeName};
+
+use self::assembly::Assembly;
+use self::claim::Claims;
+use self::client::{Client, Failure};
+use self::follow::Follower;
+use self::kind::Kind;
+use crate::store::{Claim, Event, Published, Store, StoreError};
+
+pub use self::access::{AccessError, AccessSource};
+pub use self::networks::{BlockSource, DescribedNetwork};
+
+/// Which pods a node follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodScope {
+    /// Those that are bound to it.
+    Own,
+    /// All that have a node and haven't ended; of others' only addresses, labels and state are kept.
+    All,
+}
+
+/// How long to wait, for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// The pause after the first failure; each one is twice the one before.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// How long trouble lasts before the store says that it is stale.
+    pub grace: Duration,
+    /// Silence after which a watch is no longer believed; a server sends a bookmark about every minute.
+    pub silence: Duration,
+    /// Silence after which a streamed list is given up.
+    pub stalled_list: Duration,
+    /// Silence after which a watch that goes on is taken to have sent what was missed.
+    pub quiet: Duration,
+    /// How long a watch lasts at least, as the server is asked; at most twice as long.
+    pub watch: Duration,
+    /// How long a single request may take with all that belongs to it.
+    pub request: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first_pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+            silence: Duration::from_secs(180),
+            stalled_list: Duration::from_secs(60),
+            quiet: Duration::from_secs(1),
+            watch: Duration::from_secs(300),
+            request: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a Kubernetes store has to know.
+#[derive(Debug, Clone)]
+pub struct KubernetesOptions {
+    /// This node.
+    pub node: NodeName,
+    /// The server, and as whom to speak to it.
+    pub access: AccessSource,
+    /// The cluster's networks.
+    pub networks: Vec<DescribedNetwork>,
+    /// Which pods to follow.
+    pub pods: PodScope,
+    /// Where claims of blocks are kept.
+    pub namespace: NamespaceName,
+    /// How long to wait, for what.
+    pub patience: Patience,
+}
+
+/// A [`Store`] over a Kubernetes API server.
+pub struct KubernetesStore {
+    options: KubernetesOptions,
+    client: Arc<Client>,
+    stop: watch::Sender<bool>,
+    runtime: Option<Runtime>,
+}
+
+impl KubernetesStore {
+    /// A store that asks the server when it is first needed.
+    ///
+    /// # Errors
+    /// When the access that is named can't be read, or no thread can be started.
+    pub fn open(options: KubernetesOptions) -> Result<Self, StoreError> {
+        let failed = |reason: String| StoreError::Server {
+            action: "cannot prepare for the Kubernetes API server".into(),
+            reason,
+        };
+        options.access.load().map_err(|error| failed(error.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("weft-kubernetes")
+            .enable_all()
+            .build()
+            .map_err(|error| failed(format!("no thread: {error}")))?;
+        let client = Arc::new(Client::new(options.access.clone()));
+        Ok(Self { options, client, stop: watch::Sender::new(false), runtime: Some(runtime) })
+    }
+
+    /// Asks for this node's own object, and returns the server's address.
+    ///
+    /// # Errors
+    /// When the server can't be reached, refuses, or knows no such node.
+    pub fn look(&self) -> Result<String, StoreError> {
+        let node = &self.options.node;
+        let failed =
+            |reason: String| StoreError::Server { action: format!("cannot look up node {node}"), reason };
+        let found =
+            self.wait(async { publish::read(&self.client, node).await.map_err(|e| failed(e.to_string())) })?;
+        let access = self.options.access.load().map_err(|error| failed(error.to_string()))?;
+        match found {
+            Some(_) => Ok(access.server.to_string()),
+            None => Err(failed(format!("{} has no Node of this name; is `node` its name?", access.server))),
+        }
+    }
+
+    fn runtime(&self) -> &Runtime {
+        // It is taken away by `drop` alone.
+        self.runtime.as_ref().unwrap_or_else(|| unreachable!("the store is being dropped"))
+    }
+
+    /// Runs a request to its end; for callers without a runtime.
+    fn wait<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let limit = self.options.patience.request;
+        self.runtime().block_on(async {
+            timeout(limit, request).await.unwrap_or_else(|_| {
+                Err(StoreError::Server {
+                    action: "cannot reach the Kubernetes API server".into(),
+                    reason: format!("no answer in {} s", limit.as_secs()),
+                })
+            })
+        })
+    }
+
+    fn claims<'a>(&'a self, node: &'a NodeName) -> Claims<'a> {
+        Claims { client: &self.client, namespace: self.options.namespace.as_str(), node }
+    }
+
+    /// True where nodes claim their blocks.
+    fn allocates(&self) -> bool {
+        self.options.networks.iter().any(|described| described.blocks == BlockSource::Nodes)
+    }
+
+    fn followers(&self, out: &mpsc::Sender<follow::Told>) -> JoinSet<()> {
+        let mut followers = JoinSet::new();
+        let options = &self.options;
+        for kind in Kind::ALL {
+            let follower = Follower::new(
+                kind,
+                self.client.clone(),
+                &options.node,
+                options.pods,
+                options.patience,
+                out.clone(),
+            );
+            followers.spawn_on(follower.run(), self.runtime().handle());
+        }
+        followers
+    }
+}
+
+fn server_error(action: String) -> impl Fn(Failure) -> StoreError {
+    move |failure| StoreError::Server { action: action.clone(), reason: failure.to_string() }
+}
+
+impl Drop for KubernetesStore {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Its tasks only wait for the server, and have nothing to finish.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Store for KubernetesStore {
+    fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let networks = self.options.networks.iter();
+        let networks = networks.map(|described| Change::set(Fact::Network(described.network.clone())));
+        if sink(Event::Changes(networks.collect())).is_break() {
+            return Ok(());
+        }
+        let mut stopped = self.stop.subscribe();
+        // Little waits here: a server that is faster than the plan is held back.
+        let (out, mut inbox) = mpsc::channel(16);
+        let mut followers = self.followers(&out);
+        drop(out);
+        let mut assembly = Assembly::new(self.options.patience.grace);
+        let ended = self.runtime().block_on(async {
+            loop {
+                let due = assembly.due();
+                let wake = async {
+                    match due {
+                        Some(due) => sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let events = tokio::select! {
+                    _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+                    told = inbox.recv() => match told {
+                        Some(told) => assembly.take(told, Instant::now()),
+                        // A follower ends only when nobody listens, or by a panic.
+                        None => return Err(StoreError::Server {
+                            action: "cannot follow the Kubernetes API server".into(),
+                            reason: "its threads have ended; this is an error in Weft".into(),
+                        }),
+                    },
+                    () = wake => assembly.tick(Instant::now()).into_iter().collect(),
+                };
+                if events.into_iter().try_for_each(&mut *sink).is_break() {
+                    return Ok(());
+                }
+            }
+        });
+        followers.abort_all();
+        ended
+    }
+
+    fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    fn publish(&self, fact: &Published) -> Result<(), StoreError> {
+        match fact {
+            Published::Node(node) => self.wait(async {
+                let failed = server_error(format!("cannot publish node {}", node.name));
+                publish::publish(&self.client, node).await.map_err(failed)
+            }),
+            // The kubelet writes a pod's addresses, and ends a pod; until it has, no peer has a use for them.
+            Published::Pod(_) | Published::PodGone { .. } => Ok(()),
+        }
+    }
+
+    fn announce_ready(&self, node: &NodeName) -> Result<(), StoreError> {
+        self.wait(async {
+            let failed = server_error(format!("cannot say that the network of node {node} is there"));
+            publish::announce(&self.client, node).await.map_err(failed)
+        })
+    }
+
+    fn claim_pod_cidrs(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        in_use: &[Cidr],
+    ) -> Result<Claim, StoreError> {
+        let described = self.options.networks.iter().find(|d| d.network.name == network.name);
+        let claims = self.claims(node);
+        match described.map(|d| d.blocks) {
+            Some(BlockSource::Cluster) => self.wait(claims.given(network)),
+            _ => self.wait(claims.claim(network, in_use)),
+        }
+    }
+
+    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
+        self.wait(async {
+            let failed = server_error(format!("cannot remove what node {node} has left"));
+            publish::forget(&self.client, node).await.map_err(&failed)?;
+            match self.claims(node).forget().await {
+                // Where the cluster gives out the blocks, there are no claims, and no right to look for any.
+                Err(failure) if failure.is(hyper::StatusCode::FORBIDDEN) && !self.allocates() => Ok(()),
+                done => done.map_err(failed),
+            }
+        })
+    }
+}
