@@ -124,13 +124,18 @@ impl<'a> Index<'a> {
             self.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"))
                 .and_then(|value| value.parse::<u8>().ok())
         };
-        // Pods' links are made loose: the packet filter knows each pod's sources better.
-        let made = if matches!(self.link(link), LinkSort::Pod(..)) { Some(2) } else { None };
-        match read("all").max(read(link.as_str()).or(made)) {
+        match read("all").max(read(link.as_str())) {
             Some(1) => ReversePath::Strict,
             Some(2..) => ReversePath::Loose,
             _ => ReversePath::Off,
         }
+    }
+
+    /// Whether packets with this node's own addresses may come in by a link. Pods' links are made so, and without a reverse
+    /// path check: the packet filter knows each pod's sources better.
+    fn accepts_local(&self, link: IfName) -> bool {
+        let on = |scope: &str| self.sysctl(&format!("net/ipv4/conf/{scope}/accept_local")) == Some("1");
+        matches!(self.link(link), LinkSort::Pod(..)) || on("all") || on(link.as_str())
     }
 
     /// Whether a link has an IPv4 address of its own: the machine's links do, those of the plan never.
@@ -159,9 +164,9 @@ impl<'a> Index<'a> {
         let back = back.filter(|candidate| candidate.route.kind != RouteKind::Unreachable);
         let elsewhere = |c: &Candidate<'_>| c.route.link != Some(link);
         match (back, self.reverse_path(link)) {
-            (Some(c), _) if c.route.kind == RouteKind::Local && !source.is_loopback() => {
-                Some(format!("source {source} is this node's own address (martian source)"))
-            }
+            (Some(c), _) if c.route.kind == RouteKind::Local => (!source.is_loopback()
+                && !self.accepts_local(link))
+            .then(|| format!("source {source} is this node's own address (martian source)")),
             (None, ReversePath::Strict | ReversePath::Loose) => {
                 Some(format!("no route back to source {source} (rp_filter of {link})"))
             }

@@ -23,10 +23,17 @@ const NDTPA_PROXY_DELAY: u16 = 13;
 /// Length of `struct ndtmsg`.
 const NDT_FIXED: usize = 4;
 
-/// IPv4 settings of a host end. It answers ARP for the gateway; asymmetric paths are for the packet filter to judge
-/// (loose reverse path check); a packet to 127.0.0.1 that was translated may come here; a pod is never told to go another way.
-pub(crate) const CONF: [(Conf, u32); 4] =
-    [(Conf::ProxyArp, 1), (Conf::RpFilter, 2), (Conf::RouteLocalnet, 1), (Conf::SendRedirects, 0)];
+/// IPv4 settings of a host end. It answers ARP for the gateway; sources are for the packet filter to judge, which knows
+/// them exactly, and not for the routing tables as well (no reverse path check, and local sources accepted, which spares
+/// the second look-up of every packet); a packet to 127.0.0.1 that was translated may come here; a pod is never told to go
+/// another way.
+pub(crate) const CONF: [(Conf, u32); 5] = [
+    (Conf::ProxyArp, 1),
+    (Conf::RpFilter, 0),
+    (Conf::AcceptLocal, 1),
+    (Conf::RouteLocalnet, 1),
+    (Conf::SendRedirects, 0),
+];
 
 /// Makes the pair, the pod's end at once in the namespace `fd`, both down.
 pub(crate) fn create(name: IfName, pod: &PodLink, fd: i32) -> Request {

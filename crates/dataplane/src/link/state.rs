@@ -28,6 +28,7 @@ pub(crate) enum Conf {
     SendRedirects = 6,
     RpFilter = 8,
     ArpNotify = 22,
+    AcceptLocal = 23,
     RouteLocalnet = 26,
 }
 
@@ -39,6 +40,7 @@ impl Conf {
             Conf::SendRedirects => "send_redirects",
             Conf::RpFilter => "rp_filter",
             Conf::ArpNotify => "arp_notify",
+            Conf::AcceptLocal => "accept_local",
             Conf::RouteLocalnet => "route_localnet",
         }
     }

@@ -109,8 +109,8 @@ impl Lab {
         lab.node.must("ip", "-batch -", &batch);
         // Connections are forgotten at once: a port that a masquerade has chosen must not be in somebody's way.
         let settings = format!(
-            "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.{end}.rp_filter=2 \
-             net.ipv4.conf.{end}.route_localnet=1 net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_udp_timeout=0"
+            "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.{end}.rp_filter=0 \
+             net.ipv4.conf.{end}.accept_local=1 net.ipv4.conf.{end}.route_localnet=1 net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_udp_timeout=0"
         );
         lab.node.must("sysctl", &format!("-qw {settings}"), "");
         let far = |address: &str, gateway: &str| {
