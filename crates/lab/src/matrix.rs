@@ -163,7 +163,8 @@ mod tests {
 
     #[track_caller]
     fn check(works: bool, verdict: &str, seen: Option<Seen>, expected: &Expected) {
-        let prediction = Prediction { verdict: verdict.into(), works, text: String::new(), seen };
+        let (verdict, text, ends) = (verdict.into(), String::new(), Vec::new());
+        let prediction = Prediction { verdict, works, text, seen, ends };
         let outside = |_| Some("internet".to_owned());
         assert_eq!(Expected::of(&prediction, Transport::Http, outside), *expected);
     }

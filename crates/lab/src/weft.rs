@@ -46,6 +46,9 @@ pub struct Prediction {
     /// What its receiver sees, where it has one.
     #[serde(skip)]
     pub seen: Option<Seen>,
+    /// Every end that it can have, where dice are thrown on its way; this one is the first of them.
+    #[serde(skip)]
+    pub ends: Vec<Prediction>,
 }
 
 /// A packet as its receiver sees it.
@@ -76,11 +79,31 @@ impl Prediction {
     /// Reads an element of the answer's `explanations`.
     fn read(explanation: &Value) -> Result<Self, String> {
         let mut prediction = Self::deserialize(explanation).map_err(|e| e.to_string())?;
-        let forward = &explanation["conversation"]["forward"];
-        if let Some(headers) = forward.get("seen") {
-            prediction.seen = Some(Seen::read(headers, &forward["to"])?);
-        }
+        prediction.seen = Self::seen(&explanation["conversation"]["forward"])?;
+        let ends = explanation["ends"].as_array().into_iter().flatten();
+        prediction.ends = ends.map(Self::read_end).collect::<Result<_, _>>()?;
         Ok(prediction)
+    }
+}
+
+impl Prediction {
+    fn read_end(end: &Value) -> Result<Self, String> {
+        Ok(Self {
+            verdict: end["verdict"].as_str().unwrap_or_default().into(),
+            works: end["works"] == true,
+            text: String::new(),
+            seen: Self::seen(end)?,
+            ends: Vec::new(),
+        })
+    }
+
+    fn seen(outcome: &Value) -> Result<Option<Seen>, String> {
+        outcome.get("seen").map(|headers| Seen::read(headers, &outcome["to"])).transpose()
+    }
+
+    /// Every end; itself where there is no other.
+    pub fn all_ends(&self) -> &[Prediction] {
+        if self.ends.is_empty() { std::slice::from_ref(self) } else { &self.ends }
     }
 }
 

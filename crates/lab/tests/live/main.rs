@@ -6,10 +6,14 @@ mod cells;
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod even;
+mod generated;
+mod objects;
 mod services;
 mod traffic;
 
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rig::{Rig, Settings, wait};
 use traffic::{Tolerance, under_traffic};
@@ -18,8 +22,15 @@ use weft_lab::sandbox::in_sandbox;
 use weft_lab::topology::INTERNET;
 use weft_lab::{Pod, Topology};
 
+/// Each test has clusters of its own, and the machine to itself: packets are counted, and time is short.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_living_cluster() {
+    let _alone = alone();
     in_sandbox("a_living_cluster", || {
         let settings = Settings { overlay: "auto", shape: "island" };
         let mut rig = Rig::start("live", Topology::routed(), settings);

@@ -251,7 +251,8 @@ fn build(folder: &Path) -> Programs {
     Programs::in_folder(folder).expect("they are where this package's are")
 }
 
-fn is_in_force(agent: &Agent) -> bool {
+/// Whether all of its plan is in the kernel.
+pub fn is_in_force(agent: &Agent) -> bool {
     let status = agent.status().expect("the agent answers");
     let plan = &status["plan"];
     plan["generation"] == plan["inForce"] && plan["failed"] == 0
