@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that must exist in one of the folders, and its package.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("iperf3", "iperf3"),
     ("dig", "dnsutils"),
     ("ptp", "containernetworking-plugins"),
+    ("etcd", "etcd-server"),
 ];
 const FOLDERS: [&str; 8] = [
     "/usr/sbin",

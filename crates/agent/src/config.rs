@@ -16,6 +16,10 @@ mod kubernetes;
 
 pub use kubernetes::KubernetesConfig;
 
+mod etcd;
+
+pub use etcd::EtcdConfig;
+
 /// Where the cluster's facts come from. One field is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -24,6 +28,8 @@ pub enum StoreConfig {
     Directory(PathBuf),
     /// The API server of a Kubernetes cluster.
     Kubernetes(KubernetesConfig),
+    /// Keys of etcd.
+    Etcd(EtcdConfig),
 }
 
 /// How container runtimes find us.
@@ -266,6 +272,10 @@ impl AgentConfig {
                 let node = self.node_name().map_err(|error| ("node", error.to_string()))?;
                 kubernetes.options(node, self.pods())?;
                 kubernetes.files().collect()
+            }
+            StoreConfig::Etcd(etcd) => {
+                etcd.options()?;
+                etcd.files().collect()
             }
         };
         paths.extend([

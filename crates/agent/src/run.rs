@@ -14,7 +14,7 @@ use nix::fcntl::Flock;
 use weft_dataplane::{Ledger, LinuxKernel, Monitor, Notification, observe_host};
 use weft_dns::forward::UpstreamSource;
 use weft_model::NodeName;
-use weft_store::{DirectoryOptions, DirectoryStore, KubernetesStore, Store, StoreError};
+use weft_store::{DirectoryOptions, DirectoryStore, EtcdStore, KubernetesStore, Store, StoreError};
 
 use crate::api::{ApiServer, Limits, RunDir, RunDirError, hold_state};
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
@@ -160,6 +160,12 @@ pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
                 .options(node.clone(), pods)
                 .map_err(|(field, reason)| StoreError::Server { action: field.into(), reason })?;
             Ok(Arc::new(KubernetesStore::open(options)?))
+        }
+        StoreConfig::Etcd(etcd) => {
+            let options = etcd
+                .options()
+                .map_err(|(field, reason)| StoreError::Settings { field: field.to_owned(), reason })?;
+            Ok(Arc::new(EtcdStore::open(options)?))
         }
     }))))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::clock::BootTime;
 use weft_model::{Change, Cidr, HostPort, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey};
 
 /// A place that holds the cluster's facts. Every call may block, on its own thread; a store that needs a runtime
@@ -75,6 +76,21 @@ pub enum Event {
     },
     /// A notice was put up, changed, or taken down.
     Notice(Notice),
+    /// How far this node may rely on the blocks that it has claimed. A store whose claims never end doesn't say it.
+    Hold(Hold),
+}
+
+/// How far a node may rely on the blocks that it has claimed, where claims end by themselves. Who may not, gives out no more
+/// addresses of them: another node may have them soon. The least comes first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// Not at all, and why.
+    Lapsed(String),
+    /// Until then; renewed in good time, as long as the store can be reached.
+    Until(BootTime),
+    /// There is no claim that could end.
+    #[default]
+    Unbound,
 }
 
 /// Something that a person should know of what the store holds. Level-triggered: it stands until the same `about`
@@ -174,6 +190,14 @@ pub struct Claim {
 /// Why a store can't do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A setting can't be used.
+    #[error("{field}: {reason}")]
+    Settings {
+        /// The field of the configuration.
+        field: String,
+        /// What is wrong with it, and the mend.
+        reason: String,
+    },
     /// The folder isn't there, or isn't one.
     #[error("cannot open the cluster folder {}: {source}; create it, or name another one", path.display())]
     OpenFolder {

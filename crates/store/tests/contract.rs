@@ -14,13 +14,15 @@ use weft_model::{
 };
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
 use weft_store::{
-    DirectoryOptions, DirectoryStore, Event, KubernetesOptions, KubernetesStore, Published, PublishedNode,
-    PublishedPod, Store, StoreError,
+    DirectoryOptions, DirectoryStore, EtcdOptions, EtcdStore, Event, KubernetesOptions, KubernetesStore,
+    Published, PublishedNode, PublishedPod, Store, StoreError,
 };
 
 use self::apiserver::ApiServer;
 
 mod apiserver;
+#[path = "etcd/members.rs"]
+mod members;
 
 /// A cluster's worth of facts somewhere, empty at first.
 trait Bench {
@@ -507,4 +509,37 @@ impl Bench for Cluster {
 fn the_kubernetes_store_keeps_the_contract() {
     let Some(programs) = apiserver::programs("the_kubernetes_store_keeps_the_contract") else { return };
     contract(|| Cluster::start(&programs));
+}
+
+/// A prefix of a real etcd's keys.
+struct Keys<'a> {
+    members: &'a members::Members,
+    prefix: String,
+}
+
+impl Bench for Keys<'_> {
+    fn store(&self) -> Arc<dyn Store> {
+        let options = EtcdOptions {
+            endpoints: self.members.endpoints(),
+            prefix: self.prefix.clone(),
+            ..EtcdOptions::default()
+        };
+        Arc::new(EtcdStore::open(options).unwrap())
+    }
+    fn write(&self, name: &str, yaml: &str) {
+        self.members.put(&format!("{}/objects/{name}", self.prefix), yaml);
+    }
+    fn remove(&self, name: &str) {
+        self.members.delete(&format!("{}/objects/{name}", self.prefix));
+    }
+}
+
+#[test]
+fn the_etcd_store_keeps_the_contract() {
+    let Some(members) = members::Members::start(1, &members::Terms::default()) else { return };
+    let count = std::cell::Cell::new(0);
+    contract(|| {
+        count.set(count.get() + 1);
+        Keys { members: &members, prefix: format!("/clusters/{}", count.get()) }
+    });
 }

@@ -95,6 +95,8 @@ impl Folder {
             }
             Event::Synced => self.signals.push("synced".into()),
             Event::Stale { reason, .. } => self.signals.push(format!("stale: {reason}")),
+            // Claims of a folder never end.
+            Event::Hold(hold) => self.signals.push(format!("{hold:?}")),
         }
     }
 

@@ -26,7 +26,7 @@ use weft_compile::{Compiler, Facts};
 use weft_ipam::{DirectoryLeases, Leases};
 use weft_model::{AttachmentId, Change, Fact, FactKey, NetworkName, NodeName, Warning};
 use weft_plan::{KernelKey, Plan};
-use weft_store::{Notice, Published, Remark};
+use weft_store::{Hold, Notice, Published, Remark};
 
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
@@ -129,6 +129,8 @@ pub struct Core {
     around: Around,
     phase: Phase,
     stale: Option<(SystemTime, String)>,
+    /// How far the node may rely on its blocks, as the store says.
+    hold: Hold,
     log: Option<FactLog>,
     /// Facts of the local log that the store has not confirmed yet.
     unconfirmed: BTreeSet<FactKey>,
@@ -249,6 +251,7 @@ impl Core {
                 tracing::warn!("the store can't be reached: {reason}");
                 self.stale = Some((since, reason));
             }
+            Event::Hold(hold) => self.hold = hold,
             Event::Notice(Notice { about, text: Some(remark) }) => {
                 match &remark {
                     Remark::Info(text) => tracing::info!("{about}: {text}"),
@@ -372,6 +375,7 @@ impl Core {
             }
             _ => {}
         }
+        self.look_at_hold();
         self.refresh_node();
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
@@ -493,6 +497,9 @@ impl Core {
         if let Some(key) = self.refused_base() {
             let reason = self.failed.get(key).cloned().unwrap_or_default();
             return unavailable("the packet filter is not in force", format!("{}: {reason}", describe(key)));
+        }
+        if let Some(reason) = self.lapsed() {
+            return unavailable("this node may not rely on its pod CIDRs now", reason);
         }
         let network = NetworkName::new(network)
             .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use weft_cni::{ConflistSettings, conflist};
 use weft_model::{Cidr, Family, NetworkName, NodeAddress, NodeCidr};
-use weft_store::{Published, PublishedNode};
+use weft_store::{BootTime, Hold, Published, PublishedNode};
 
 use super::{Core, Phase, PublishWork};
 
@@ -74,6 +74,34 @@ impl Core {
             let others = self.compiler.facts().nodes().filter(|node| node.name != self.node);
             let in_use = others.flat_map(|node| node.cidrs(&network.name).collect::<Vec<_>>()).collect();
             self.publish(PublishWork::Claim(Box::new(network), in_use));
+        }
+    }
+
+    /// Why no more addresses of this node's blocks may be given out: other nodes may have them soon. By the clock that goes on while the
+    /// machine sleeps, and at each ADD: an agent that was stopped must not go by what it knew before.
+    pub(super) fn lapsed(&self) -> Option<String> {
+        match &self.hold {
+            Hold::Unbound => None,
+            Hold::Until(until) if BootTime::now() < *until => None,
+            Hold::Until(_) => Some(
+                "the store was not reached for so long that another node may get them soon; pods here go on as they are. \
+                 Mend the way to the store"
+                    .to_owned(),
+            ),
+            Hold::Lapsed(reason) => Some(reason.clone()),
+        }
+    }
+
+    /// Says so, and says when it is over.
+    pub(super) fn look_at_hold(&mut self) {
+        match self.lapsed() {
+            Some(reason) => {
+                let text = format!("no addresses are given out: {reason}");
+                if self.troubles.insert("claims", text.clone()).as_ref() != Some(&text) {
+                    tracing::warn!("{text}");
+                }
+            }
+            None => drop(self.troubles.remove("claims")),
         }
     }
 

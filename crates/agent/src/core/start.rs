@@ -55,6 +55,7 @@ impl Core {
             around,
             phase: Phase::Waiting,
             stale: None,
+            hold: weft_store::Hold::default(),
             log: Some(FactLog::begin(&config.state_dir).map_err(StartError::FactLog)?),
             unconfirmed: BTreeSet::new(),
             heard: BTreeSet::new(),

@@ -17,10 +17,7 @@ use super::scan::{self, Fingerprint, Found};
 use super::version::{self, Text};
 use crate::object::Interner;
 use crate::store::{Event, Remark};
-use crate::words::{Board, Manifest, Missing, Table, Writer};
-
-/// Changes delivered together at most.
-const CHUNK: usize = 1024;
+use crate::words::{Manifest, Words, Writer};
 
 /// What was read of a file.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +58,7 @@ pub(super) struct Follower {
     root: PathBuf,
     options: DirectoryOptions,
     names: Interner,
-    table: Table,
-    board: Board,
+    words: Words,
     known: HashMap<String, Known>,
     pending: BTreeMap<String, Pending>,
     /// When something was noted last.
@@ -77,8 +73,7 @@ impl Follower {
             root: root.to_owned(),
             options: options.clone(),
             names: Interner::default(),
-            table: Table::default(),
-            board: Board::default(),
+            words: Words::of("file"),
             known: HashMap::new(),
             pending: BTreeMap::new(),
             last_noted: None,
@@ -95,7 +90,7 @@ impl Follower {
                 Ok((contents, manifest)) => {
                     let seen = settled(version.fingerprint);
                     self.known.insert(version.path.clone(), Known { seen, contents });
-                    self.accept(&version.path, &version.writer, manifest);
+                    self.words.accept(&version.path, &version.writer, manifest);
                 }
                 Err(text) => self.set_unreadable_file(&version.path, &text),
             }
@@ -105,7 +100,7 @@ impl Follower {
 
     /// True where a look at the folder shows nothing, though files were known: perhaps it isn't mounted.
     pub fn is_suddenly_empty(&self, found: &Found) -> bool {
-        found.files.is_empty() && found.unreadable.is_empty() && !self.table.is_empty()
+        found.files.is_empty() && found.unreadable.is_empty() && !self.words.table.is_empty()
     }
 
     /// Compares a look at the folder with what is known, and notes what differs.
@@ -194,7 +189,7 @@ impl Follower {
         }
         let wait = |time: Duration| Some(pending.since + time).filter(|at| *at > now);
         let Some(fingerprint) = seen else {
-            self.table.set_leaving(path, true);
+            self.words.table.set_leaving(path, true);
             // A node takes its files away in one step; people's editors take a file away and put another in place.
             let settle = match layout::writer_of(path) {
                 Some(Writer::Node(_)) => Duration::ZERO,
@@ -208,7 +203,7 @@ impl Follower {
             }
             return None;
         };
-        self.table.set_leaving(path, false);
+        self.words.table.set_leaving(path, false);
         if self.known.get(path).and_then(|k| k.seen) == Some(fingerprint) {
             return None;
         }
@@ -246,57 +241,36 @@ impl Follower {
             return Err(Refusal::Wait(rest));
         }
         self.known.insert(path.to_owned(), Known { seen, contents });
-        self.accept(path, &writer, manifest);
+        self.words.accept(path, &writer, manifest);
         Ok(())
     }
 
     fn takes_away(&self, path: &str, manifest: &Manifest) -> bool {
         let now: BTreeSet<FactKey> = manifest.facts.iter().map(|d| d.fact.key()).collect();
-        self.table.keys_of(path).iter().any(|key| !now.contains(key))
-    }
-
-    fn accept(&mut self, path: &str, writer: &Writer, manifest: Manifest) {
-        let missing = if manifest.errors.is_empty() { Missing::Remove } else { Missing::Keep };
-        let twice = self.table.set_file(path, writer, manifest.facts, manifest.published_at, missing);
-        let mut notices: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (line, text) in manifest.errors {
-            let about = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
-            let text = format!("{text}. What was in force of it stays; mend the file");
-            notices.entry(about).or_default().push(text);
-        }
-        for key in twice {
-            notices
-                .entry(path.to_owned())
-                .or_default()
-                .push(format!("{key} stands in it twice; the first one counts"));
-        }
-        let notices = notices.into_iter().map(|(about, texts)| (about, Remark::Warning(texts.join("; "))));
-        self.board.set_file(path, notices.collect(), &manifest.unknown);
+        self.words.table.keys_of(path).iter().any(|key| !now.contains(key))
     }
 
     fn drop_file(&mut self, path: &str) {
         self.known.remove(path);
-        self.board.set_file(path, Vec::new(), &[]);
         if let Some(writer) = layout::writer_of(path) {
-            self.table.set_file(path, &writer, Vec::new(), 0, Missing::Remove);
+            self.words.withdraw(path, &writer);
         }
     }
 
     fn set_unreadable_file(&mut self, path: &str, text: &str) {
         // It is read again at every look, and then taken in anew, whatever it holds.
         self.known.insert(path.to_owned(), Known { seen: None, contents: 0 });
-        let text = format!("{text}. What was in force of it stays");
-        self.board.set_file(path, vec![(path.to_owned(), Remark::Warning(text))], &[]);
+        self.words.pass_over(path, text);
     }
 
     fn note_unreadable(&mut self, found: &Found) {
         for path in std::mem::take(&mut self.unreadable) {
             if !found.unreadable.contains_key(&path) {
-                self.board.set(&path, None);
+                self.words.board.set(&path, None);
             }
         }
         for (path, text) in &found.unreadable {
-            self.board.set(path, Some(Remark::Warning(text.clone())));
+            self.words.board.set(path, Some(Remark::Warning(text.clone())));
             self.unreadable.insert(path.clone());
         }
     }
@@ -308,29 +282,12 @@ impl Follower {
 
     /// Puts up or takes down a notice on the folder as a whole.
     pub fn set_notice(&mut self, about: &str, remark: Option<Remark>) {
-        self.board.set(about, remark);
+        self.words.board.set(about, remark);
     }
 
     /// What there is to tell since the last call.
     pub fn drain(&mut self) -> Vec<Event> {
-        let (changes, holders) = self.table.drain();
-        for (key, files) in holders {
-            let remark = match &files[..] {
-                [first, others @ ..] if !others.is_empty() => Some(Remark::Warning(format!(
-                    "{} and {first} both hold it; {first} counts, since its path comes first. Remove one",
-                    others.join(", ")
-                ))),
-                _ => None,
-            };
-            self.board.set(&key.to_string(), remark);
-        }
-        let mut events = Vec::new();
-        let mut changes = changes.into_iter().peekable();
-        while changes.peek().is_some() {
-            events.push(Event::Changes(changes.by_ref().take(CHUNK).collect()));
-        }
-        events.extend(self.board.drain());
-        events
+        self.words.drain()
     }
 }
 

@@ -7,16 +7,16 @@
 //! What is absent: where texts come from, and when one is believed.
 
 mod board;
+mod heard;
 mod manifest;
 mod render;
 mod table;
 
 use weft_model::NodeName;
 
-pub(crate) use board::Board;
+pub(crate) use heard::Words;
 pub(crate) use manifest::{Manifest, take_apart};
 pub(crate) use render::{is_same, render_node, render_pod, stamp};
-pub(crate) use table::{Missing, Table};
 
 /// Who writes a text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

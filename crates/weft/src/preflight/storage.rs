@@ -1,12 +1,15 @@
-//! Folders: the store's, which is read and written, and our own.
+//! The store, a folder or etcd, which is read; and our own folders.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 use weft_agent::AgentConfig;
-use weft_agent::config::{KubernetesConfig, StoreConfig};
+use weft_agent::config::{EtcdConfig, KubernetesConfig, StoreConfig};
 use weft_model::{Change, Fact, Network};
-use weft_store::{DirectoryOptions, DirectoryStore, Event, KubernetesStore, Notice, Remark};
+use weft_store::{
+    DirectoryOptions, DirectoryStore, EtcdStore, Event, KubernetesStore, Notice, Remark, Store,
+};
 
 use super::{Finding, Machine};
 
@@ -25,7 +28,8 @@ pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, 
     };
     let (mut findings, mut networks) = match &config.store {
         StoreConfig::Directory(folder) => read(&machine.path(folder)),
-        StoreConfig::Kubernetes(kubernetes) => ask(config, kubernetes),
+        StoreConfig::Kubernetes(kubernetes) => ask_server(config, kubernetes),
+        StoreConfig::Etcd(etcd) => ask_etcd(etcd),
     };
     if networks.is_empty() {
         networks.push(Network::ordinary());
@@ -41,7 +45,7 @@ pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, 
 }
 
 /// Asks the API server for this node, and for no more.
-fn ask(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Finding>, Vec<Network>) {
+fn ask_server(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Finding>, Vec<Network>) {
     let failed = |reason: String| {
         let mend = "mend store.kubernetes: kubeconfig, server, tokenFile, caFile; or node";
         Finding::missing("store", reason, mend)
@@ -62,7 +66,50 @@ fn ask(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Finding>, Ve
     (vec![finding], networks)
 }
 
-/// Reads the store as an agent would at its start.
+/// What a store holds at an agent's start.
+#[derive(Default)]
+struct Held {
+    networks: Vec<Network>,
+    facts: usize,
+    /// What can't be read.
+    broken: Vec<String>,
+}
+
+impl Held {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => {
+                self.facts += changes.len();
+                self.networks.extend(changes.into_iter().filter_map(|change| match change {
+                    Change::Set(fact) => match *fact {
+                        Fact::Network(network) => Some(network),
+                        _ => None,
+                    },
+                    Change::Remove(_) => None,
+                }));
+            }
+            Event::Notice(Notice { about, text: Some(Remark::Warning(text)) }) => {
+                self.broken.push(format!("{about}: {text}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// A finding for each of the first few texts that are broken; `text` is what people call one.
+    fn warnings(&self, text: &str) -> Vec<Finding> {
+        let mend = format!("mend the {text}; until then it counts as absent");
+        let shown = self.broken.iter().take(SHOWN);
+        let mut findings: Vec<Finding> =
+            shown.map(|broken| Finding::warning("store", broken, mend.as_str())).collect();
+        if self.broken.len() > SHOWN {
+            let text = format!("and {} more broken {text}s", self.broken.len() - SHOWN);
+            findings.push(Finding::warning("store", text, "weft status lists them all"));
+        }
+        findings
+    }
+}
+
+/// Reads the folder as an agent would at its start.
 fn read(folder: &Path) -> (Vec<Finding>, Vec<Network>) {
     let shown = folder.display();
     let events =
@@ -76,42 +123,54 @@ fn read(folder: &Path) -> (Vec<Finding>, Vec<Network>) {
             return (vec![Finding::missing("store", error.to_string(), mend)], Vec::new());
         }
     };
-    let (mut networks, mut facts, mut broken) = (Vec::new(), 0, Vec::new());
-    for event in events {
-        match event {
-            Event::Changes(changes) => {
-                facts += changes.len();
-                networks.extend(changes.into_iter().filter_map(|change| match change {
-                    Change::Set(fact) => match *fact {
-                        Fact::Network(network) => Some(network),
-                        _ => None,
-                    },
-                    Change::Remove(_) => None,
-                }));
-            }
-            Event::Notice(Notice { about, text: Some(Remark::Warning(text)) }) => {
-                broken.push(format!("{about}: {text}"));
-            }
-            _ => {}
-        }
-    }
-    let mut findings = Vec::new();
-    for text in broken.iter().take(SHOWN) {
-        findings.push(Finding::warning("store", text, "mend the file; until then it counts as absent"));
-    }
-    if broken.len() > SHOWN {
-        let text = format!("and {} more broken files", broken.len() - SHOWN);
-        findings.push(Finding::warning("store", text, "weft status lists them all"));
-    }
+    let mut held = Held::default();
+    events.into_iter().for_each(|event| held.take(event));
+    let mut findings = held.warnings("file");
     findings.push(match access(folder, AccessFlags::W_OK) {
-        Ok(()) => Finding::ok("store", format!("{shown} can be read and written ({facts} objects)")),
+        Ok(()) => Finding::ok("store", format!("{shown} can be read and written ({} objects)", held.facts)),
         Err(errno) => Finding::missing(
             "store",
             format!("{shown} can't be written ({}), so this node can't make itself known", errno.desc()),
             format!("mount {shown} writable"),
         ),
     });
-    (findings, networks)
+    (findings, held.networks)
+}
+
+/// Asks etcd for everything, as an agent would at its start; a member that doesn't answer is not waited for again.
+fn ask_etcd(etcd: &EtcdConfig) -> (Vec<Finding>, Vec<Network>) {
+    let failed = |reason: String| {
+        let mend =
+            "mend store.etcd: endpoints, caFile, certFile, keyFile, username, passwordFile; or start etcd";
+        (vec![Finding::missing("store", reason, mend)], Vec::new())
+    };
+    let store = match etcd.options().map_err(|(field, reason)| format!("{field}: {reason}")) {
+        Ok(options) => EtcdStore::open(options).map_err(|error| error.to_string()),
+        Err(reason) => Err(reason),
+    };
+    let (mut held, mut lost) = (Held::default(), None);
+    let watched = store.and_then(|store| {
+        let sink = &mut |event| match event {
+            Event::Synced => ControlFlow::Break(()),
+            Event::Stale { reason, .. } => {
+                lost = Some(reason);
+                ControlFlow::Break(())
+            }
+            event => {
+                held.take(event);
+                ControlFlow::Continue(())
+            }
+        };
+        store.watch(sink).map_err(|error| error.to_string())
+    });
+    match (watched, lost) {
+        (Ok(()), None) => {}
+        (Err(reason), _) | (Ok(()), Some(reason)) => return failed(reason),
+    }
+    let mut findings = held.warnings("key");
+    let text = format!("etcd answers, with {} objects below {}", held.facts, etcd.prefix);
+    findings.push(Finding::ok("store", text));
+    (findings, held.networks)
 }
 
 /// A folder that the agent makes and writes: the nearest parent that exists must be writable.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_cni::{Command, Request};
 use weft_model::{Host, HostLink, Node, NodeCidr};
 use weft_plan::kernel::POD_LINK_PREFIX;
-use weft_store::Event;
+use weft_store::{BootTime, Event, Hold};
 
 use super::super::{Around, Phase, PublishWork, SharedPlans};
 use super::*;
@@ -169,6 +169,35 @@ fn an_add_is_answered_when_its_own_rows_are_in_force() {
     let result = answer.try_recv().unwrap().unwrap();
     assert_eq!(result["ips"][0]["address"], "10.244.0.1/32");
     assert_eq!((rig.leased(), rig.records()), (1, 1));
+}
+
+#[test]
+fn no_address_is_given_out_of_blocks_that_may_be_anothers_soon() {
+    let mut rig = Rig::running();
+    let past = BootTime::now();
+    let soon = past + Duration::from_secs(60);
+    let mut check = |hold: Hold, container: &'static str, expected: Option<&str>| {
+        rig.tell(Message::Store(Event::Hold(hold)));
+        rig.container = container;
+        let answer = rig.add(patient());
+        rig.apply(Extent::Changes);
+        match (answer.try_recv().expect("it is answered"), expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(part)) => {
+                assert_eq!(error.code, Code::TRY_AGAIN_LATER, "{error:?}");
+                assert!(error.details.contains(part), "{error:?}");
+            }
+            (answer, _) => panic!("{container}: {answer:?}"),
+        }
+        rig.tell(Message::Tick(Instant::now()));
+        assert_eq!(rig.core.troubles.contains_key("claims"), expected.is_some());
+    };
+    check(Hold::Until(soon), "c1", None);
+    // Nothing was heard since, as when the agent was stopped: its own clock tells.
+    check(Hold::Until(past), "c2", Some("the store was not reached"));
+    check(Hold::Lapsed("n2 has it".into()), "c3", Some("n2 has it"));
+    check(Hold::Unbound, "c4", None);
+    assert_eq!(rig.leased(), 2, "whoever was there stays");
 }
 
 /// Invariant 8, when the kernel is late: `arrives` is what comes after the deadline.

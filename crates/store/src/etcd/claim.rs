@@ -1,0 +1,214 @@
+//! Which node has which block of pod addresses, decided by etcd's transactions.
+//!
+//! What always holds: a claim is made only where its key isn't there. Of two claims that overlap (shares of different sizes, while nodes
+//! see different versions of the network) the one that was made first stands, by etcd's own order; the other is taken back
+//! before anybody relies on it. A claim is under its node's lease, and ends with it.
+
+use serde_json::json;
+use weft_model::{Cidr, Network, NetworkName, NodeName};
+
+use super::client::Failure;
+use super::session::{Around, Session};
+use super::wire::{self, Transacted};
+use crate::blocks::{lowest_free, share_of};
+use crate::store::{Claim, StoreError};
+
+/// Claimers that were beaten look for a share among this many, so that many at once don't all try the same one again.
+const SPREAD: usize = 64;
+
+/// A claim that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claimed {
+    cidr: Cidr,
+    node: String,
+    made: i64,
+}
+
+/// Why a block was not claimed.
+#[derive(Debug)]
+pub(super) enum Unclaimed {
+    Failed(Failure),
+    Exhausted(StoreError),
+}
+
+impl From<Failure> for Unclaimed {
+    fn from(failure: Failure) -> Self {
+        Unclaimed::Failed(failure)
+    }
+}
+
+/// The node's blocks in a network. The caller has the session's turn.
+pub(super) async fn claim(
+    around: &Around,
+    session: &Session,
+    network: &Network,
+    in_use: &[Cidr],
+) -> Result<Claim, Unclaimed> {
+    let node = &session.node;
+    let mut claims = list(around, &network.name).await?;
+    let mut result = Claim::default();
+    for block in &network.pod_cidrs {
+        let share = share_of(network, block.family());
+        let fits = |c: &&Claimed| {
+            c.node == node.as_str() && c.cidr.prefix() == share && block.net().contains(&c.cidr.net())
+        };
+        // One that another claim beats is about to be taken back by whoever made it.
+        let own = claims.iter().filter(fits).find(|c| !is_beaten(c, &claims)).map(|c| c.cidr);
+        let cidr = match own {
+            Some(cidr) => cidr,
+            None => take(around, session, network, *block, in_use, &mut claims).await?,
+        };
+        result.cidrs.push(cidr);
+    }
+    let own: Vec<Cidr> = claims.iter().filter(|c| c.node == node.as_str()).map(|c| c.cidr).collect();
+    result.unfit = own.iter().filter(|cidr| !result.cidrs.contains(cidr)).copied().collect();
+    session.set_claims(&network.name, &own);
+    Ok(result)
+}
+
+/// Takes the lowest free share of `block`.
+async fn take(
+    around: &Around,
+    session: &Session,
+    network: &Network,
+    block: Cidr,
+    in_use: &[Cidr],
+    claims: &mut Vec<Claimed>,
+) -> Result<Cidr, Unclaimed> {
+    let share = share_of(network, block.family());
+    let mut beaten = 0;
+    loop {
+        let busy: Vec<Cidr> = claims.iter().map(|c| c.cidr).chain(in_use.iter().copied()).collect();
+        let Some(cidr) = free_share(block, share, busy.clone(), beaten) else {
+            return Err(Unclaimed::Exhausted(StoreError::BlocksExhausted {
+                network: network.name.to_string(),
+                node: session.node.clone(),
+                block,
+                taken: busy.iter().filter(|c| c.overlaps(&block)).count(),
+            }));
+        };
+        let is_ours = create(around, &session.node, session.lease(), &network.name, cidr).await?;
+        *claims = list(around, &network.name).await?;
+        let own = claims.iter().find(|c| c.cidr == cidr && c.node == session.node.as_str());
+        match own {
+            Some(own) if is_ours && !is_beaten(own, claims) => return Ok(cidr),
+            Some(_) if is_ours => {
+                take_back(around, &session.node, &network.name, cidr).await?;
+                claims.retain(|c| c.cidr != cidr || c.node != session.node.as_str());
+            }
+            _ => {}
+        }
+        beaten += 1;
+    }
+}
+
+/// The lowest free share; for one that was beaten, any of the next few.
+fn free_share(block: Cidr, share: u8, mut busy: Vec<Cidr>, beaten: usize) -> Option<Cidr> {
+    let mut found = lowest_free(block, share, &busy)?;
+    for _ in 0..fastrand::usize(..=(beaten * 4).min(SPREAD)) {
+        busy.push(found);
+        let Some(next) = lowest_free(block, share, &busy) else { break };
+        found = next;
+    }
+    Some(found)
+}
+
+/// True where an overlapping claim was made before.
+fn is_beaten(own: &Claimed, claims: &[Claimed]) -> bool {
+    claims.iter().any(|c| c.cidr != own.cidr && c.cidr.overlaps(&own.cidr) && c.made < own.made)
+}
+
+async fn list(around: &Around, network: &NetworkName) -> Result<Vec<Claimed>, Failure> {
+    let there = around.list(&around.keys.blocks(network)).await?;
+    let read = there.iter().filter_map(|kv| {
+        let (_, cidr) = around.keys.claimed(kv.key()?)?;
+        // A claim without a name is nobody's that we know of; it is left alone, like any other node's.
+        Some(Claimed { cidr, node: kv.text(), made: kv.create_revision })
+    });
+    Ok(read.collect())
+}
+
+/// Makes the claim's key where there is none. False where somebody was first.
+async fn create(
+    around: &Around,
+    node: &NodeName,
+    lease: i64,
+    network: &NetworkName,
+    cidr: Cidr,
+) -> Result<bool, Failure> {
+    let key = around.keys.block(network, cidr);
+    let put = json!({ "request_put": wire::put(&key, node.as_str().as_bytes(), lease) });
+    let get = json!({ "request_range": wire::get(&key) });
+    let question = wire::txn(&[wire::is_absent(&key)], &[put], &[get]);
+    let answer: Transacted = around.client.ask(wire::TXN, &question).await?;
+    // An attempt whose answer was lost may have gone well: under this lease only this node writes.
+    Ok(answer.succeeded || answer.found().any(|kv| kv.lease == lease && kv.text() == node.as_str()))
+}
+
+async fn take_back(
+    around: &Around,
+    node: &NodeName,
+    network: &NetworkName,
+    cidr: Cidr,
+) -> Result<(), Failure> {
+    let key = around.keys.block(network, cidr);
+    let delete = json!({ "request_delete_range": wire::get(&key) });
+    let question = wire::txn(&[wire::holds(&key, node.as_str())], &[delete], &[]);
+    around.client.ask::<Transacted>(wire::TXN, &question).await.map(drop)
+}
+
+/// Claims a block again that ended with its lease. False where another node has it, or a part of it.
+pub(super) async fn claim_again(
+    around: &Around,
+    node: &NodeName,
+    lease: i64,
+    network: &NetworkName,
+    cidr: Cidr,
+) -> Result<bool, Failure> {
+    if !create(around, node, lease, network, cidr).await? {
+        return Ok(false);
+    }
+    let claims = list(around, network).await?;
+    let own = claims.iter().find(|c| c.cidr == cidr && c.node == node.as_str());
+    if own.is_some_and(|own| !is_beaten(own, &claims)) {
+        return Ok(true);
+    }
+    take_back(around, node, network, cidr).await?;
+    Ok(false)
+}
+
+/// Removes every claim of a node, in every network.
+pub(super) async fn forget(around: &Around, node: &NodeName) -> Result<(), Failure> {
+    for kv in around.list(&around.keys.all_blocks()).await? {
+        let claimed = kv.key().and_then(|key| around.keys.claimed(key));
+        if let Some((network, cidr)) = claimed.filter(|_| kv.text() == node.as_str()) {
+            take_back(around, node, &network, cidr).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earlier_of_two_that_overlap_stands() {
+        let claim = |cidr: &str, made: i64| Claimed { cidr: cidr.parse().unwrap(), node: "n".into(), made };
+        let claims = [claim("10.0.0.0/24", 5), claim("10.0.0.0/26", 7), claim("10.0.1.0/24", 3)];
+        assert_eq!(claims.each_ref().map(|c| is_beaten(c, &claims)), [false, true, false]);
+    }
+
+    #[test]
+    fn the_beaten_spread_and_stay_inside() {
+        let block: Cidr = "10.0.0.0/22".parse().unwrap();
+        let busy = vec!["10.0.0.0/24".parse().unwrap()];
+        assert_eq!(free_share(block, 24, busy.clone(), 0).unwrap().to_string(), "10.0.1.0/24");
+        let mut found: Vec<String> =
+            (0..200).map(|_| free_share(block, 24, busy.clone(), 9).unwrap().to_string()).collect();
+        found.sort();
+        found.dedup();
+        assert_eq!(found, ["10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24"]);
+        assert_eq!(free_share(block, 24, vec![block], 9), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! One connection to one member: TCP or TLS, HTTP/1.1 with JSON both ways.
+//!
+//! What always holds: nothing is waited for without end, but the next piece of a watch; no answer is read beyond [`LARGEST`].
+//! Certificates are read anew for each connection, so that replaced files count without a restart.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Bytes above which an answer, or one piece of a watch, is not read.
+pub(super) const LARGEST: usize = 64 << 20;
+
+/// Files of a connection with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// Certificates of those who vouch for the servers, PEM.
+    pub ca_file: PathBuf,
+    /// Our certificate and its key, PEM, where the servers want one.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// A member's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// As it was configured.
+    pub text: String,
+    host: String,
+    port: u16,
+    pub is_tls: bool,
+}
+
+impl Endpoint {
+    /// `https://etcd-1.example:2379`, `http://192.0.2.1:2379`, `https://[2001:db8::1]:2379`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no endpoint; write https://HOST:PORT, or http:// without TLS");
+        let uri: hyper::Uri = text.parse().map_err(|_| bad())?;
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(bad());
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
+        Ok(Self {
+            text: text.trim_end_matches('/').to_owned(),
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(2379),
+            is_tls,
+        })
+    }
+}
+
+/// Why a member gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// It can't be reached, or the connection ended.
+    Lost(String),
+    /// The answer is larger than [`LARGEST`].
+    TooLarge,
+}
+
+impl Broken {
+    fn lost(error: impl std::fmt::Display) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+    patience: Duration,
+}
+
+impl Connection {
+    /// Connects; `patience` is for this, and for each piece of an answer later.
+    pub async fn open(
+        endpoint: &Endpoint,
+        tls: Option<&EtcdTls>,
+        patience: Duration,
+    ) -> Result<Self, Broken> {
+        let connecting = timeout(patience, Self::connect(endpoint, tls));
+        let sender = connecting.await.map_err(|_| silent(patience))??;
+        Ok(Self { sender, host: format!("{}:{}", endpoint.host, endpoint.port), patience })
+    }
+
+    async fn connect(endpoint: &Endpoint, tls: Option<&EtcdTls>) -> Result<SendRequest<Full<Bytes>>, Broken> {
+        let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(Broken::lost)?;
+        tcp.set_nodelay(true).map_err(Broken::lost)?;
+        let failed = |error: hyper::Error| Broken::lost(reason(&error));
+        if !endpoint.is_tls {
+            let (sender, connection) = handshake(TokioIo::new(tcp)).await.map_err(failed)?;
+            tokio::spawn(connection);
+            return Ok(sender);
+        }
+        let tls = tls.ok_or_else(|| Broken::lost("caFile is needed for https"))?;
+        let name = ServerName::try_from(endpoint.host.clone()).map_err(Broken::lost)?;
+        let config = Arc::new(tls.client_config().map_err(Broken::Lost)?);
+        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(Broken::lost)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// True where another request can be sent.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Sends a request, and waits until its answer begins.
+    pub async fn begin(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Broken> {
+        let mut request = Request::post(path)
+            .header("host", &self.host)
+            .header("content-type", "application/json")
+            // Let a member that has lost its leader say so, instead of falling silent.
+            .header("grpc-metadata-hasleader", "true");
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let request = request.body(Full::new(body)).map_err(Broken::lost)?;
+        let answer = timeout(self.patience, self.sender.send_request(request)).await;
+        answer.map_err(|_| silent(self.patience))?.map_err(|error| Broken::lost(reason(&error)))
+    }
+
+    /// Sends a request and reads the whole answer: its status and body.
+    pub async fn exchange(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+        body: Bytes,
+    ) -> Result<(u16, Vec<u8>), Broken> {
+        let answer = self.begin(path, token, body).await?;
+        let status = answer.status().as_u16();
+        let mut pieces = answer.into_body();
+        let mut whole = Vec::new();
+        loop {
+            let next = timeout(self.patience, pieces.frame()).await.map_err(|_| silent(self.patience))?;
+            let Some(frame) = next else { return Ok((status, whole)) };
+            let frame = frame.map_err(|error| Broken::lost(reason(&error)))?;
+            if let Some(data) = frame.data_ref() {
+                if whole.len() + data.len() > LARGEST {
+                    return Err(Broken::TooLarge);
+                }
+                whole.extend_from_slice(data);
+            }
+        }
+    }
+}
+
+fn silent(patience: Duration) -> Broken {
+    Broken::Lost(format!("no answer for {} s", patience.as_secs_f32()))
+}
+
+/// An error and what is behind it: hyper's own words end at "connection error".
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl EtcdTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Names the field, the file and the mend.
+    pub(super) fn client_config(&self) -> Result<ClientConfig, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("caFile", &self.ca_file)? {
+            roots.add(certificate).map_err(|e| format!("caFile {}: {e}", self.ca_file.display()))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots);
+        let Some((certificate, key)) = &self.own else { return Ok(builder.with_no_client_auth()) };
+        let chain = certificates("certFile", certificate)?;
+        let secret = PrivateKeyDer::from_pem_file(key)
+            .map_err(|e| format!("keyFile {}: {e}; it must hold a private key as PEM", key.display()))?;
+        builder.with_client_auth_cert(chain, secret).map_err(|e| {
+            format!("certFile {} and keyFile {} don't fit: {e}", certificate.display(), key.display())
+        })
+    }
+}
+
+fn certificates(field: &str, path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bad = |e: String| format!("{field} {}: {e}; it must hold certificates as PEM", path.display());
+    let read: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?.collect();
+    let read = read.map_err(|e| bad(e.to_string()))?;
+    if read.is_empty() { Err(bad("it holds no certificate".into())) } else { Ok(read) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked() {
+        let check = |text: &str, expected: Option<(&str, u16, bool)>| {
+            let found = Endpoint::parse(text).ok();
+            let found = found.as_ref().map(|e| (e.host.as_str(), e.port, e.is_tls));
+            assert_eq!(found, expected, "{text}");
+        };
+        check("https://etcd-1.example:2379", Some(("etcd-1.example", 2379, true)));
+        check("http://192.0.2.1:12379/", Some(("192.0.2.1", 12379, false)));
+        check("https://[2001:db8::1]", Some(("2001:db8::1", 2379, true)));
+        check("192.0.2.1:2379", None);
+        check("ftp://x", None);
+        check("https://x/v3", None);
+        check("", None);
+    }
+}

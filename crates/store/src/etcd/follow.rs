@@ -1,0 +1,216 @@
+//! What the keys say, and what there is to tell of them: pure.
+//!
+//! What always holds: a key's value counts as soon as it is written; where it is broken, or in part, what it said before stays for all
+//! that is missing. A key that isn't listed is gone.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::keys::{Keys, Place};
+use super::wire::KeyValue;
+use crate::object::{Interner, ObjectId, Outcome, decode_value};
+use crate::store::Event;
+use crate::words::{Form, Manifest, Words, Writer, take_apart};
+
+/// The state of one watch.
+#[derive(Debug)]
+pub(super) struct Follower {
+    keys: Keys,
+    names: Interner,
+    words: Words,
+    /// Keys with facts, and the revision at which each was last written.
+    known: BTreeMap<String, i64>,
+}
+
+impl Follower {
+    pub fn new(keys: Keys) -> Self {
+        Self { keys, names: Interner::default(), words: Words::of("key's value"), known: BTreeMap::new() }
+    }
+
+    /// True where no key holds a fact.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Takes in a key's value, unless that version was taken in already.
+    pub fn put(&mut self, kv: &KeyValue) {
+        let Some(key) = kv.key() else { return };
+        let Some((_, place)) = self.keys.place(key) else { return };
+        if self.known.insert(key.to_owned(), kv.mod_revision) == Some(kv.mod_revision) {
+            return;
+        }
+        let Ok(text) = str::from_utf8(&kv.value) else {
+            return self.words.pass_over(key, "it is not UTF-8");
+        };
+        let (writer, manifest) = match place {
+            Place::Network(name) => (Writer::User, network(&name, text, &mut self.names)),
+            Place::Objects(writer) => {
+                let manifest = take_apart(form(text), &writer, text, &mut self.names);
+                (writer, manifest)
+            }
+        };
+        self.words.accept(key, &writer, manifest);
+    }
+
+    /// A key is gone.
+    pub fn delete(&mut self, key: &str) {
+        if self.known.remove(key).is_none() {
+            return;
+        }
+        let writer = match self.keys.place(key) {
+            Some((_, Place::Objects(writer))) => writer,
+            _ => Writer::User,
+        };
+        self.words.withdraw(key, &writer);
+    }
+
+    /// All keys that aren't listed are gone. True where a listed one was written since it was taken in.
+    pub fn compare(&mut self, listed: &BTreeMap<String, i64>) -> bool {
+        let gone: Vec<String> = self.known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.delete(&key);
+        }
+        listed
+            .iter()
+            .any(|(key, revision)| self.keys.place(key).is_some() && self.known.get(key) != Some(revision))
+    }
+
+    /// Nothing that was taken in counts as the version that is there.
+    pub fn doubt(&mut self) {
+        self.known.values_mut().for_each(|revision| *revision = 0);
+    }
+
+    /// What there is to tell since the last call.
+    pub fn drain(&mut self) -> Vec<Event> {
+        self.words.drain()
+    }
+}
+
+/// JSON begins with a bracket; all else is YAML.
+fn form(text: &str) -> Form {
+    if text.trim_start().starts_with(['{', '[']) { Form::Json } else { Form::Yaml }
+}
+
+/// A network's description: a whole object, or what would be its `spec`.
+fn network(name: &str, text: &str, names: &mut Interner) -> Manifest {
+    let mut manifest = Manifest::default();
+    let mut value: Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(error) => {
+            manifest.errors.push((Some(error.line() as u64), format!("it is no JSON: {error}")));
+            return manifest;
+        }
+    };
+    if !value.is_object() {
+        manifest.errors.push((None, "it is no object; write {\"podCIDRs\": [\"10.244.0.0/16\"]}".to_owned()));
+        return manifest;
+    }
+    if value.get("kind").is_none() {
+        value = json!({ "spec": value });
+    }
+    let said = value.pointer("/metadata/name").and_then(Value::as_str);
+    if said.is_some_and(|said| said != name) {
+        let text = format!("metadata.name: it must be {name:?}, as in the key, or be left out");
+        manifest.errors.push((None, text));
+        return manifest;
+    }
+    value["metadata"]["name"] = name.into();
+    let usual = ObjectId { api_version: "weft.dev/v1".to_owned(), kind: "Network".to_owned() };
+    for outcome in decode_value(&value, &usual, names) {
+        match outcome {
+            Ok(Outcome::Facts(facts)) => manifest.facts.extend(facts),
+            Ok(Outcome::Unknown(kind)) => {
+                manifest.errors.push((None, format!("kind: {:?} is no Network", kind.kind)));
+            }
+            Err(error) => manifest.errors.push((error.line, error.to_string())),
+        }
+    }
+    manifest
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::{Change, Fact};
+
+    use super::*;
+    use crate::store::Notice;
+
+    fn kv(key: &str, value: &str, mod_revision: i64) -> KeyValue {
+        KeyValue { key: key.into(), value: value.into(), mod_revision, ..KeyValue::default() }
+    }
+
+    /// The keys of facts set and removed, and the notices, in words.
+    fn told(follower: &mut Follower) -> Vec<String> {
+        let words = |event: Event| match event {
+            Event::Changes(changes) => changes
+                .into_iter()
+                .map(|change| match change {
+                    Change::Set(fact) => format!("set {}", fact.key()),
+                    Change::Remove(key) => format!("remove {key}"),
+                })
+                .collect(),
+            Event::Notice(Notice { about, text: Some(text) }) => vec![format!("{about}: {}", text.text())],
+            Event::Notice(Notice { about, text: None }) => vec![format!("{about} is mended")],
+            other => vec![format!("{other:?}")],
+        };
+        follower.drain().into_iter().flat_map(words).collect()
+    }
+
+    const NS: &str = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop"}}"#;
+
+    #[test]
+    fn a_broken_value_is_named_and_takes_nothing_away() {
+        let mut follower = Follower::new(Keys::under("/weft"));
+        follower.put(&kv("/weft/objects/shop", NS, 3));
+        assert_eq!(told(&mut follower), ["set namespace shop"]);
+        follower.put(&kv("/weft/objects/shop", NS, 3));
+        follower.put(&kv("/weft/blocks/default/10.0.0.0_24", "n1", 4));
+        assert_eq!(told(&mut follower), [""; 0]);
+        follower.put(&kv("/weft/objects/shop", &NS[..30], 5));
+        let said = told(&mut follower);
+        assert!(said.len() == 1 && said[0].starts_with("/weft/objects/shop"), "{said:?}");
+        assert!(said[0].ends_with("What was in force of it stays; mend the key's value"), "{said:?}");
+        follower.put(&kv("/weft/objects/shop", NS, 6));
+        assert_eq!(told(&mut follower).len(), 1);
+        follower.delete("/weft/objects/shop");
+        assert_eq!(told(&mut follower), ["remove namespace shop"]);
+    }
+
+    #[test]
+    fn what_is_not_listed_is_gone_and_what_was_written_since_is_known() {
+        let mut follower = Follower::new(Keys::under("/weft"));
+        follower.put(&kv("/weft/objects/shop", NS, 3));
+        follower.put(&kv("/weft/objects/depot", &NS.replace("shop", "depot"), 4));
+        told(&mut follower);
+        let listed = |key: &str, revision| BTreeMap::from([(format!("/weft/{key}"), revision)]);
+        assert!(!follower.compare(&listed("objects/shop", 3)));
+        assert_eq!(told(&mut follower), ["remove namespace depot"]);
+        assert!(follower.compare(&listed("objects/shop", 9)));
+        assert!(!follower.compare(&listed("blocks/default/10.0.0.0_24", 9)));
+        assert_eq!(told(&mut follower), ["remove namespace shop"]);
+    }
+
+    #[test]
+    fn a_network_is_an_object_or_its_spec() {
+        let check = |text: &str, expected: Result<&str, &str>| {
+            let mut manifest = network("default", text, &mut Interner::default());
+            match (manifest.facts.pop().map(|decoded| decoded.fact), expected) {
+                (Some(Fact::Network(network)), Ok(cidr)) => {
+                    assert_eq!(network.pod_cidrs[0].to_string(), cidr, "{text}");
+                }
+                (None, Err(part)) => assert!(manifest.errors[0].1.contains(part), "{:?}", manifest.errors),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        };
+        check(r#"{"podCIDRs": ["10.1.0.0/16"]}"#, Ok("10.1.0.0/16"));
+        check(
+            r#"{"apiVersion":"weft.dev/v1","kind":"Network","metadata":{"name":"default"},"spec":{"podCIDRs":["10.1.0.0/16"]}}"#,
+            Ok("10.1.0.0/16"),
+        );
+        check(r#"{"kind":"Network","metadata":{"name":"blue"},"spec":{}}"#, Err("as in the key"));
+        check(r#"{"podCIDRs": ["10.1.0.0/16"], "wni": 3}"#, Err("wni"));
+        check(r#"{"podCIDRs": "#, Err("no JSON"));
+        check("[]", Err("no object"));
+    }
+}

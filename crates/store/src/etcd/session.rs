@@ -1,0 +1,321 @@
+//! A node's presence: the lease under which all its keys are, and how long the node may rely on it.
+//!
+//! What always holds: a node relies on its lease for [`HELD`] of its time, counted from *before* the renewal was sent, by a clock that
+//! nobody can set ([`BootTime`]); etcd keeps the lease for the whole of its time, counted from when the renewal arrived. So
+//! when a node's blocks become anybody's, the node has known for a quarter of that time that they will, and has given out none of their
+//! addresses since. A lease that is gone is never taken for renewed: the node makes another one, and claims again.
+//!
+//! What is absent: which blocks ([`super::claim`]), and what a node does that relies on nothing any more (the agent).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use weft_model::{Cidr, NetworkName, NodeName};
+
+use super::client::{Client, Failure};
+use super::keys::Keys;
+use super::wire::{self, Done, Granted, KeyValue, Ranged, Streamed, Transacted, code};
+use super::{claim, publish};
+use crate::clock::BootTime;
+use crate::store::Hold;
+
+/// The share of a lease's time for which a node relies on it, in quarters. The last quarter is the time of grace.
+const HELD: u32 = 3;
+/// Between renewals at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Between attempts to renew while etcd doesn't answer, at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// What one node has at etcd, as far as this process sees to it.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub node: NodeName,
+    state: Mutex<State>,
+    /// Held by whoever changes what is at etcd.
+    pub turn: tokio::sync::Mutex<()>,
+    /// Tells the renewer to look at once.
+    pub renew: tokio::sync::Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lease: i64,
+    /// Whole seconds, as etcd granted them.
+    time: Duration,
+    held_until: Option<BootTime>,
+    claims: BTreeSet<(NetworkName, Cidr)>,
+    /// Networks in which a block went to another node, and none was claimed since.
+    lost: BTreeSet<NetworkName>,
+    /// The node was forgotten: nothing of it is to be made again.
+    is_over: bool,
+    /// What was published, by key, without the time of writing.
+    published: BTreeMap<String, Value>,
+}
+
+/// How a lease came to be ours.
+enum Found {
+    /// It is there, and was renewed.
+    Renewed { lease: i64, time: Duration, sent: BootTime },
+    /// There is none, or it is another's time.
+    None,
+}
+
+impl Session {
+    pub fn of(node: NodeName) -> Self {
+        let (state, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { node, state, turn, renew: tokio::sync::Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it: its renewer makes nothing again.
+    pub fn end(&self) {
+        self.state().is_over = true;
+        self.renew.notify_one();
+    }
+
+    pub fn lease(&self) -> i64 {
+        self.state().lease
+    }
+
+    pub fn claims(&self) -> Vec<(NetworkName, Cidr)> {
+        self.state().claims.iter().cloned().collect()
+    }
+
+    fn is_over(&self) -> bool {
+        self.state().is_over
+    }
+
+    /// Notes all claims of a network anew.
+    pub fn set_claims(&self, network: &NetworkName, cidrs: &[Cidr]) {
+        let mut state = self.state();
+        state.claims.retain(|(name, _)| name != network);
+        state.claims.extend(cidrs.iter().map(|cidr| (network.clone(), *cidr)));
+        state.lost.remove(network);
+    }
+
+    pub fn note_claim(&self, network: NetworkName, cidr: Cidr) {
+        self.state().claims.insert((network, cidr));
+    }
+
+    fn lose(&self, network: &NetworkName, cidr: Cidr) {
+        let mut state = self.state();
+        state.claims.remove(&(network.clone(), cidr));
+        state.lost.insert(network.clone());
+    }
+
+    pub fn note_published(&self, key: &str, object: Option<Value>) {
+        let mut state = self.state();
+        match object {
+            Some(object) => state.published.insert(key.to_owned(), object),
+            None => state.published.remove(key),
+        };
+    }
+
+    fn published(&self) -> Vec<(String, Value)> {
+        self.state().published.iter().map(|(key, object)| (key.clone(), object.clone())).collect()
+    }
+
+    /// What the node may rely on.
+    pub fn hold(&self) -> Hold {
+        let state = self.state();
+        if let Some(network) = state.lost.first() {
+            return Hold::Lapsed(format!(
+                "node {} was out of etcd's reach for longer than its lease lasts, and another node has its block of network \
+                 {network} now; pods here that have addresses of it must be made anew",
+                self.node
+            ));
+        }
+        match state.held_until {
+            Some(until) if !state.claims.is_empty() => Hold::Until(until),
+            Some(_) => Hold::Unbound,
+            None => {
+                Hold::Lapsed("etcd has not confirmed this node's blocks since the agent started".to_owned())
+            }
+        }
+    }
+
+    fn renewed(&self, lease: i64, time: Duration, sent: BootTime) {
+        let mut state = self.state();
+        (state.lease, state.time) = (lease, time);
+        state.held_until = Some(sent + time * HELD / 4);
+    }
+
+    fn pause(&self) -> Duration {
+        let time = self.state().time;
+        let pause = (time / 6).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        pause.mul_f32(0.8 + 0.4 * fastrand::f32())
+    }
+}
+
+/// What every step needs.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub client: Client,
+    pub keys: Keys,
+    /// The time of a lease that is asked for.
+    pub time: Duration,
+}
+
+impl Around {
+    /// Every key that begins with `start`.
+    pub async fn list(&self, start: &str) -> Result<Vec<KeyValue>, Failure> {
+        let ranged: Ranged = self.client.ask(wire::RANGE, &wire::range(start)).await?;
+        Ok(ranged.kvs)
+    }
+
+    pub async fn get(&self, key: &str) -> Result<Option<KeyValue>, Failure> {
+        let ranged: Ranged = self.client.ask(wire::RANGE, &wire::get(key)).await?;
+        Ok(ranged.kvs.into_iter().next())
+    }
+
+    /// Makes a session stand: with the lease that the node has, or a new one. Finds what is already there under it.
+    pub async fn open(&self, session: &Session) -> Result<(), Failure> {
+        let (lease, time, sent) = self.obtain(&session.node).await?;
+        self.gather(session, lease).await?;
+        session.renewed(lease, time, sent);
+        Ok(())
+    }
+
+    /// The node's lease, its time, and when its last renewal was sent.
+    async fn obtain(&self, node: &NodeName) -> Result<(i64, Duration, BootTime), Failure> {
+        let key = self.keys.session(node);
+        loop {
+            let there = self.get(&key).await?;
+            if let Some(kv) = &there
+                && let Found::Renewed { lease, time, sent } = self.find(kv).await?
+            {
+                return Ok((lease, time, sent));
+            }
+            let sent = BootTime::now();
+            let question = json!({ "TTL": self.time.as_secs().to_string() });
+            let granted: Granted = self.client.ask(wire::GRANT, &question).await?;
+            let time = Duration::from_secs(granted.ttl.unsigned_abs());
+            // Another process of this node's may be first: then its lease is ours too.
+            let compare = match &there {
+                Some(kv) => wire::is_unchanged(&key, kv.mod_revision),
+                None => wire::is_absent(&key),
+            };
+            let put = json!({ "request_put": wire::put(&key, node.as_str().as_bytes(), granted.id) });
+            let get = json!({ "request_range": wire::get(&key) });
+            let question = wire::txn(&[compare], &[put], &[get]);
+            let answer: Transacted = self.client.ask(wire::TXN, &question).await?;
+            if answer.succeeded || answer.found().any(|kv| kv.lease == granted.id) {
+                return Ok((granted.id, time, sent));
+            }
+            self.revoke(granted.id).await?;
+        }
+    }
+
+    async fn find(&self, kv: &KeyValue) -> Result<Found, Failure> {
+        let sent = BootTime::now();
+        let ttl = self.keep_alive(kv.lease).await?;
+        // A lease of another time is replaced: the configuration has changed.
+        if ttl == self.time.as_secs().cast_signed() {
+            return Ok(Found::Renewed {
+                lease: kv.lease,
+                time: Duration::from_secs(ttl.unsigned_abs()),
+                sent,
+            });
+        }
+        Ok(Found::None)
+    }
+
+    /// Renews a lease: its time in seconds, or 0 where it is gone.
+    async fn keep_alive(&self, lease: i64) -> Result<i64, Failure> {
+        let question = json!({ "ID": lease.to_string() });
+        let answer: Streamed<Granted> = self.client.ask(wire::KEEP_ALIVE, &question).await?;
+        match (answer.result, answer.error) {
+            (Some(granted), None) => Ok(granted.ttl),
+            (_, Some(error)) if error.code == code::NOT_FOUND => Ok(0),
+            (_, Some(error)) => Err(Failure::Away(error.message)),
+            (None, None) => Err(Failure::Away("an empty answer to a renewal".to_owned())),
+        }
+    }
+
+    pub async fn revoke(&self, lease: i64) -> Result<(), Failure> {
+        let question = json!({ "ID": lease.to_string() });
+        match self.client.ask::<Done>(wire::REVOKE, &question).await {
+            Err(Failure::Refused(error)) if error.code == code::NOT_FOUND => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Finds the node's claims, and puts all its keys under its lease.
+    async fn gather(&self, session: &Session, lease: i64) -> Result<(), Failure> {
+        let node = &session.node;
+        let mut own: Vec<KeyValue> = self.list(&self.keys.all_blocks()).await?;
+        own.retain(|kv| kv.text() == node.as_str());
+        for kv in &own {
+            if let Some((network, cidr)) = kv.key().and_then(|key| self.keys.claimed(key)) {
+                session.note_claim(network, cidr);
+            }
+        }
+        own.extend(self.get(&self.keys.node(node)).await?);
+        own.extend(self.list(&self.keys.pods_of(node)).await?);
+        for kv in own.iter().filter(|kv| kv.lease != lease) {
+            let Some(key) = kv.key() else { continue };
+            // Who has written it meanwhile has put it under the right lease, or is another node.
+            let put = json!({ "request_put": wire::put(key, &kv.value, lease) });
+            let question = wire::txn(&[wire::is_unchanged(key, kv.mod_revision)], &[put], &[]);
+            self.client.ask::<Transacted>(wire::TXN, &question).await?;
+        }
+        Ok(())
+    }
+
+    /// Renews a session until it is over.
+    pub async fn keep(self: Arc<Self>, session: Arc<Session>) {
+        let mut patience = session.pause();
+        loop {
+            let _ = tokio::time::timeout(patience, session.renew.notified()).await;
+            if session.is_over() {
+                return;
+            }
+            let (lease, sent) = (session.lease(), BootTime::now());
+            let renewed = match self.keep_alive(lease).await {
+                Ok(ttl) if ttl > 0 => {
+                    session.renewed(lease, Duration::from_secs(ttl.unsigned_abs()), sent);
+                    Ok(())
+                }
+                Ok(_) => self.establish_again(&session, lease).await,
+                Err(failure) => Err(failure),
+            };
+            patience = session.pause();
+            if let Err(failure) = renewed {
+                tracing::debug!("cannot renew the lease of node {}: {failure}", session.node);
+                patience /= 2;
+            }
+        }
+    }
+
+    /// The lease is gone, and with it all keys: makes them again, as far as no other node has taken their place.
+    async fn establish_again(&self, session: &Session, old: i64) -> Result<(), Failure> {
+        let _turn = session.turn.lock().await;
+        if session.lease() != old || session.is_over() {
+            return Ok(());
+        }
+        tracing::warn!("the lease of node {} ran out; making its keys again", session.node);
+        let (lease, time, sent) = self.obtain(&session.node).await?;
+        let mut lost = Vec::new();
+        for (network, cidr) in session.claims() {
+            if !claim::claim_again(self, &session.node, lease, &network, cidr).await? {
+                session.lose(&network, cidr);
+                lost.push(cidr);
+            }
+        }
+        for (key, mut object) in session.published() {
+            if publish::names_one_of(&object, &lost) {
+                // The agent hears that its node is gone, and publishes it with other blocks.
+                session.note_published(&key, None);
+                continue;
+            }
+            publish::write_under(self, &session.node, lease, &key, &mut object).await?;
+        }
+        session.renewed(lease, time, sent);
+        Ok(())
+    }
+}

@@ -1,0 +1,330 @@
+//! The loop of a watch: pages and streams of one member after another in, events out.
+//!
+//! What always holds: the stream begins at the revision after the one that was listed, so nothing falls in between. While it is silent, the
+//! member that it comes from is asked a question that only a member with a leader can answer; without an answer, another member
+//! is listened to. After every break all keys are listed, but only the values that changed are read. Only where no member can
+//! be listed is the store stale.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant, SystemTime};
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::watch::Receiver;
+use tokio::time::{interval, sleep};
+
+use super::client::{Client, Failure};
+use super::connection::LARGEST;
+use super::follow::Follower;
+use super::keys::{Keys, end_of};
+use super::wire::{self, Header, Ranged, Streamed, Watched, What, encode};
+use crate::store::{Event, Hold};
+
+type Sink<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// Keys of a page, at first; pages that are too large are halved.
+const PAGE: i64 = 1_000;
+/// How often it is looked at whether what the node may rely on has changed.
+const TICK: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A stream that ends sooner than this after its listing has brought nothing.
+const FRUITFUL: Duration = Duration::from_secs(2);
+/// So many of those in a row, and the store is stale.
+const FRUITLESS: u32 = 3;
+
+/// Why following has ended.
+enum Ended {
+    /// Nobody listens any more.
+    Unheard,
+    /// What is missing is forgotten by etcd: everything has to be listed again.
+    Compacted,
+    /// No member can be listed.
+    Away(String),
+    /// This stream has ended.
+    Broken(String),
+}
+
+/// What the node may rely on, and what was told of it.
+struct Holds<'a> {
+    now: &'a (dyn Fn() -> Hold + Sync),
+    told: Option<Hold>,
+}
+
+impl Holds<'_> {
+    fn tell(&mut self, sink: Sink<'_>) -> ControlFlow<()> {
+        let hold = (self.now)();
+        if self.told.as_ref() == Some(&hold) {
+            return ControlFlow::Continue(());
+        }
+        self.told = Some(hold.clone());
+        sink(Event::Hold(hold))
+    }
+}
+
+pub(super) struct Watch<'a> {
+    client: Client,
+    keys: Keys,
+    follower: Follower,
+    /// Time between questions to the member that is listened to.
+    pulse: Duration,
+    holds: Holds<'a>,
+    /// The cluster that was listed last.
+    cluster: Option<i64>,
+    /// All up to this revision is known.
+    revision: i64,
+    page: i64,
+    is_synced: bool,
+    stale: Option<(SystemTime, String)>,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(client: Client, keys: Keys, pulse: Duration, hold: &'a (dyn Fn() -> Hold + Sync)) -> Self {
+        Self {
+            client,
+            follower: Follower::new(keys.clone()),
+            keys,
+            pulse,
+            holds: Holds { now: hold, told: None },
+            cluster: None,
+            revision: 0,
+            page: PAGE,
+            is_synced: false,
+            stale: None,
+        }
+    }
+
+    /// Follows until nobody listens, or `stopped` says so.
+    pub async fn run(&mut self, stopped: &mut Receiver<bool>, sink: Sink<'_>) {
+        let (mut pause, mut fruitless) = (FIRST_PAUSE, 0);
+        loop {
+            if self.holds.tell(sink).is_break() {
+                return;
+            }
+            let begun = Instant::now();
+            let ended = tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                ended = self.follow(sink) => ended,
+            };
+            if begun.elapsed() > FRUITFUL && !matches!(ended, Ended::Away(_)) {
+                (pause, fruitless) = (FIRST_PAUSE, 0);
+                continue;
+            }
+            fruitless += 1;
+            let heard = match ended {
+                Ended::Unheard => return,
+                Ended::Away(reason) => self.lose(&reason, sink),
+                Ended::Broken(reason) if fruitless >= FRUITLESS => self.lose(&reason, sink),
+                Ended::Broken(_) | Ended::Compacted => ControlFlow::Continue(()),
+            };
+            if heard.is_break() {
+                return;
+            }
+            let jittered = pause.mul_f32(0.5 + fastrand::f32());
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                () = sleep(jittered) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn lose(&mut self, reason: &str, sink: Sink<'_>) -> ControlFlow<()> {
+        let since = self.stale.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
+        let is_news = self.stale.as_ref().is_none_or(|(_, before)| before != reason);
+        self.stale = Some((since, reason.to_owned()));
+        if is_news {
+            sink(Event::Stale { since, reason: format!("etcd: {reason}") })
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn tell(&mut self, sink: Sink<'_>) -> ControlFlow<()> {
+        self.follower.drain().into_iter().try_for_each(sink)
+    }
+
+    /// Lists, and listens to one member for as long as it has something to say.
+    async fn follow(&mut self, sink: Sink<'_>) -> Ended {
+        if let Err(failure) = self.list().await {
+            return Ended::Away(failure.to_string());
+        }
+        if self.tell(sink).is_break() {
+            return Ended::Unheard;
+        }
+        if !self.is_synced || self.stale.is_some() {
+            self.is_synced = true;
+            self.stale = None;
+            if sink(Event::Synced).is_break() {
+                return Ended::Unheard;
+            }
+        }
+        let at = self.client.at();
+        let all = self.keys.all();
+        let question = json!({ "create_request": {
+            "key": encode(all), "range_end": encode(end_of(all)),
+            "start_revision": (self.revision + 1).to_string(), "progress_notify": true,
+        }});
+        let ended = match self.client.stream(at, wire::WATCH, &question).await {
+            Ok(stream) => self.listen(at, stream, sink).await,
+            Err(failure) => Ended::Broken(failure.to_string()),
+        };
+        if let Ended::Broken(reason) = &ended {
+            tracing::debug!("{}: {reason}", self.client.name(at));
+            self.client.leave(at);
+        }
+        ended
+    }
+
+    async fn listen(&mut self, at: usize, mut stream: Incoming, sink: Sink<'_>) -> Ended {
+        let mut text: Vec<u8> = Vec::new();
+        let mut tick = interval(TICK);
+        // There is no such key, and asking for it costs the member next to nothing.
+        let question = wire::get(self.keys.all());
+        loop {
+            let heard = {
+                // Given up with every piece that comes: a member that speaks is there.
+                let pulse = async {
+                    loop {
+                        sleep(self.pulse.mul_f32(0.8 + 0.4 * fastrand::f32())).await;
+                        if let Err(failure) = self.client.ask_at::<Ranged>(at, wire::RANGE, &question).await {
+                            return failure;
+                        }
+                    }
+                };
+                tokio::pin!(pulse);
+                loop {
+                    tokio::select! {
+                        frame = stream.frame() => break frame,
+                        failure = &mut pulse => return Ended::Broken(failure.to_string()),
+                        _ = tick.tick() => {
+                            if self.holds.tell(sink).is_break() {
+                                return Ended::Unheard;
+                            }
+                        }
+                    }
+                }
+            };
+            match heard {
+                None => return Ended::Broken("it ended the watch".to_owned()),
+                Some(Err(error)) => return Ended::Broken(super::connection::reason(&error)),
+                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+            }
+            // Each element ends with its line.
+            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            for line in text.drain(..whole).collect::<Vec<u8>>().split(|byte| *byte == b'\n') {
+                if !line.is_empty()
+                    && let Err(ended) = self.take(line)
+                {
+                    return ended;
+                }
+            }
+            if text.len() > LARGEST {
+                return Ended::Broken("a message of more than 64 MiB".to_owned());
+            }
+            if self.tell(sink).is_break() {
+                return Ended::Unheard;
+            }
+        }
+    }
+
+    /// Takes in one element of the stream.
+    fn take(&mut self, line: &[u8]) -> Result<(), Ended> {
+        let streamed: Streamed<Watched> = serde_json::from_slice(line)
+            .map_err(|error| Ended::Broken(format!("no answer of etcd's: {error}")))?;
+        if let Some(error) = streamed.error {
+            return Err(Ended::Broken(error.message));
+        }
+        let Some(watched) = streamed.result else { return Ok(()) };
+        if watched.canceled {
+            return Err(match watched.compact_revision {
+                0 => Ended::Broken(format!("it ended the watch: {}", watched.cancel_reason)),
+                _ => Ended::Compacted,
+            });
+        }
+        for happened in &watched.events {
+            match (happened.what, happened.kv.key()) {
+                (What::Put, _) => self.follower.put(&happened.kv),
+                (What::Delete, Some(key)) => self.follower.delete(key),
+                (What::Delete, None) => {}
+            }
+            self.revision = self.revision.max(happened.kv.mod_revision);
+        }
+        Ok(())
+    }
+
+    /// Brings everything up to etcd's present revision.
+    async fn list(&mut self) -> Result<(), Failure> {
+        let mut listed = BTreeMap::new();
+        let is_first = self.revision == 0;
+        let header = self.pages(0, is_first, 0, &mut listed).await?;
+        let is_another = self.cluster.is_some_and(|cluster| cluster != header.cluster_id);
+        if is_another && listed.is_empty() && !self.follower.is_empty() {
+            let reason =
+                "another cluster, without keys, is in its place; put a network into it if it is meant";
+            return Err(Failure::Away(reason.to_owned()));
+        }
+        // Another cluster counts its revisions anew, and so does one that was restored.
+        let is_anew = is_another || header.revision < self.revision;
+        if is_anew {
+            self.follower.doubt();
+        }
+        if self.follower.compare(&listed) {
+            let since = if is_anew { 0 } else { self.revision + 1 };
+            self.pages(header.revision, true, since, &mut listed).await?;
+        }
+        (self.cluster, self.revision) = (Some(header.cluster_id), header.revision);
+        Ok(())
+    }
+
+    /// Reads every key at a revision (0: the present one), with values or without, that was written at `since` or later.
+    async fn pages(
+        &mut self,
+        revision: i64,
+        with_values: bool,
+        since: i64,
+        listed: &mut BTreeMap<String, i64>,
+    ) -> Result<Header, Failure> {
+        let mut start = self.keys.all().as_bytes().to_vec();
+        let end = encode(end_of(self.keys.all()));
+        let mut at: Option<Header> = None;
+        loop {
+            let revision = at.map_or(revision, |header| header.revision);
+            let question = page(&start, &end, self.page, revision, with_values, since);
+            let ranged: Ranged = match self.client.ask(wire::RANGE, &question).await {
+                Err(Failure::TooLarge) if self.page > 1 => {
+                    self.page /= 2;
+                    continue;
+                }
+                other => other?,
+            };
+            for kv in &ranged.kvs {
+                if with_values {
+                    self.follower.put(kv);
+                }
+                listed.extend(kv.key().map(|key| (key.to_owned(), kv.mod_revision)));
+            }
+            let header = *at.get_or_insert(ranged.header);
+            match ranged.kvs.last() {
+                Some(last) if ranged.more => {
+                    start.clone_from(&last.key);
+                    start.push(0);
+                }
+                _ => return Ok(header),
+            }
+        }
+    }
+}
+
+fn page(start: &[u8], end: &str, limit: i64, revision: i64, with_values: bool, since: i64) -> Value {
+    json!({
+        "key": encode(start),
+        "range_end": end,
+        "limit": limit.to_string(),
+        "revision": revision.to_string(),
+        "keys_only": !with_values,
+        "min_mod_revision": since.to_string(),
+    })
+}
