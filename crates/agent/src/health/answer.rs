@@ -22,9 +22,13 @@ pub struct Answer {
     pub body: String,
 }
 
+const OK: u16 = 200;
+const NOT_FOUND: u16 = 404;
+const UNAVAILABLE: u16 = 503;
+
 impl Answer {
-    fn new(good: Option<()>, weight: Option<u32>, body: &Value) -> Self {
-        Self { status: if good.is_some() { 200 } else { 503 }, weight, body: body.to_string() }
+    fn new(status: u16, weight: Option<u32>, body: &Value) -> Self {
+        Self { status, weight, body: body.to_string() }
     }
 }
 
@@ -36,8 +40,8 @@ pub fn of_service(row: &HealthRow, node: &NodeHealth, now: Instant) -> Answer {
         "localEndpoints": row.local_endpoints,
         "serviceProxyHealthy": healthy,
     });
-    let good = (healthy && row.local_endpoints > 0).then_some(());
-    Answer::new(good, Some(row.local_endpoints), &body)
+    let status = if healthy && row.local_endpoints > 0 { OK } else { UNAVAILABLE };
+    Answer::new(status, Some(row.local_endpoints), &body)
 }
 
 /// At the node's own port: `/healthz` for load balancers, `/livez` for whoever would start the agent anew.
@@ -50,15 +54,14 @@ pub fn of_node(path: &str, node: &NodeHealth, now: Instant, wall: SystemTime) ->
         }
         "/livez" => node.is_alive(now),
         _ => {
-            let body = json!({ "error": "there are /healthz and /livez" });
-            return Answer { status: 404, weight: None, body: body.to_string() };
+            return Answer::new(NOT_FOUND, None, &json!({ "error": "there are /healthz and /livez" }));
         }
     };
     // As long as all is well nothing is newer than what is in force.
     let updated = node.updated.map(|(_, when)| if healthy { wall } else { when });
     body["lastUpdated"] = updated.map_or(Value::Null, |when| json!(rfc3339(when)));
-    let good = (healthy && !(path == "/healthz" && node.leaving)).then_some(());
-    Answer::new(good, None, &body)
+    let turned_away = path == "/healthz" && node.leaving;
+    Answer::new(if healthy && !turned_away { OK } else { UNAVAILABLE }, None, &body)
 }
 
 #[cfg(test)]
