@@ -257,6 +257,10 @@ impl Expression {
                 if let Some(port) = port {
                     w.u32(k::NFTA_NAT_REG_PROTO_MIN, port.number());
                 }
+                match nat_flags(*kind, *port) {
+                    0 => {}
+                    flags => w.u32(k::NFTA_NAT_FLAGS, flags),
+                }
             }),
             Expression::Masquerade(flags) => one("masq", &|w| w.u32(k::NFTA_MASQ_FLAGS, *flags)),
             Expression::Reject(kind, code) => one("reject", &|w| {
@@ -448,9 +452,16 @@ fn read_nat(a: Attributes<'_>) -> Option<Expression> {
     let port = register(k::NFTA_NAT_REG_PROTO_MIN);
     let single = register(k::NFTA_NAT_REG_ADDR_MAX).is_none_or(|max| max == address)
         && register(k::NFTA_NAT_REG_PROTO_MAX).is_none_or(|max| Some(max) == port);
-    (single && flags & !IMPLIED == 0).then_some(())?;
+    let kind = a.get(k::NFTA_NAT_TYPE)?.u32()?;
+    (single && flags & !IMPLIED == nat_flags(kind, port)).then_some(())?;
     let family = u8::try_from(a.get(k::NFTA_NAT_FAMILY)?.u32()?).ok()?;
-    Some(Expression::Nat(a.get(k::NFTA_NAT_TYPE)?.u32()?, family, address, port))
+    Some(Expression::Nat(kind, family, address, port))
+}
+
+/// A source's port is the kernel's to choose, at random: two clients of one server that share an address after translation
+/// and have the same port would else be told apart only when both are on their way, at the cost of a packet.
+fn nat_flags(kind: u32, port: Option<Register>) -> u32 {
+    if kind == k::NFT_NAT_SNAT && port.is_none() { k::NF_NAT_RANGE_PROTO_RANDOM_FULLY } else { 0 }
 }
 
 struct Words<'a>(&'a [u8]);

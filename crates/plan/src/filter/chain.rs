@@ -150,7 +150,7 @@ pub enum Statement {
     VerdictFrom(Vec<Field>, Ident),
     /// Rewrites the destination; the map missing the key ends the rule.
     Dnat(NatTarget),
-    /// Rewrites the source.
+    /// Rewrites the source; where only an address is given, ports are fully randomised.
     Snat(NatTarget),
     /// Rewrites the source to the leaving link's address, ports fully randomised.
     Masquerade,
@@ -309,6 +309,7 @@ impl fmt::Display for Statement {
                 write!(f, " vmap @{map}")
             }
             Statement::Dnat(target) => write!(f, "dnat {target}"),
+            Statement::Snat(target @ NatTarget::Address(_)) => write!(f, "snat {target} fully-random"),
             Statement::Snat(target) => write!(f, "snat {target}"),
             Statement::Masquerade => f.write_str("masquerade fully-random"),
             Statement::Reject(Reject::PortUnreachable) => f.write_str("reject"),

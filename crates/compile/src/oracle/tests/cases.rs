@@ -206,7 +206,7 @@ fn a_mapped_port_from_everywhere() {
       n1 prerouting host_ports: fib daddr type local dnat ip to meta l4proto . th dport map @ports comment "port mappings"; found tcp . 8080 : 10.244.1.2 . 80 [attachment mapped:eth0]
       n1 translate the destination: tcp 10.244.1.2:40000 → 10.244.1.2:80 [attachment mapped:eth0]
       n1 route 10.244.1.2/32 dev weftp37n9hazzqj src 192.0.2.1 [attachment web:eth0]
-      n1 postrouting hairpin: ip saddr 10.244.1.2 ip daddr 10.244.1.2 snat ip to 192.0.2.1 comment "hairpin" [node n1]
+      n1 postrouting hairpin: ip saddr 10.244.1.2 ip daddr 10.244.1.2 snat ip to 192.0.2.1 fully-random comment "hairpin" [node n1]
       n1 translate the source: tcp 192.0.2.1:40000 → 10.244.1.2:80 [node n1]
       n1 link to pod default/web by weftp37n9hazzqj [attachment web:eth0]
     delivered to pod default/web on n1 (weftp37n9hazzqj) as tcp 192.0.2.1:40000 → 10.244.1.2:80
@@ -225,7 +225,7 @@ fn a_mapped_port_from_everywhere() {
       n1 output host_ports_out: fib daddr type local dnat ip to meta l4proto . th dport map @ports comment "port mappings"; found tcp . 8080 : 10.244.1.2 . 80 [attachment mapped:eth0]
       n1 translate the destination: tcp 127.0.0.1:40000 → 10.244.1.2:80 [attachment mapped:eth0]
       n1 route 10.244.1.2/32 dev weftp37n9hazzqj src 192.0.2.1 [attachment web:eth0]
-      n1 postrouting hairpin: ip saddr 127.0.0.0/8 oifname "weftp*" snat ip to 192.0.2.1 comment "from loopback" [node n1]
+      n1 postrouting hairpin: ip saddr 127.0.0.0/8 oifname "weftp*" snat ip to 192.0.2.1 fully-random comment "from loopback" [node n1]
       n1 translate the source: tcp 192.0.2.1:40000 → 10.244.1.2:80 [node n1]
       n1 link to pod default/web by weftp37n9hazzqj [attachment web:eth0]
     delivered to pod default/web on n1 (weftp37n9hazzqj) as tcp 192.0.2.1:40000 → 10.244.1.2:80

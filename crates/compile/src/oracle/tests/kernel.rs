@@ -301,8 +301,8 @@ fn check(lab: &Lab, table: &Table, next_port: &Cell<u16>) -> Result<(), String> 
         }
     }
     for (number, trace) in sent {
-        // The kernel chooses a masqueraded port at random; the oracle keeps the old one.
-        let masqueraded = trace.hops.iter().any(|hop| hop.text.contains("masquerade"));
+        // The kernel chooses a translated source's port at random; the oracle keeps the old one.
+        let masqueraded = trace.hops.iter().any(|hop| hop.text.contains("fully-random"));
         let blur = |(place, headers): (Place, Headers)| {
             (place, Headers { sport: if masqueraded { 0 } else { headers.sport }, ..headers })
         };

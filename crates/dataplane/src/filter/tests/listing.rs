@@ -210,8 +210,8 @@ fn rules_are_listed_in_the_words_of_the_plan() {
         chain edge {
         type nat hook postrouting priority srcnat - 5; policy accept;
         ct status dnat ip saddr @blocks4 masquerade fully-random
-        snat ip to 10.0.0.1
-        snat ip6 to fd00::1
+        snat ip to 10.0.0.1 fully-random
+        snat ip6 to fd00::1 fully-random
         snat ip to meta l4proto . th dport map @ports4
         masquerade fully-random
         "#);
