@@ -14,6 +14,7 @@ use weft_model::{
 
 use self::labels::{PodLabels, ServiceSelectors, Slots, link, unlink};
 use crate::services::groups::{GroupIndex, GroupKey};
+use crate::services::published::PublishedIndex;
 
 mod labels;
 
@@ -55,6 +56,9 @@ pub struct Facts {
     /// Pods in their node's network whose addresses nobody has written.
     on_host: FxHashMap<NodeName, BTreeSet<ObjectKey>>,
     groups: GroupIndex,
+    published: PublishedIndex,
+    /// Services that prefer endpoints near by.
+    choosy: BTreeSet<ObjectKey>,
     /// Services by the seconds for which their clients keep an endpoint.
     affinity_timeouts: BTreeMap<u32, usize>,
 }
@@ -128,6 +132,16 @@ impl Facts {
     /// Numbers of services' groups of endpoints.
     pub fn groups(&self) -> &GroupIndex {
         &self.groups
+    }
+
+    /// Who wants which external address, or node port.
+    pub fn published(&self) -> &PublishedIndex {
+        &self.published
+    }
+
+    /// Services that prefer endpoints near by, by name.
+    pub fn choosy_services(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.choosy.iter()
     }
 
     /// Every time, in seconds, for which some service's clients keep their endpoint.
@@ -320,6 +334,10 @@ impl Facts {
                     self.services_by_label.insert(&service.key.namespace, selector, slot);
                 }
                 GroupKey::all_of(service).for_each(|group| self.groups.insert(group));
+                self.published.insert(service);
+                if service.distribution.is_some() {
+                    self.choosy.insert(service.key.clone());
+                }
                 if let Some(seconds) = service.affinity_seconds {
                     *self.affinity_timeouts.entry(seconds).or_default() += 1;
                 }
@@ -366,6 +384,8 @@ impl Facts {
                     self.services_by_label.remove(&service.key.namespace, selector, slot);
                 }
                 GroupKey::all_of(service).for_each(|group| self.groups.remove(&group));
+                self.published.remove(service);
+                self.choosy.remove(&service.key);
                 if let Some(seconds) = service.affinity_seconds
                     && let Some(count) = self.affinity_timeouts.get_mut(&seconds)
                 {

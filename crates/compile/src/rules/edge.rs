@@ -1,7 +1,8 @@
 //! Where a network ends: what is the cluster, what is outside, and what happens in between.
 //!
 //! *Flat* networks pass as they are. *Island* pods get their node's address on the way out. *Isolated* pods get no way out,
-//! and nobody outside a way in, but by port mappings and from nodes.
+//! and nobody outside a way in, but from nodes and by ports that somebody published: mapped ports, and services' at addresses that
+//! are reached from outside.
 
 use weft_model::{Cidr, Fact, FactKey, Family, Network, Shape};
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, HookKind, Reject, Value};
@@ -104,7 +105,7 @@ fn masquerade() -> Vec<weft_plan::Rule> {
 fn isolated() -> Vec<weft_plan::Rule> {
     let established =
         Statement::Match(Field::CtState, Comparison::Is, Value::State(ConntrackState::EstablishedOrRelated));
-    let mapped = Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat));
+    let published = Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat));
     let mut rules = vec![weft_plan::Rule::new(
         "what was let through goes on",
         [established, Statement::Verdict(Verdict::Accept)],
@@ -122,8 +123,8 @@ fn isolated() -> Vec<weft_plan::Rule> {
         ));
     }
     rules.push(weft_plan::Rule::new(
-        "a port mapping lets it in",
-        [mapped, Statement::Verdict(Verdict::Accept)],
+        "a published port lets it in",
+        [published, Statement::Verdict(Verdict::Accept)],
     ));
     for family in Family::ALL {
         rules.push(weft_plan::Rule::new(

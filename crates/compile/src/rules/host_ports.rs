@@ -9,7 +9,8 @@ use weft_model::{Attachment, FactKey, Family, HostPort};
 use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Value};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Type, Verdict};
 
-use super::table::{Pair, address_type, nat};
+use super::edge::CLUSTER;
+use super::table::{Pair, address_type, nat, not_in_set};
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 
@@ -17,6 +18,10 @@ use crate::facts::Transition;
 pub const ANY: Pair = Pair { v4: "host_port4", v6: "host_port6" };
 /// (address . protocol . port) → (pod address . port).
 pub const AT: Pair = Pair { v4: "host_port_at4", v6: "host_port_at6" };
+
+/// After services (−105): a port mapped at all of the node's addresses doesn't take a balancer's address that the node has,
+/// nor a node port. Before the destination translation of others (−100).
+const PRIORITY: i32 = -104;
 
 /// The chain that both hooks go on to with what is addressed to the node.
 const MAPPINGS: &str = "port_mappings";
@@ -71,11 +76,18 @@ fn constant(origin: &FactKey, out: &mut Output) {
     }
     let chain = Ident::new(MAPPINGS);
     out.chain(chain.clone(), rules, origin);
-    // The routing tables are asked once a connection instead of once a rule: most connections lead elsewhere.
-    let to_node = Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local);
-    let on = weft_plan::Rule::new("to this node", [to_node, Statement::Verdict(Verdict::Goto(chain))]);
-    out.base_chain("host_ports", nat(HookKind::Prerouting, -110), vec![on.clone()], origin);
-    out.base_chain("host_ports_out", nat(HookKind::Output, -110), vec![on], origin);
+    // The routing tables are asked once a connection instead of once a rule: most connections lead elsewhere. The cluster's
+    // own addresses can be local as well: that of its DNS server is, and what isn't served there is nobody's.
+    let on = Family::ALL.map(|family| {
+        let to_node = Statement::Match(Field::FibDaddrType, Comparison::Is, Value::Local);
+        let of_the_node = not_in_set([Field::Daddr(family)], CLUSTER.of(family));
+        weft_plan::Rule::new(
+            "to this node",
+            [of_the_node, to_node, Statement::Verdict(Verdict::Goto(chain.clone()))],
+        )
+    });
+    out.base_chain("host_ports", nat(HookKind::Prerouting, PRIORITY), on.to_vec(), origin);
+    out.base_chain("host_ports_out", nat(HookKind::Output, PRIORITY), on.to_vec(), origin);
 }
 
 fn translations(family: Family) -> [weft_plan::Rule; 2] {

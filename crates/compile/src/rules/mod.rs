@@ -13,10 +13,10 @@
 //! | output | −305 | `tunnel_peers_out` | [`overlay`] |
 //! | output | −303 | `dns_notrack_out` | [`dns_path`] |
 //! | prerouting | −150 | `answers` | [`overlay`] |
-//! | prerouting | −110 | `host_ports` | [`host_ports`] |
-//! | output | −110 | `host_ports_out` | [`host_ports`] |
 //! | prerouting | −105 | `services` | [`services`] |
 //! | output | −105 | `services_out` | [`services`] |
+//! | prerouting | −104 | `host_ports` | [`host_ports`] |
+//! | output | −104 | `host_ports_out` | [`host_ports`] |
 //! | forward | −5 | `isolated` | [`edge`] |
 //! | forward | −4 | `services_unknown` | [`services`] |
 //! | postrouting | 90 | `hairpin` | [`pods`] |

@@ -1,9 +1,10 @@
-//! What services lead to, before any row is made of it: which are ours, marks and their classes, groups of endpoints, and
-//! who may be used.
+//! What services lead to, before any row is made of it: which are ours, who has a place that several want, marks and their
+//! classes, groups of endpoints, and who may be used.
 
 pub mod eligible;
 pub mod groups;
 pub mod marks;
 pub mod ours;
+pub mod published;
 
 pub use ours::{is_ours, node_port_addresses};

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use weft_model::net::is_special;
-use weft_model::{Family, IngressMode, Port, Protocol, Service, ServicePort, TrafficPolicy};
+use weft_model::{Cidr, Family, ObjectKey, Port, Protocol, Service, ServicePort, TrafficPolicy};
 use weft_plan::Atom;
 
 use crate::engine::Context;
-use crate::services::node_port_addresses;
+use crate::services::published::{Place, outside_addresses};
+use crate::services::{is_ours, node_port_addresses};
 use crate::settings::ServiceSettings;
 
 /// One way to a service's port.
@@ -57,14 +58,18 @@ pub fn frontends(
     let cluster = service.cluster_ips.iter().copied().filter(of_family);
     let mut found: Vec<Frontend> =
         cluster.map(|ip| at(ip, port.port, service.internal_policy, service.internal_policy)).collect();
-    found.extend(service.external_ips.iter().copied().filter(of_family).map(|ip| external(ip, port.port)));
-    let balancer = service.load_balancer.iter().filter(|a| a.mode == IngressMode::Vip).map(|a| a.ip);
-    found.extend(
-        balancer
-            .filter(of_family)
-            .map(|ip| Frontend { restricted: !service.source_ranges.is_empty(), ..external(ip, port.port) }),
-    );
-    if let Some(number) = port.node_port {
+    let has = |place| holder(place, settings, context).is_none_or(|holder| *holder == service.key);
+    let protocol = port.protocol;
+    let reached = |ip: IpAddr, number| has(Place { address: Some(ip), protocol, port: number });
+    let outside = outside_addresses(service).filter(of_family).filter(|ip| reached(*ip, port.port));
+    let others = others_block(service, context);
+    found.extend(outside.filter(|ip| others(*ip).is_none()).map(|ip| Frontend {
+        restricted: !service.source_ranges.is_empty() && is_balancers(service, ip),
+        ..external(ip, port.port)
+    }));
+    if let Some(number) = port.node_port
+        && has(Place { address: None, protocol, port: number })
+    {
         let own = node_port_addresses(settings, context).filter(of_family);
         found.extend(own.map(|ip| external(ip, number)));
     }
@@ -72,4 +77,49 @@ pub fn frontends(
     found.sort_by_key(|frontend| (frontend.address, frontend.port, frontend.inside, frontend.outside));
     found.dedup_by_key(|frontend| (frontend.address, frontend.port));
     found
+}
+
+/// Whose a place is, of those who want it.
+fn holder<'a>(place: Place, settings: &ServiceSettings, context: &Context<'a>) -> Option<&'a ObjectKey> {
+    let ours = |key: &&ObjectKey| context.facts.service(key).is_some_and(|found| is_ours(found, settings));
+    context.facts.published().wanting(place).find(ours)
+}
+
+/// The block of services that an address lies in, where it isn't the service's own cluster address: somebody else's, or
+/// nobody's yet.
+fn others_block(service: &Service, context: &Context<'_>) -> impl Fn(IpAddr) -> Option<Cidr> {
+    let blocks =
+        if outside_addresses(service).next().is_some() { context.service_cidrs() } else { Vec::new() };
+    move |ip| {
+        let block = blocks.iter().find(|block| block.contains(ip)).copied();
+        block.filter(|_| !service.cluster_ips.contains(&ip))
+    }
+}
+
+fn is_balancers(service: &Service, address: IpAddr) -> bool {
+    service.load_balancer.iter().any(|balancer| balancer.ip == address)
+}
+
+/// What a service asks for and doesn't get, in words for its warnings.
+pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<'_>) -> Vec<String> {
+    let others = others_block(service, context);
+    let mut texts: Vec<String> = outside_addresses(service)
+        .filter_map(|ip| others(ip).map(|block| (ip, block)))
+        .map(|(ip, block)| {
+            format!("its address {ip} is in {block}, a block of services' own addresses: nobody is led there")
+        })
+        .collect();
+    for place in Place::all_of(service) {
+        let Some(holder) = holder(place, settings, context).filter(|holder| **holder != service.key) else {
+            continue;
+        };
+        let Place { address, protocol, port } = place;
+        let name = address.map_or_else(|| "node port".to_owned(), |ip| format!("{ip} port"));
+        texts.push(format!(
+            "{name} {port}/{protocol} is given to service {holder} already; it is left out until that goes"
+        ));
+    }
+    texts.sort();
+    texts.dedup();
+    texts
 }

@@ -12,8 +12,13 @@ mod addresses;
 mod asked;
 mod rows;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use asked::{Asked, asked};
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use weft_model::{Fact, FactKey, Service};
 
@@ -22,6 +27,7 @@ use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::services::groups::GroupKey;
 use crate::services::is_ours;
+use crate::services::published::{Place, outside_addresses};
 
 /// See the module.
 pub struct ServicesRule;
@@ -36,23 +42,40 @@ impl Rule for ServicesRule {
             dirty(service(&key));
         }
         for state in transition.states() {
-            if let Fact::Service(found) = state {
-                for group in GroupKey::all_of(found) {
-                    context.facts.groups().neighbours(&group).for_each(|key| dirty(service(key)));
-                }
+            let Fact::Service(found) = state else { continue };
+            for group in GroupKey::all_of(found) {
+                context.facts.groups().neighbours(&group).for_each(|key| dirty(service(key)));
+            }
+            for place in Place::all_of(found) {
+                context.facts.published().wanting(place).for_each(|key| dirty(service(key)));
             }
         }
         if transition.concerns_this_node(context) || changes_timeouts(transition) {
             dirty(RuleKey::Constant);
         }
-        // Node ports are elements at this machine's own addresses.
-        let addresses = matches!(transition.key, FactKey::Host);
-        let zone = changes_zone(transition);
-        if addresses || zone {
-            let at_nodes = |found: &Service| found.ports.iter().any(|port| port.node_port.is_some());
-            for found in context.facts.services().filter(|found| zone || at_nodes(found)) {
-                dirty(service(&found.key));
+        let all_that = |concerned: &dyn Fn(&Service) -> bool, dirty: &mut dyn FnMut(RuleKey)| {
+            let services = context.facts.services().filter(|found| concerned(found));
+            services.for_each(|found| dirty(service(&found.key)));
+        };
+        match &transition.key {
+            // Node ports are elements at this machine's own addresses.
+            FactKey::Host if changes_addresses(transition) => {
+                all_that(&|found| found.ports.iter().any(|port| port.node_port.is_some()), dirty);
             }
+            // An external address may have come to lie in a block of services.
+            FactKey::Network(_) | FactKey::ServiceCidr(_) => {
+                all_that(&|found| outside_addresses(found).next().is_some(), dirty);
+            }
+            // Hints are compared with this node's own zone, which hardly ever changes.
+            FactKey::Node(name) if changes_zone(transition) && *name == context.settings.node => {
+                all_that(&|_| true, dirty);
+            }
+            // Another's zone is that of endpoints there, where nobody has written hints.
+            FactKey::Node(_) if changes_zone(transition) => {
+                let derived = context.facts.choosy_services().filter(|key| !context.facts.has_slices(key));
+                derived.for_each(|key| dirty(service(key)));
+            }
+            _ => {}
         }
     }
 
@@ -83,7 +106,17 @@ fn changes_timeouts(transition: &Transition) -> bool {
     timeout(&transition.before) != timeout(&transition.after)
 }
 
-/// A node's zone decides for all its endpoints.
+fn changes_addresses(transition: &Transition) -> bool {
+    let addresses = |fact: &Option<Fact>| match fact {
+        Some(Fact::Host(host)) => {
+            let links = host.links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
+            links.chain(host.loopback.iter().copied()).collect::<BTreeSet<IpAddr>>()
+        }
+        _ => BTreeSet::new(),
+    };
+    addresses(&transition.before) != addresses(&transition.after)
+}
+
 fn changes_zone(transition: &Transition) -> bool {
     let zone = |fact: &Option<Fact>| match fact {
         Some(Fact::Node(node)) => node.zone().map(str::to_owned),

@@ -6,7 +6,7 @@ use weft_model::net::{fnv1a, is_special};
 use weft_model::{FactKey, Family, Port, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict};
 
-use super::addresses::{Frontend, frontends};
+use super::addresses::{Frontend, frontends, refused};
 use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, digit, pick, service_map};
 use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
@@ -30,7 +30,12 @@ pub fn service(
             out.warn(origin, format!("its address {address} is loopback, link-local or no single machine's: nobody is led there"));
         }
     }
-    for family in Family::ALL {
+    for text in refused(service, settings, context) {
+        out.warn(origin, text);
+    }
+    // A service has no rows in a family that it isn't of, whatever addresses and slices say.
+    let families = Family::ALL.into_iter().filter(|family| service.families.contains(family));
+    for family in families {
         let mut restricted = Vec::new();
         for port in &service.ports {
             let frontends = frontends(service, port, family, settings, context);

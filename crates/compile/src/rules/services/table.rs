@@ -46,7 +46,7 @@ const TRANSLATE: &str = "service_translate";
 /// There is no endpoint.
 const REFUSE: &str = "service_refuse";
 
-/// Before the destination translation of others (−100), after port mappings (−110).
+/// Before port mappings (−104) and the destination translation of others (−100).
 const PRIORITY: i32 = -105;
 
 /// The order in which elements come, and go the other way round (`SetSpec::rank`).

@@ -1,0 +1,216 @@
+//! Who gets which address, and what is computed again when something changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ipnet::IpNet;
+use weft_model::{
+    Change, Cidr, Fact, FactKey, Family, Host, HostLink, IfName, IngressMode, Labels, LoadBalancerAddress,
+    Network, Node, NodeName, ObjectKey, Port, Protocol, Service, ServicePort, TargetPort,
+    TrafficDistribution, TrafficPolicy,
+};
+use weft_plan::Plan;
+
+use super::ServicesRule;
+use crate::engine::{Compiler, Context, Output, Rule, RuleKey};
+use crate::facts::Transition;
+use crate::settings::Settings;
+
+fn service(name: &str, change: impl FnOnce(&mut Service)) -> Fact {
+    let (namespace, name) = name.split_once('/').unwrap();
+    let mut service = Service::named(ObjectKey::new(namespace, name).unwrap());
+    service.ports = vec![ServicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: Port::new(80).unwrap(),
+        target: TargetPort::Number(Port::new(8080).unwrap()),
+        node_port: None,
+    }];
+    change(&mut service);
+    Fact::Service(service)
+}
+
+fn node(name: &str, zone: &str) -> Fact {
+    let mut node = Node::named(NodeName::new(name).unwrap());
+    node.labels = [("topology.kubernetes.io/zone", zone)].into_iter().collect::<Labels>();
+    Fact::Node(node)
+}
+
+fn host(addresses: &[&str], mtu: u32) -> Fact {
+    let addresses = addresses.iter().map(|text| text.parse::<IpNet>().unwrap()).collect();
+    let link = HostLink { name: IfName::new("eth0").unwrap(), router_advertisements: false, mtu, addresses };
+    Fact::Host(Host { links: vec![link], ..Host::default() })
+}
+
+fn settings() -> Settings {
+    Settings::new(NodeName::new("n1").unwrap())
+}
+
+/// A compiler with a block of services, and its plan.
+struct Bench(Compiler, Plan);
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self(Compiler::new(settings()), Plan::default());
+        let block: Cidr = "10.96.0.0/16".parse().unwrap();
+        bench.set(Fact::Network(Network { service_cidrs: vec![block], ..Network::ordinary() }));
+        bench.set(host(&["192.0.2.1/24", "2001:db8::1/64"], 1500));
+        bench
+    }
+
+    fn set(&mut self, fact: Fact) {
+        self.0.apply(Change::set(fact));
+        self.0.flush(&mut self.1);
+    }
+
+    fn remove(&mut self, key: FactKey) {
+        self.0.apply(Change::Remove(key));
+        self.0.flush(&mut self.1);
+    }
+
+    /// Elements with this address, up to the data: set and key.
+    fn at(&self, address: &str) -> Vec<String> {
+        let text = self.1.to_string();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("element "));
+        let with = lines.filter(|line| line.contains(&format!("{{ {address} . ")));
+        with.map(|line| line.split(" :").next().unwrap().replace(" {", "").to_owned()).collect()
+    }
+
+    fn warnings(&self) -> String {
+        let warnings = self.1.warnings.iter().map(|warning| format!("{}: {}", warning.object, warning.text));
+        warnings.collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[test]
+fn an_external_address_is_one_services_with_all_that_it_says() {
+    let mut bench = Bench::new();
+    let outside = |service: &mut Service| service.external_ips = vec!["198.51.100.7".parse().unwrap()];
+    let second = service("shop/b", |service| {
+        outside(service);
+        service.external_policy = TrafficPolicy::Local;
+        service.affinity_seconds = Some(60);
+    });
+    bench.set(second.clone());
+    let seconds = ["service4_keep_60 198.51.100.7 . tcp . 80"];
+    assert_eq!(bench.at("198.51.100.7"), seconds);
+    assert_eq!(bench.warnings(), "");
+    // By name, whoever came first; not a row of the other's in maps that only it uses.
+    bench.set(service("shop/a", outside));
+    assert_eq!(bench.at("198.51.100.7"), ["service4 198.51.100.7 . tcp . 80"]);
+    insta::assert_snapshot!(bench.warnings(), @"service shop/b: 198.51.100.7 port 80/tcp is given to service shop/a already; it is left out until that goes");
+    bench.remove(FactKey::Service(ObjectKey::new("shop", "a").unwrap()));
+    assert_eq!(bench.at("198.51.100.7"), seconds);
+    // Somebody else's proxy serves it: that is no claim.
+    bench.set(service("shop/a", |service| {
+        outside(service);
+        service.labels = [("service.kubernetes.io/service-proxy-name", "other")].into_iter().collect();
+    }));
+    assert_eq!(bench.at("198.51.100.7"), seconds);
+}
+
+#[test]
+fn nobody_takes_an_address_of_the_services_block() {
+    let mut bench = Bench::new();
+    bench.set(service("default/kubernetes", |service| {
+        service.cluster_ips = vec!["10.96.0.1".parse().unwrap()];
+        service.affinity_seconds = Some(60);
+    }));
+    bench.set(service("aaa/thief", |service| {
+        service.external_ips = vec!["10.96.0.1".parse().unwrap(), "10.96.0.2".parse().unwrap()];
+    }));
+    assert_eq!(bench.at("10.96.0.1"), ["service4_keep_60 10.96.0.1 . tcp . 80"]);
+    assert_eq!(bench.at("10.96.0.2"), [""; 0]);
+    insta::assert_snapshot!(bench.warnings(), @r"
+    service aaa/thief: its address 10.96.0.1 is in 10.96.0.0/16, a block of services' own addresses: nobody is led there
+    service aaa/thief: its address 10.96.0.2 is in 10.96.0.0/16, a block of services' own addresses: nobody is led there
+    ");
+    // A block that comes later counts as well, and one that goes.
+    bench.set(service("aaa/early", |service| {
+        service.external_ips = vec!["198.51.100.7".parse().unwrap()];
+    }));
+    assert_eq!(bench.at("198.51.100.7").len(), 1);
+    let blocks = vec!["10.96.0.0/16".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
+    bench.set(Fact::Network(Network { service_cidrs: blocks, ..Network::ordinary() }));
+    assert_eq!(bench.at("198.51.100.7").len(), 0);
+    bench.remove(Fact::Network(Network::ordinary()).key());
+    assert_eq!(bench.at("198.51.100.7").len(), 1);
+}
+
+#[test]
+fn an_address_that_is_a_balancers_too_is_for_its_sources_only() {
+    let mut bench = Bench::new();
+    bench.set(service("shop/web", |service| {
+        let ip = "198.51.100.7".parse().unwrap();
+        service.external_ips = vec![ip];
+        service.load_balancer = vec![LoadBalancerAddress { ip, mode: IngressMode::Vip }];
+        service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    }));
+    assert_eq!(
+        bench.at("198.51.100.7"),
+        ["restricted4 198.51.100.7 . tcp . 80", "service4 198.51.100.7 . tcp . 80"]
+    );
+}
+
+#[test]
+fn a_service_is_not_at_addresses_of_another_family() {
+    let mut bench = Bench::new();
+    let web = |families: &[Family]| {
+        service("shop/web", |service| {
+            service.families = families.to_vec();
+            service.external_ips = vec!["2001:db8:7::7".parse().unwrap()];
+            service.ports[0].node_port = Port::new(30_080).ok();
+        })
+    };
+    bench.set(web(&[Family::V4]));
+    assert_eq!(bench.at("192.0.2.1"), ["service4 192.0.2.1 . tcp . 30080"]);
+    assert_eq!([bench.at("2001:db8::1"), bench.at("2001:db8:7::7")].concat(), [""; 0]);
+    bench.set(web(&Family::ALL));
+    assert_eq!(bench.at("2001:db8::1"), ["service6 2001:db8::1 . tcp . 30080"]);
+    assert_eq!(bench.at("2001:db8:7::7").len(), 1);
+}
+
+/// Counts the pieces that are computed.
+struct Counted(Arc<AtomicUsize>);
+
+impl Rule for Counted {
+    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+        ServicesRule.affected(transition, context, dirty);
+    }
+
+    fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        ServicesRule.rows(key, context, out);
+    }
+}
+
+#[test]
+fn what_is_computed_again_follows_the_change() {
+    const SERVICES: usize = 50;
+    let count = Arc::new(AtomicUsize::new(0));
+    let mut compiler = Compiler::with_rules(settings(), vec![Box::new(Counted(Arc::clone(&count)))]);
+    let mut plan = Plan::default();
+    let mut cost = |fact: Fact| {
+        compiler.apply(Change::set(fact));
+        count.store(0, Ordering::Relaxed);
+        compiler.flush(&mut plan);
+        count.load(Ordering::Relaxed)
+    };
+    cost(host(&["192.0.2.1/24"], 1500));
+    cost(node("n1", "a"));
+    for number in 0..SERVICES {
+        cost(service(&format!("shop/s{number}"), |service| {
+            service.distribution = (number == 7).then_some(TrafficDistribution::SameZone);
+            service.ports[0].node_port = (number < 3).then(|| Port::new(30_000 + number as u32).unwrap());
+        }));
+    }
+    // A node that comes, or moves, is one service's matter: the one whose endpoints have their zone from it.
+    assert_eq!(cost(node("n2", "a")), 1);
+    assert_eq!(cost(node("n2", "b")), 1);
+    assert_eq!(cost(service("shop/s1", |service| service.external_policy = TrafficPolicy::Local)), 1);
+    // The node's own addresses are those of node ports; its MTU is nobody's.
+    assert!(cost(host(&["192.0.2.1/24"], 1400)) <= 1);
+    assert!(cost(host(&["192.0.2.1/24", "192.0.2.2/24"], 1400)) <= 3);
+    // Its own zone is compared with everybody's hints.
+    assert!(cost(node("n1", "b")) >= SERVICES);
+}
