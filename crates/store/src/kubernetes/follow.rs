@@ -286,13 +286,14 @@ impl Follower {
     async fn read(&mut self, body: Incoming) -> End {
         let mut lines = Lines::new(body, LARGEST);
         let mut news = News::default();
-        let mut has_spoken = false;
+        let mut progress = Instant::now();
         loop {
             let is_listing = self.place.is_none();
             let is_catching_up = !is_listing && self.trouble.is_some();
             let patience = match (is_catching_up, is_listing) {
                 (true, _) => self.patience.quiet,
-                (_, true) => self.patience.stalled_list,
+                // A bookmark that ends no list is no progress.
+                (_, true) => self.patience.stalled_list.saturating_sub(progress.elapsed()),
                 _ => self.patience.silence,
             };
             let mut heard = Ok(None);
@@ -306,11 +307,12 @@ impl Follower {
                     }
                     continue;
                 }
-                return if is_listing { self.stalled(has_spoken) } else { End::Lost };
+                // A server that has no idea of streamed lists sends what there is, and never an end.
+                return if is_listing { End::NoStream } else { End::Lost };
             };
             // What came before something went wrong is true all the same.
             if !news.is_empty() {
-                has_spoken = true;
+                progress = Instant::now();
                 if let Err(Gone) = self.tell_in_chunks(&mut news).await {
                     return End::Gone;
                 }
@@ -318,7 +320,6 @@ impl Follower {
             match heard {
                 Err(failure) => return failure.into(),
                 Ok(Some(heard)) => {
-                    has_spoken = true;
                     if let Err(end) = self.note(heard).await {
                         return end;
                     }
@@ -333,14 +334,6 @@ impl Follower {
                 Ok(false) => return End::Finished,
                 Err(failure) => return failure.into(),
             }
-        }
-    }
-
-    /// A streamed list doesn't go on: a server that has no idea of them sends what there is, and never an end.
-    fn stalled(&self, has_spoken: bool) -> End {
-        match has_spoken {
-            true => End::NoStream,
-            false => Failure::Lost("the server doesn't begin the list that it has promised".into()).into(),
         }
     }
 

@@ -1,0 +1,275 @@
+//! The Kubernetes store and servers that misbehave: whatever happens, facts stay, and then they heal.
+
+#[path = "../apiserver/mod.rs"]
+mod apiserver;
+mod claims;
+mod fake;
+mod real;
+mod watching;
+
+use std::time::Duration;
+
+use serde_json::json;
+use weft_model::{FactKey, NodeAddress, NodeName};
+use weft_store::kubernetes::Patience;
+use weft_store::{Published, PublishedNode, Store};
+
+use self::fake::{Fake, Faults};
+use self::watching::{NODES, Watching, impatient, node, store, store_with};
+
+/// A server with two nodes.
+fn two_nodes() -> Fake {
+    let fake = Fake::start();
+    fake.put(NODES, node("n1", 1));
+    fake.put(NODES, node("n2", 1));
+    fake
+}
+
+fn key(name: &str) -> FactKey {
+    FactKey::Node(NodeName::new(name).unwrap())
+}
+
+#[test]
+fn a_place_that_the_server_has_lost_leads_to_a_new_list() {
+    let fake = two_nodes();
+    let mut watching = Watching::synced(store(&fake, None));
+    assert_eq!(watching.versions(), "n1=1 n2=1");
+    // Said against the request.
+    fake.set_faults(Faults { mute: true, ..Faults::default() });
+    fake.delete(NODES, "n2");
+    fake.put(NODES, node("n1", 2));
+    fake.compact();
+    fake.put(NODES, node("n3", 1));
+    fake.hang_up();
+    fake.set_faults(Faults::default());
+    watching.until_nodes("n1=2 n3=1");
+    assert_eq!(watching.removed, [key("n2")]);
+    // Said in the middle of a watch.
+    fake.send_raw(
+        NODES,
+        "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\"}}\n",
+    );
+    fake.put(NODES, node("n1", 3));
+    watching.until_nodes("n1=3 n3=1");
+    assert_eq!(watching.said, ["synced"], "a new list is no outage");
+}
+
+#[test]
+fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
+    let fake = two_nodes();
+    let patience = Patience { longest_pause: Duration::from_secs(2), ..impatient() };
+    let mut watching = Watching::synced(store_with(&fake, None, patience));
+    let refuse = std::iter::repeat_n((429, Some(1)), 6).collect();
+    fake.set_faults(Faults { refuse, ..Faults::default() });
+    let before = fake.requests().len();
+    fake.hang_up();
+    fake.put(NODES, node("n1", 2));
+    watching.until_nodes("n1=2 n2=1");
+    let asked: Vec<_> =
+        fake.requests().split_off(before).into_iter().filter(|(_, r)| r.contains("/nodes?")).collect();
+    for pair in asked.windows(2) {
+        assert!(pair[1].0 - pair[0].0 >= Duration::from_millis(990), "{asked:?}");
+    }
+    assert!(watching.removed.is_empty());
+}
+
+#[test]
+fn a_token_that_rotates_is_followed_and_one_that_expired_is_told() {
+    let fake = two_nodes();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first\n").unwrap();
+    fake.set_token("first");
+    let mut watching = Watching::synced(store(&fake, Some(file.clone())));
+    fake.set_token("second");
+    fake.hang_up();
+    watching.until("trouble", |w| w.said.last().is_some_and(|s| s.contains("401") && s.contains("renew")));
+    fake.put(NODES, node("n2", 2));
+    assert_eq!(watching.versions(), "n1=1 n2=1");
+    std::fs::write(&file, "second\n").unwrap();
+    watching.until_nodes("n1=1 n2=2");
+    watching.until("the end of it", |w| w.said.last().is_some_and(|s| s == "synced"));
+    assert!(watching.removed.is_empty());
+}
+
+#[test]
+fn a_watch_that_hangs_is_not_believed_for_ever() {
+    let fake = two_nodes();
+    let mut watching = Watching::synced(store(&fake, None));
+    fake.set_faults(Faults { mute: true, ..Faults::default() });
+    fake.put(NODES, node("n1", 2));
+    fake.delete(NODES, "n2");
+    // Streamed lists are not muted: what is true comes with the next one.
+    watching.until_nodes("n1=2");
+    assert_eq!((watching.removed.as_slice(), watching.said.len()), (&[key("n2")][..], 1));
+}
+
+#[test]
+fn what_is_no_event_is_told_and_takes_nothing_away() {
+    let fake = two_nodes();
+    let mut watching = Watching::synced(store(&fake, None));
+    for text in [
+        "<html>go away</html>\n",
+        "{\"type\":\"ADDED\"}\n",
+        "{\"type\":\"DANCE\",\"object\":{}}\n",
+        "\u{0}\u{7}\n",
+    ] {
+        fake.send_raw(NODES, text);
+        let v = fake.requests().len() as u32;
+        fake.put(NODES, node("n1", v));
+        watching.until_nodes(&format!("n1={v} n2=1"));
+    }
+    assert!(watching.removed.is_empty());
+}
+
+#[test]
+fn an_object_that_cannot_be_read_keeps_what_it_was() {
+    let fake = two_nodes();
+    let mut watching = Watching::synced(store(&fake, None));
+    let mut broken = node("n2", 2);
+    broken["metadata"]["annotations"] = json!({ "weft.dev/addresses": "nowhere" });
+    fake.put(NODES, broken.clone());
+    watching.until("a notice", |w| w.notices.get("node n2").is_some_and(|t| t.contains("nowhere")));
+    fake.compact();
+    fake.hang_up();
+    fake.put(NODES, node("n1", 2));
+    // A new list doesn't make it a deletion.
+    watching.until_nodes("n1=2 n2=1");
+    fake.put(NODES, node("n2", 3));
+    watching.until_nodes("n1=2 n2=3");
+    watching.until("the notice's end", |w| w.notices.is_empty());
+    broken["metadata"]["name"] = "n3".into();
+    fake.put(NODES, broken);
+    watching.until("another notice", |w| w.notices.contains_key("node n3"));
+    fake.delete(NODES, "n3");
+    watching.until("its end", |w| w.notices.is_empty());
+    assert!(watching.removed.is_empty());
+}
+
+#[test]
+fn an_object_beyond_all_measure_is_passed_over() {
+    let fake = two_nodes();
+    // So much takes its time, also to be sent.
+    let long = Duration::from_secs(60);
+    let patience = Patience { silence: long, stalled_list: long, ..impatient() };
+    let mut watching = Watching::synced(store_with(&fake, None, patience));
+    let mut huge = node("n2", 2);
+    huge["status"] = json!({ "noise": "x".repeat(17 << 20) });
+    fake.put(NODES, huge);
+    fake.put(NODES, node("n1", 2));
+    watching.until_nodes("n1=2 n2=1");
+    watching.until("a notice", |w| w.notices.get("kind Node").is_some_and(|t| t.contains("16 MiB")));
+    // Large, and within measure.
+    let mut large = node("n2", 3);
+    large["status"] = json!({ "noise": "x".repeat(9 << 20) });
+    fake.put(NODES, large);
+    watching.until_nodes("n1=2 n2=3");
+}
+
+#[test]
+fn a_server_that_went_back_in_time_is_listed_anew() {
+    let fake = two_nodes();
+    let mut watching = Watching::synced(store(&fake, None));
+    fake.delete(NODES, "n2");
+    watching.until_nodes("n1=1");
+    // The backup is older than what we know, so the watch that goes on hears nothing.
+    fake.put(NODES, node("n1", 9));
+    watching.until_nodes("n1=9");
+    fake.go_back(5);
+    fake.put(NODES, node("n4", 1));
+    watching.until_nodes("n1=9 n4=1");
+}
+
+#[test]
+fn without_the_server_facts_stay_and_afterwards_all_is_told() {
+    let fake = two_nodes();
+    fake.set_faults(Faults { down: true, ..Faults::default() });
+    let mut watching = Watching::begin(store(&fake, None));
+    watching.until("the first word", |w| w.said.last().is_some_and(|s| s.starts_with("stale: ")));
+    fake.set_faults(Faults::default());
+    watching.until("the snapshot", |w| w.said.last().is_some_and(|s| s == "synced"));
+    assert_eq!(watching.versions(), "n1=1 n2=1");
+
+    fake.set_faults(Faults { down: true, ..Faults::default() });
+    fake.hang_up();
+    watching.until("stale", |w| w.said.last().is_some_and(|s| s.starts_with("stale: ")));
+    fake.delete(NODES, "n2");
+    fake.put(NODES, node("n3", 1));
+    assert_eq!(watching.versions(), "n1=1 n2=1");
+    fake.set_faults(Faults::default());
+    watching.until("synced", |w| w.said.last().is_some_and(|s| s == "synced"));
+    // By then all that was missed has been told.
+    assert_eq!(watching.versions(), "n1=1 n3=1");
+}
+
+#[test]
+fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
+    let check = |faults: Faults| {
+        let fake = Fake::start();
+        for i in 0..1234 {
+            fake.put(NODES, node(&format!("n{i:04}"), 1));
+        }
+        fake.set_faults(faults);
+        let mut watching = Watching::synced(store(&fake, None));
+        assert_eq!(watching.facts.len(), 1234);
+        fake.delete(NODES, "n0007");
+        watching.until("a removal", |w| w.facts.len() == 1233);
+        let pages = fake.requests().iter().filter(|(_, r)| r.contains("/nodes?limit=")).count();
+        assert_eq!(pages, 3);
+    };
+    check(Faults { no_streams: true, ..Faults::default() });
+    // One that has never heard of them sends the objects, and no end.
+    check(Faults { no_end: true, ..Faults::default() });
+}
+
+#[test]
+fn a_list_that_breaks_off_takes_nothing_away() {
+    let fake = two_nodes();
+    fake.put(NODES, node("n3", 1));
+    let mut watching = Watching::synced(store(&fake, None));
+    fake.put(NODES, node("n1", 2));
+    watching.until_nodes("n1=2 n2=1 n3=1");
+    fake.set_faults(Faults { cut_lists: Some(1), mute: true, ..Faults::default() });
+    fake.compact();
+    fake.put(NODES, node("n1", 3));
+    fake.hang_up();
+    watching.until_nodes("n1=3 n2=1 n3=1");
+    watching.until("trouble", |w| w.said.last().is_some_and(|s| s.starts_with("stale: nodes: ")));
+    fake.set_faults(Faults::default());
+    watching.until("its end", |w| w.said.last().is_some_and(|s| s == "synced"));
+    assert!(watching.removed.is_empty());
+    assert_eq!(watching.versions(), "n1=3 n2=1 n3=1");
+}
+
+#[test]
+fn a_kind_that_the_server_does_not_know_is_not_waited_for() {
+    let fake = two_nodes();
+    fake.set_faults(Faults { unknown: vec!["servicecidrs"], ..Faults::default() });
+    let watching = Watching::synced(store(&fake, None));
+    assert_eq!(watching.said, ["synced"]);
+}
+
+#[test]
+fn a_node_writes_only_what_differs() {
+    let fake = two_nodes();
+    let store = store(&fake, None);
+    let writes = || fake.requests().iter().filter(|(_, r)| r.starts_with("PATCH")).count();
+    let mut said = PublishedNode {
+        name: NodeName::new("n1").unwrap(),
+        addresses: vec![NodeAddress { ip: "192.0.2.1".parse().unwrap(), prefix: Some(24) }],
+        pod_cidrs: Vec::new(),
+        vtep_mac: None,
+    };
+    store.publish(&Published::Node(said.clone())).unwrap();
+    store.publish(&Published::Node(said.clone())).unwrap();
+    assert_eq!(writes(), 1);
+    let there = fake.object(NODES, "n1").unwrap();
+    assert_eq!(there["metadata"]["annotations"], json!({ "weft.dev/addresses": "192.0.2.1/24" }));
+    assert_eq!(there["metadata"]["labels"], json!({ "v": "1" }));
+    store.announce_ready(&said.name).unwrap();
+    store.announce_ready(&said.name).unwrap();
+    assert_eq!(writes(), 2);
+    said.name = NodeName::new("elsewhere").unwrap();
+    let error = store.publish(&Published::Node(said)).unwrap_err().to_string();
+    assert!(error.contains("no such Node"), "{error}");
+}

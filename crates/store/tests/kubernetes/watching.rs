@@ -1,0 +1,166 @@
+//! A running watch of a store over the fake, and all that it has told.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use weft_model::{Change, Fact, FactKey, NamespaceName, NodeName};
+use weft_store::kubernetes::{AccessSource, Patience, PodScope};
+use weft_store::{Event, KubernetesOptions, KubernetesStore, Remark, Store, StoreError};
+
+use super::fake::Fake;
+
+pub const NODES: &str = "api/v1/nodes";
+
+/// Times that a test can wait for.
+pub fn impatient() -> Patience {
+    Patience {
+        first_pause: Duration::from_millis(10),
+        longest_pause: Duration::from_millis(100),
+        grace: Duration::from_millis(300),
+        silence: Duration::from_millis(700),
+        stalled_list: Duration::from_millis(300),
+        quiet: Duration::from_millis(100),
+        watch: Duration::from_secs(300),
+        request: Duration::from_secs(10),
+    }
+}
+
+/// A store over the fake, of node `n1`.
+pub fn store(fake: &Fake, token_file: Option<PathBuf>) -> Arc<KubernetesStore> {
+    store_with(fake, token_file, impatient())
+}
+
+/// The same, with other times.
+pub fn store_with(fake: &Fake, token_file: Option<PathBuf>, patience: Patience) -> Arc<KubernetesStore> {
+    let options = KubernetesOptions {
+        node: NodeName::new("n1").unwrap(),
+        access: AccessSource { server: Some(fake.address()), token_file, ..AccessSource::default() },
+        networks: Vec::new(),
+        pods: PodScope::Own,
+        namespace: NamespaceName::new("kube-system").unwrap(),
+        patience,
+    };
+    Arc::new(KubernetesStore::open(options).unwrap())
+}
+
+/// A node of this name, whose label `v` tells its versions apart.
+pub fn node(name: &str, v: u32) -> Value {
+    json!({ "kind": "Node", "metadata": { "name": name, "labels": { "v": v.to_string() } } })
+}
+
+/// See the module.
+pub struct Watching {
+    store: Arc<dyn Store>,
+    events: Receiver<Event>,
+    thread: Option<JoinHandle<Result<(), StoreError>>>,
+    pub facts: BTreeMap<FactKey, Fact>,
+    /// What the store said of itself: `synced`, or `stale: REASON`.
+    pub said: Vec<String>,
+    /// Notices that stand.
+    pub notices: BTreeMap<String, String>,
+    /// Facts that were told to be gone.
+    pub removed: Vec<FactKey>,
+}
+
+impl Watching {
+    /// Begins a watch, without waiting for anything.
+    pub fn begin(store: Arc<dyn Store>) -> Self {
+        let (sender, events) = channel();
+        let watched = store.clone();
+        let thread = std::thread::spawn(move || {
+            watched.watch(&mut |event| match sender.send(event) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            })
+        });
+        Self {
+            store,
+            events,
+            thread: Some(thread),
+            facts: BTreeMap::new(),
+            said: Vec::new(),
+            notices: BTreeMap::new(),
+            removed: Vec::new(),
+        }
+    }
+
+    /// Begins a watch, and waits for the first snapshot.
+    pub fn synced(store: Arc<dyn Store>) -> Self {
+        let mut watching = Self::begin(store);
+        watching.until("the first snapshot", |w| w.said.last().is_some_and(|s| s == "synced"));
+        watching
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => {
+                for change in changes {
+                    match change {
+                        Change::Set(fact) => drop(self.facts.insert(fact.key(), *fact)),
+                        Change::Remove(key) => {
+                            self.facts.remove(&key);
+                            self.removed.push(key);
+                        }
+                    }
+                }
+            }
+            Event::Synced => self.said.push("synced".into()),
+            Event::Stale { reason, .. } => self.said.push(format!("stale: {reason}")),
+            Event::Notice(notice) => match notice.text {
+                Some(Remark::Warning(text) | Remark::Info(text)) => {
+                    self.notices.insert(notice.about, text);
+                }
+                None => drop(self.notices.remove(&notice.about)),
+            },
+            Event::Hold(_) => panic!("an API server's claims don't run out"),
+        }
+    }
+
+    /// Waits until `done` holds.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(event) = self.events.recv_timeout(left) else {
+                let (said, notices) = (&self.said, &self.notices);
+                let versions: String = self.versions().chars().take(200).collect();
+                panic!("{what} did not come: {versions} {said:?} {notices:?}")
+            };
+            self.take(event);
+        }
+    }
+
+    /// Names of nodes with their versions: `n1=1 n2=3`.
+    pub fn versions(&self) -> String {
+        let version = |fact: &Fact| match fact {
+            Fact::Node(node) => Some(format!("{}={}", node.name, node.labels.get("v").unwrap_or("?"))),
+            _ => None,
+        };
+        self.facts.values().filter_map(version).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Waits until these are the nodes.
+    #[track_caller]
+    pub fn until_nodes(&mut self, expected: &str) {
+        self.until(expected, |w| w.versions() == expected);
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.store.stop();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.unwrap().unwrap();
+            }
+        }
+    }
+}
