@@ -13,6 +13,7 @@ pub mod diff;
 pub mod filter;
 pub mod health;
 pub mod kernel;
+pub mod marks;
 pub mod names;
 pub mod rows;
 pub mod text;

@@ -10,11 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustc_hash::FxHashMap;
 use weft_model::net::fnv1a;
 use weft_model::{Family, ObjectKey, Port, Protocol, Service, TrafficPolicy};
-
-use super::marks::GROUP_MASK;
+use weft_plan::marks::GROUP;
 
 /// Set in numbers that hashing alone doesn't give.
-const CROWDED: u32 = (GROUP_MASK + 1) >> 1;
+const CROWDED: u32 = (GROUP + 1) >> 1;
 
 /// Which endpoints are in a group. The policy says whose: all, or those of this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,7 +111,7 @@ impl GroupIndex {
         for key in keys {
             let mut number = (key.hash() >> 40) as u32 & (CROWDED - 1) | CROWDED;
             while !taken.insert(number) {
-                number = number.wrapping_add(1) & GROUP_MASK | CROWDED;
+                number = number.wrapping_add(1) & GROUP | CROWDED;
             }
             self.crowded.insert(key, number);
         }
@@ -184,7 +183,7 @@ mod tests {
                 }
                 let after = numbers(&index, &there);
                 prop_assert_eq!(after.values().collect::<BTreeSet<_>>().len(), there.len());
-                prop_assert!(after.values().all(|number| number & !GROUP_MASK == 0));
+                prop_assert!(after.values().all(|number| number & !GROUP == 0));
                 // Whoever got another number is named.
                 let changed_key = key(number);
                 let named: BTreeSet<&ObjectKey> = index.neighbours(&changed_key).collect();

@@ -1,26 +1,10 @@
-//! What the connection's mark says while a service is looked up: the one scratch register that the look-ups share.
-//!
-//! | bit 31 | bits 30–23 | bits 22–0 | meaning |
-//! |---|---|---|---|
-//! | 0 | class | group | a service's port: how many slots it has, and whose they are |
-//! | 1 | endpoint | | the endpoint that was chosen; the connection keeps it |
+//! How a service's port is handled, as the connection's mark says it while the port is looked up (the layout:
+//! [`weft_plan::marks`]).
 //!
 //! A class says which constant chain picks a slot. A group is one set of endpoints, and its number is its own in the whole
-//! cluster ([`super::groups`]). An endpoint's number is its own within one port of one service.
+//! cluster ([`super::groups`]).
 
-use std::net::IpAddr;
-
-use rustc_hash::FxHashSet;
-use weft_model::Port;
-use weft_model::net::fnv1a;
-
-/// Set in the mark of every connection that a service has led somewhere.
-pub const CHOSEN: u32 = 1 << 31;
-/// Where the class is.
-pub const CLASS_MASK: u32 = 0xff << CLASS_SHIFT;
-/// Where the group is.
-pub const GROUP_MASK: u32 = (1 << CLASS_SHIFT) - 1;
-const CLASS_SHIFT: u32 = 23;
+use weft_plan::marks::CLASS_SHIFT;
 
 /// Groups up to this size have a class each; those beyond share one, and a map says which chain is theirs.
 pub const SMALL: u32 = 64;
@@ -62,28 +46,11 @@ impl Class {
     }
 }
 
-/// Numbers for the endpoints of one port of one service, in the order of the list, which must be sorted and without
-/// doubles: a hash of each, and where two hash alike the later one gets the next free number.
-pub fn endpoint_marks(endpoints: &[(IpAddr, Port)]) -> Vec<u32> {
-    let mut taken = FxHashSet::default();
-    let mut marks = Vec::with_capacity(endpoints.len());
-    for (address, port) in endpoints {
-        let hash = match address {
-            IpAddr::V4(a) => fnv1a(&[&a.octets()[..], &port.get().to_be_bytes()].concat()),
-            IpAddr::V6(a) => fnv1a(&[&a.octets()[..], &port.get().to_be_bytes()].concat()),
-        };
-        let mut mark = (hash ^ (hash >> 32)) as u32 | CHOSEN;
-        while !taken.insert(mark) {
-            mark = mark.wrapping_add(1) | CHOSEN;
-        }
-        marks.push(mark);
-    }
-    marks
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use weft_plan::marks::{CHOSEN, CLASS};
 
     use super::*;
 
@@ -92,7 +59,7 @@ mod tests {
         let others = [Class::Large(65), Class::Refuse, Class::Absent];
         let codes: Vec<u32> = (1..=SMALL).map(Class::Slots).chain(others).map(Class::bits).collect();
         assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
-        assert!(codes.iter().all(|code| code & !CLASS_MASK == 0 && code & CHOSEN == 0 && *code != 0));
+        assert!(codes.iter().all(|code| code & !CLASS == 0 && code & CHOSEN == 0 && *code != 0));
         assert_eq!(Class::Large(65).bits(), Class::Large(1000).bits());
     }
 
@@ -102,16 +69,5 @@ mod tests {
         assert_eq!(Class::of(64), Class::Slots(64));
         assert_eq!(Class::of(65), Class::Large(65));
         assert_eq!(Class::of(MOST_ENDPOINTS + 1), Class::Large(MOST_ENDPOINTS as u32));
-    }
-
-    #[test]
-    fn endpoints_have_numbers_of_their_own() {
-        let endpoints: Vec<(IpAddr, Port)> = (0..2000_u16)
-            .map(|n| (IpAddr::from([10, 0, (n >> 8) as u8, n as u8]), Port::new(8080).unwrap()))
-            .collect();
-        let marks = endpoint_marks(&endpoints);
-        assert_eq!(marks.iter().collect::<BTreeSet<_>>().len(), endpoints.len());
-        assert!(marks.iter().all(|mark| mark & CHOSEN != 0));
-        assert_eq!(marks[5..10], endpoint_marks(&endpoints[5..10]));
     }
 }

@@ -3,7 +3,7 @@
 //! A packet that opens a connection finds its service's mark by (address . protocol . port); the mark's class says how many
 //! slots there are, a random one gives the endpoint's number, and that its address and port. So a service is elements and
 //! never a chain, and a change costs what it changes. Nothing is kept in the packet's own mark; the connection's is the
-//! scratch register, and in the end names the endpoint ([`crate::services::marks`]).
+//! scratch register, and in the end names the endpoint ([`weft_plan::marks`]).
 //!
 //! Make before break: endpoints come first, then slots, then what leads to them, and they go the other way round
 //! (`SetSpec::rank`). A group's slots carry its size in their key, so that a group which grows gets slots of its own first.

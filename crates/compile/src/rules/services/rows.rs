@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use weft_model::net::{fnv1a, is_special};
-use weft_model::{FactKey, Family, Port, Service, ServicePort, TrafficPolicy};
-use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict};
+use weft_model::{FactKey, Family, Service, ServicePort, TrafficPolicy};
+use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict, marks};
 
 use super::addresses::{Frontend, frontends, refused};
 use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, digit, pick, service_map};
@@ -12,7 +12,7 @@ use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
 use crate::services::groups::GroupKey;
-use crate::services::marks::{Class, endpoint_marks};
+use crate::services::marks::Class;
 use crate::settings::ServiceSettings;
 use crate::topology::aggregate;
 
@@ -94,7 +94,7 @@ impl Backends {
         out: &mut Output,
     ) -> Self {
         let candidates = candidates(context, service, port, family);
-        let places: Vec<(IpAddr, Port)> = candidates.iter().map(|c| (c.address, c.port)).collect();
+        let places: Vec<(IpAddr, u16)> = candidates.iter().map(|c| (c.address, c.port.get())).collect();
         let mut group = |scope| {
             let standings = standings(&candidates, scope);
             for (candidate, standing) in candidates.iter().zip(&standings) {
@@ -124,7 +124,7 @@ impl Backends {
         if local.members.is_empty() && !cluster.members.is_empty() {
             local.class = Class::Absent;
         }
-        Self { family, marks: endpoint_marks(&places), candidates, cluster, local }
+        Self { family, marks: marks::of_endpoints(&places), candidates, cluster, local }
     }
 
     fn group(&self, scope: TrafficPolicy) -> &Group {

@@ -3,6 +3,7 @@
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
 use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Reject, Value};
 use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
+use weft_plan::marks::{CHOSEN, CLASS};
 use weft_plan::{
     Atom, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec, Statement, Type,
     Verdict,
@@ -11,7 +12,7 @@ use weft_plan::{
 use crate::engine::{Context, Output};
 use crate::rules::edge::CLUSTER;
 use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
-use crate::services::marks::{CHOSEN, CLASS_MASK, Class, SMALL};
+use crate::services::marks::{Class, SMALL};
 use crate::topology::aggregate;
 
 /// (address . protocol . port . number) → (endpoint's address . port).
@@ -274,7 +275,7 @@ fn chosen() -> Statement {
 
 /// By the class of the service's mark.
 fn by_class() -> Rule {
-    Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS_MASK)], Ident::new(CLASSES))])
+    Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS)], Ident::new(CLASSES))])
 }
 
 fn to_endpoint(family: Family) -> Statement {
