@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use weft_dataplane::{Executor, Kernel, LinuxKernel};
 use weft_model::FactKey;
-use weft_plan::filter::{Element, Flushed};
+use weft_plan::filter::{Element, Flush};
 use weft_plan::{Atom, Ident, KernelKey, KernelRow, Plan, SetSpec, Type};
 
 const ENDPOINTS: u32 = 3;
@@ -99,7 +99,7 @@ fn declare(plan: &mut Plan) {
     let endpoint = [Type::Ipv4Addr, Type::InetProto, Type::InetService, Type::Mark];
     let endpoints = SetSpec::map(&endpoint, &[Type::Ipv4Addr, Type::InetService], "");
     for (name, spec) in [
-        ("endpoint4", endpoints.ranked(1).flushing(Flushed::AllButTcp, CHOSEN)),
+        ("endpoint4", endpoints.ranked(1).flushing(Flush::Served { mark: CHOSEN })),
         ("slot", SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "").ranked(2)),
         ("service4", SetSpec::map(&frontend, &[Type::Mark], "").ranked(3)),
     ] {

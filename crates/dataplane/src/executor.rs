@@ -12,8 +12,7 @@ use weft_model::IfName;
 use weft_plan::{Changed, Ident, KernelKey, KernelRow, Plan};
 
 use crate::KernelError;
-use crate::conntrack::ended::{self, Known};
-use crate::conntrack::{self, Flow, Narrowing, Selection};
+use crate::conntrack::{Suspects, ended};
 use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
 use crate::order;
 
@@ -21,6 +20,8 @@ use crate::order;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Between two looks at tracked connections, for each of which the kernel walks its whole table.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Why a plan was not applied at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,21 +72,37 @@ pub struct Executor<K> {
     failed: BTreeMap<KernelKey, Failure>,
     /// Links as they were applied last: a step must know whether an MTU grows or shrinks.
     links: BTreeMap<IfName, KernelRow>,
-    /// Connections that should have ended, and could not be looked at.
-    stale: Option<Stale>,
+    looks: Looks,
 }
 
-#[derive(Debug)]
-struct Stale {
-    flows: Vec<Flow>,
+/// Looks at tracked connections: a first one at once, and those that follow closely together.
+#[derive(Debug, Default)]
+struct Looks {
+    /// Who has not been looked at yet.
+    suspects: Suspects,
+    /// Looks that failed since one did not.
     attempts: u32,
-    due: Instant,
+    /// Not before; `None` where there was none.
+    next: Option<Instant>,
+}
+
+impl Looks {
+    /// When somebody is to be looked at.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        (!self.suspects.is_empty()).then(|| self.next.unwrap_or(now))
+    }
 }
 
 impl<K: Kernel> Executor<K> {
     /// Starts with a kernel of which nothing is known; the first call should be [`Executor::sync`].
     pub fn new(kernel: K) -> Self {
-        Self { kernel, generation: None, failed: BTreeMap::new(), links: BTreeMap::new(), stale: None }
+        Self {
+            kernel,
+            generation: None,
+            failed: BTreeMap::new(),
+            links: BTreeMap::new(),
+            looks: Looks::default(),
+        }
     }
 
     /// The kernel.
@@ -122,7 +139,8 @@ impl<K: Kernel> Executor<K> {
         }
         let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
         let mut outcome = self.run(plan, &due);
-        self.end_strangers(plan);
+        self.looks.suspects.merge(ended::by_plan(plan));
+        self.look(plan);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
@@ -143,11 +161,15 @@ impl<K: Kernel> Executor<K> {
             changed.into_iter().map(|row| self.since_failure(row)).collect();
         let due: Vec<Due<'_>> = changed.iter().map(|row| (&row.key, row.before.as_deref())).collect();
         let mut outcome = self.run(plan, &due);
+        let now = Instant::now();
+        if self.looks.due(now).is_some_and(|due| due <= now) {
+            self.look(plan);
+        }
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
 
-    /// Tries again the failed rows whose pause is over.
+    /// Tries again the failed rows whose pause is over, and looks at connections that had to wait.
     ///
     /// # Errors
     /// [`ExecutorError::OlderPlan`]; rows that fail again are in the outcome.
@@ -159,18 +181,18 @@ impl<K: Kernel> Executor<K> {
             .map(|(key, _)| key.clone().into())
             .collect();
         let before = self.kernel.messages();
-        if let Some(stale) = self.stale.take_if(|stale| stale.due <= now) {
-            self.end(stale.flows, stale.attempts + 1);
+        if self.looks.due(now).is_some_and(|due| due <= now) {
+            self.look(plan);
         }
         let flushed = self.kernel.messages() - before;
         let outcome = self.step(plan, due)?;
         Ok(Outcome { messages: outcome.messages + flushed, ..outcome })
     }
 
-    /// When [`Executor::retry`] has something to do; `None` without failed rows.
+    /// When [`Executor::retry`] has something to do; `None` without failed rows or connections to look at.
     pub fn next_retry(&self) -> Option<Instant> {
-        let flush = self.stale.as_ref().map(|stale| stale.due);
-        self.failed.values().map(|failure| failure.due).chain(flush).min()
+        let look = self.looks.due(Instant::now());
+        self.failed.values().map(|failure| failure.due).chain(look).min()
     }
 
     /// All rows that are not as they should be, and why.
@@ -239,7 +261,7 @@ impl<K: Kernel> Executor<K> {
         order::arrange(&mut batch, |set| rank(plan, set));
         let results = self.kernel.apply(&batch);
         debug_assert_eq!(results.len(), batch.len());
-        let ended = ended::flows(plan, &batch, |at| results[at].is_ok());
+        self.looks.suspects.merge(ended::by_batch(plan, &batch, |at| results[at].is_ok()));
         let now = Instant::now();
         let mut made = Vec::new();
         for (op, result) in batch.iter().zip(results) {
@@ -265,38 +287,32 @@ impl<K: Kernel> Executor<K> {
         }
         self.links = links;
         self.remember(plan, &made);
-        if !ended.is_empty() {
-            self.end(ended, 0);
-        }
         recreated
     }
 
-    /// Ends connections; where they can't be looked at, later.
-    fn end(&mut self, flows: Vec<Flow>, attempts: u32) {
-        let selection = Selection::new(&flows);
-        let lists = conntrack::narrow(&flows);
-        let done = lists
-            .iter()
-            .try_for_each(|list| self.kernel.forget(list, &|entry| selection.names(entry)).map(drop));
-        if let Err(error) = done {
-            tracing::warn!("connections to what is gone go on for now: {error}");
-            let earlier = self.stale.take().map(|stale| stale.flows).unwrap_or_default();
-            let flows = earlier.into_iter().chain(flows).collect();
-            self.stale = Some(Stale { flows, attempts, due: Instant::now() + pause(attempts) });
-        }
-    }
-
-    /// Ends connections that nobody remembers, of which marks say that they are ours: their elements went while no executor
-    /// was there to see it.
-    fn end_strangers(&mut self, plan: &Plan) {
-        let known = Known::of(plan);
-        for mark in known.marks() {
-            let forgotten = self.kernel.forget(&Narrowing::Marked(mark), &|entry| known.lacks(mark, entry));
-            match forgotten {
-                Ok(0) => {}
-                Ok(count) => tracing::info!("{count} connections to what is gone have ended"),
-                Err(error) => tracing::warn!("can't look for connections to what is gone: {error}"),
+    /// Ends the connections among the suspects that by this plan lead to nobody; where they can't be looked at, later.
+    fn look(&mut self, plan: &Plan) {
+        let suspects = std::mem::take(&mut self.looks.suspects);
+        let mut ended = 0;
+        let looked = suspects.lists().iter().try_for_each(|list| {
+            ended += self.kernel.forget(list, &|entry| suspects.end(plan, entry))?;
+            Ok::<(), KernelError>(())
+        });
+        let pause = match looked {
+            Ok(()) => {
+                self.looks.attempts = 0;
+                BETWEEN_LOOKS
             }
+            Err(error) => {
+                tracing::warn!("connections to what is gone go on for now: {error}");
+                self.looks.suspects.merge(suspects);
+                self.looks.attempts += 1;
+                pause(self.looks.attempts - 1)
+            }
+        };
+        self.looks.next = Some(Instant::now() + pause);
+        if ended > 0 {
+            tracing::debug!("{ended} connections to what is gone have ended");
         }
     }
 

@@ -1,18 +1,18 @@
 //! Connections end with the elements by which they were translated, and no others: the executor over the fake kernel.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::Instant;
 
 use weft_dataplane::Executor;
 use weft_dataplane::conntrack::{Entry, Tuple};
 use weft_dataplane::fake::FakeKernel;
 use weft_model::FactKey;
-use weft_plan::filter::{Element, Flushed};
+use weft_plan::filter::{Element, Flush};
+use weft_plan::marks::{self, CHOSEN};
 use weft_plan::{Atom, Ident, KernelKey, KernelRow, Plan, SetSpec, Type};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const CHOSEN: u32 = 1 << 31;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -37,147 +37,262 @@ fn connection(protocol: u8, to: &str, led_to: &str, mark: u32) -> Entry {
 struct Node {
     executor: Executor<FakeKernel>,
     plan: Plan,
-    which: Flushed,
+}
+
+/// A map like that of services' ends: (address . protocol . port . mark) → (address . port).
+fn served() -> SetSpec {
+    let key = [Type::Ipv4Addr, Type::InetProto, Type::InetService, Type::Mark];
+    let spec = SetSpec::map(&key, &[Type::Ipv4Addr, Type::InetService], "");
+    spec.flushing(Flush::Served { mark: CHOSEN })
+}
+
+/// A map like that of mapped ports: (address . protocol . port) → (address . port).
+fn led() -> SetSpec {
+    let key = [Type::Ipv4Addr, Type::InetProto, Type::InetService];
+    SetSpec::map(&key, &[Type::Ipv4Addr, Type::InetService], "").flushing(Flush::Led)
+}
+
+fn mark(led_to: &str) -> u32 {
+    marks::of_endpoint((ip(led_to), 5353)).next().unwrap()
+}
+
+fn element(protocol: u8, to: &str, led_to: &str) -> (KernelKey, KernelRow) {
+    let key = [Atom::from(ip(to)), Atom::Proto(protocol), Atom::Port(53), Atom::Mark(mark(led_to))];
+    (KernelKey::Element(Ident::new("endpoint4"), key.into()), leads(led_to))
+}
+
+fn leads(led_to: &str) -> KernelRow {
+    KernelRow::Element(Element::maps_to([Atom::from(ip(led_to)), Atom::Port(5353)]))
+}
+
+fn mapped_port(protocol: u8, to: &str) -> KernelKey {
+    let key = [Atom::from(ip(to)), Atom::Proto(protocol), Atom::Port(53)];
+    KernelKey::Element(Ident::new("host_port_at4"), key.into())
 }
 
 impl Node {
-    /// A map like that of services' end points: (address . protocol . port . number) → (address . port).
-    fn new(which: Flushed) -> Self {
-        let mut node = Node { executor: Executor::new(FakeKernel::new()), plan: Plan::default(), which };
-        node.declare();
+    fn new() -> Self {
+        let mut node = Node { executor: Executor::new(FakeKernel::new()), plan: Plan::default() };
+        for (name, spec) in [("endpoint4", served()), ("host_port_at4", led())] {
+            let key = KernelKey::Set(Ident::new(name));
+            node.plan.kernel.set(key, KernelRow::Set(Box::new(spec)), FactKey::Host);
+        }
         node.step();
         node
     }
 
-    fn declare(&mut self) {
-        let key = [Type::Ipv4Addr, Type::InetProto, Type::InetService, Type::Mark];
-        let spec = SetSpec::map(&key, &[Type::Ipv4Addr, Type::InetService], "");
-        let spec = spec.flushing(self.which, CHOSEN);
-        self.plan.kernel.set(KernelKey::Set(name()), KernelRow::Set(Box::new(spec)), FactKey::Host);
+    fn comes(&mut self, protocol: u8, to: &str, led_to: &str) {
+        let (key, row) = element(protocol, to, led_to);
+        self.plan.kernel.set(key, row, FactKey::Host);
     }
 
-    fn key(protocol: u8, to: &str, number: u32) -> KernelKey {
-        let key = [Atom::from(ip(to)), Atom::Proto(protocol), Atom::Port(53), Atom::Mark(number)];
-        KernelKey::Element(name(), key.into())
+    fn goes(&mut self, protocol: u8, to: &str, led_to: &str) {
+        assert!(self.plan.kernel.remove(&element(protocol, to, led_to).0));
     }
 
-    fn leads(&mut self, protocol: u8, to: &str, number: u32, led_to: &str) {
-        let row = KernelRow::Element(Element::maps_to([Atom::from(ip(led_to)), Atom::Port(5353)]));
-        self.plan.kernel.set(Self::key(protocol, to, number), row, FactKey::Host);
-    }
-
-    fn gone(&mut self, protocol: u8, to: &str, number: u32) {
-        assert!(self.plan.kernel.remove(&Self::key(protocol, to, number)));
-    }
-
-    fn step(&mut self) {
+    /// Applies what has changed, without looking at connections that may wait.
+    fn apply(&mut self) {
         self.plan.generation += 1;
         let changed = self.plan.kernel.take_changed();
         let outcome = self.executor.step(&self.plan, changed).unwrap();
         assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
     }
 
+    /// Applies what has changed, and looks at all connections that there is a reason to look at.
+    fn step(&mut self) {
+        self.apply();
+        self.look();
+    }
+
+    fn look(&mut self) {
+        if let Some(due) = self.executor.next_retry() {
+            self.executor.retry(&self.plan, due).unwrap();
+        }
+        assert_eq!(self.executor.next_retry(), None);
+    }
+
     fn connections(&mut self) -> &mut Vec<Entry> {
         &mut self.executor.kernel_mut().connections
     }
+
+    /// Which of these are left.
+    fn left(&mut self, of: &[Entry]) -> Vec<usize> {
+        let left = self.connections().clone();
+        (0..of.len()).filter(|at| left.contains(&of[*at])).collect()
+    }
 }
 
-fn name() -> Ident {
-    Ident::new("endpoint4")
-}
+const WEB: &str = "10.96.0.1";
+const OTHER: &str = "10.96.0.2";
+const ONE: &str = "10.244.1.1";
+const TWO: &str = "10.244.1.2";
 
-/// Two end points of one service, and one of them of another too; with a connection each, and one that is nobody's.
-fn services(which: Flushed) -> (Node, [Entry; 5]) {
-    let mut node = Node::new(which);
-    for (to, number, led_to) in [
-        ("10.96.0.1", CHOSEN | 1, "10.244.1.1"),
-        ("10.96.0.1", CHOSEN | 2, "10.244.1.2"),
-        ("10.96.0.2", CHOSEN | 1, "10.244.1.1"),
-    ] {
+/// Two ends of one service, and one of them of another too; connections through them, by another program, and by nobody.
+fn services() -> (Node, [Entry; 8]) {
+    let mut node = Node::new();
+    for (to, led_to) in [(WEB, ONE), (WEB, TWO), (OTHER, ONE)] {
         for protocol in [TCP, UDP] {
-            node.leads(protocol, to, number, led_to);
+            node.comes(protocol, to, led_to);
         }
     }
     node.step();
+    let mut untranslated = connection(UDP, "10.96.0.9", "10.96.0.9", 0);
+    untranslated.reply.source_port = 53;
     let entries = [
-        connection(UDP, "10.96.0.1", "10.244.1.1", CHOSEN | 1),
-        connection(TCP, "10.96.0.1", "10.244.1.1", CHOSEN | 1),
-        connection(UDP, "10.96.0.1", "10.244.1.2", CHOSEN | 2),
-        connection(UDP, "10.96.0.2", "10.244.1.1", CHOSEN | 1),
-        connection(UDP, "10.96.0.1", "10.244.1.1", 0),
+        connection(UDP, WEB, ONE, mark(ONE)),
+        connection(TCP, WEB, ONE, mark(ONE)),
+        connection(UDP, WEB, TWO, mark(TWO)),
+        connection(UDP, OTHER, ONE, mark(ONE)),
+        // Another program's, to the same ends.
+        connection(UDP, WEB, ONE, 0),
+        connection(UDP, WEB, TWO, 0),
+        // Of no service as yet: by nobody, and by another program.
+        untranslated,
+        connection(UDP, "10.96.0.8", ONE, 0),
     ];
     *node.connections() = entries.to_vec();
     (node, entries)
 }
 
 #[test]
-fn connections_end_with_their_element_and_those_of_others_go_on() {
-    for (which, left) in [(Flushed::All, vec![2, 3, 4]), (Flushed::AllButTcp, vec![1, 2, 3, 4])] {
-        let (mut node, entries) = services(which);
-        for protocol in [TCP, UDP] {
-            node.gone(protocol, "10.96.0.1", CHOSEN | 1);
-        }
-        node.step();
-        let left: Vec<Entry> = left.into_iter().map(|at: usize| entries[at]).collect();
-        assert_eq!(*node.connections(), left, "{which:?}");
-        // Nor does a full comparison find more.
-        node.executor.sync(&node.plan).unwrap();
-        assert_eq!(*node.connections(), left, "{which:?}");
+fn udp_ends_with_its_end_and_nothing_else_does() {
+    let (mut node, entries) = services();
+    for protocol in [TCP, UDP] {
+        node.goes(protocol, WEB, ONE);
     }
-}
-
-#[test]
-fn connections_end_when_their_element_leads_elsewhere() {
-    let (mut node, entries) = services(Flushed::All);
-    node.leads(UDP, "10.96.0.1", CHOSEN | 1, "10.244.1.9");
     node.step();
-    assert_eq!(*node.connections(), entries[1..]);
-}
-
-#[test]
-fn an_end_point_of_another_number_keeps_its_connections() {
-    let (mut node, entries) = services(Flushed::All);
-    node.gone(UDP, "10.96.0.1", CHOSEN | 2);
-    node.leads(UDP, "10.96.0.1", CHOSEN | 3, "10.244.1.2");
+    // Others' connections are looked at when something comes.
+    assert_eq!(node.left(&entries), [1, 2, 3, 4, 5, 6, 7]);
+    node.comes(UDP, WEB, "10.244.1.3");
     node.step();
-    assert_eq!(*node.connections(), entries);
+    assert_eq!(node.left(&entries), [1, 2, 3, 5, 6, 7]);
+    // Nor does a full comparison find more.
+    node.executor.sync(&node.plan).unwrap();
+    assert_eq!(node.left(&entries), [1, 2, 3, 5, 6, 7]);
 }
 
 #[test]
-fn all_connections_end_with_the_whole_map() {
-    let (mut node, entries) = services(Flushed::All);
+fn what_began_before_there_was_a_service_begins_anew() {
+    let (mut node, entries) = services();
+    node.comes(TCP, "10.96.0.9", ONE);
+    node.step();
+    assert_eq!(node.left(&entries).len(), entries.len());
+    node.comes(UDP, "10.96.0.9", ONE);
+    node.comes(UDP, "10.96.0.8", ONE);
+    node.step();
+    // Untranslated it would never reach the service; what another program led to one of its ends is where it should be.
+    assert_eq!(node.left(&entries), [0, 1, 2, 3, 4, 5, 7]);
+}
+
+#[test]
+fn without_any_end_only_what_was_led_there_ends() {
+    let (mut node, entries) = services();
+    for led_to in [ONE, TWO] {
+        node.goes(UDP, WEB, led_to);
+    }
+    node.step();
+    assert_eq!(node.left(&entries), [1, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn an_end_with_another_mark_keeps_its_connections() {
+    let (mut node, _) = services();
+    // Another end hashes alike and stands before it in the list.
+    let marked_before = connection(UDP, WEB, TWO, CHOSEN | 7);
+    node.connections().push(marked_before);
+    node.goes(UDP, WEB, ONE);
+    node.step();
+    assert!(node.connections().contains(&marked_before));
+    node.goes(UDP, WEB, TWO);
+    node.step();
+    assert!(!node.connections().contains(&marked_before));
+}
+
+#[test]
+fn all_that_was_led_ends_with_the_whole_map() {
+    let (mut node, entries) = services();
     let keys: Vec<KernelKey> = node.plan.kernel.iter().map(|(key, _)| key.clone()).collect();
     for key in keys {
         node.plan.kernel.remove(&key);
     }
     node.step();
-    assert_eq!(*node.connections(), entries[4..]);
+    assert_eq!(node.left(&entries), [1, 4, 5, 6, 7]);
 }
 
 #[test]
-fn what_went_unseen_is_found_by_its_mark() {
-    let (mut node, entries) = services(Flushed::All);
-    node.plan.kernel.remove(&Node::key(UDP, "10.96.0.1", CHOSEN | 2));
+fn what_changed_unseen_is_found_by_a_full_comparison() {
+    let (mut node, entries) = services();
+    node.goes(UDP, WEB, TWO);
+    node.plan.kernel.remove(&element(UDP, OTHER, ONE).0);
+    node.comes(UDP, "10.96.0.9", TWO);
+    // The changes went in with an agent that died before it came to the connections.
+    for key in [element(UDP, WEB, TWO).0, element(UDP, OTHER, ONE).0] {
+        node.executor.kernel_mut().lose(&key);
+    }
+    let (key, row) = element(UDP, "10.96.0.9", TWO);
+    node.executor.kernel_mut().owned.insert(key, row);
     node.plan.kernel.take_changed();
-    // The element went with an agent that died before it came to the connections.
-    node.executor.kernel_mut().lose(&Node::key(UDP, "10.96.0.1", CHOSEN | 2));
     node.executor.sync(&node.plan).unwrap();
-    assert_eq!(*node.connections(), [entries[0], entries[1], entries[3], entries[4]]);
+    assert_eq!(node.left(&entries), [0, 1, 4, 7]);
 }
 
 #[test]
-fn what_could_not_be_flushed_is_flushed_later() {
-    let (mut node, entries) = services(Flushed::All);
-    node.executor.kernel_mut().trouble.refuse_flushes = true;
-    node.gone(UDP, "10.96.0.1", CHOSEN | 2);
+fn a_mapped_ports_connections_end_whatever_their_protocol() {
+    let mut node = Node::new();
+    for protocol in [TCP, UDP] {
+        node.plan.kernel.set(mapped_port(protocol, WEB), leads(ONE), FactKey::Host);
+    }
     node.step();
-    assert_eq!(node.connections().len(), 5);
-    let due = node.executor.next_retry().expect("something is to be tried again");
-    node.executor.retry(&node.plan, due).unwrap();
-    assert_eq!(node.connections().len(), 5);
+    let entries = [
+        connection(UDP, WEB, ONE, 0),
+        connection(TCP, WEB, ONE, 0),
+        connection(UDP, WEB, TWO, 0),
+        connection(UDP, OTHER, ONE, 0),
+    ];
+    *node.connections() = entries.to_vec();
+    node.plan.kernel.set(mapped_port(UDP, WEB), leads(TWO), FactKey::Host);
+    node.step();
+    assert_eq!(node.left(&entries), [1, 2, 3]);
+    for protocol in [TCP, UDP] {
+        node.plan.kernel.remove(&mapped_port(protocol, WEB));
+    }
+    node.step();
+    assert_eq!(node.left(&entries), [3]);
+}
+
+#[test]
+fn many_changes_share_a_look() {
+    let (mut node, entries) = services();
+    let began = Instant::now();
+    let before = node.executor.kernel().lists;
+    for n in 1..=200 {
+        node.comes(UDP, WEB, &format!("10.244.2.{n}"));
+        node.apply();
+        node.goes(UDP, WEB, &format!("10.244.2.{n}"));
+        node.apply();
+    }
+    node.goes(UDP, WEB, TWO);
+    node.apply();
+    // One now and one each 100 ms, for what came and for what went.
+    let looks = 1 + began.elapsed().as_millis() as u32 / 100;
+    assert!(node.executor.kernel().lists - before <= 3 * looks, "{looks}");
+    node.look();
+    let left = node.left(&entries);
+    assert!(!left.contains(&2) && [0, 1, 3, 4, 6, 7].iter().all(|at| left.contains(at)), "{left:?}");
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_looked_at_later() {
+    let (mut node, entries) = services();
+    node.executor.kernel_mut().trouble.refuse_flushes = true;
+    node.goes(UDP, WEB, TWO);
+    node.apply();
+    for _ in 0..3 {
+        let due = node.executor.next_retry().expect("something is to be tried again");
+        node.executor.retry(&node.plan, due).unwrap();
+    }
+    assert_eq!(node.left(&entries).len(), entries.len());
     node.executor.kernel_mut().calm();
-    let due = node.executor.next_retry().expect("something is to be tried again");
-    node.executor.retry(&node.plan, due + Duration::from_secs(1)).unwrap();
-    assert_eq!(*node.connections(), [entries[0], entries[1], entries[3], entries[4]]);
-    assert!(node.executor.next_retry().is_none());
+    node.look();
+    assert_eq!(node.left(&entries), [0, 1, 3, 4, 5, 6, 7]);
 }

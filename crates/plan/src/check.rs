@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use weft_model::Protocol;
 
-use crate::filter::{Atom, Field, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict};
+use crate::filter::{Atom, Field, Flush, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict};
 use crate::kernel::{KernelKey, KernelRow, Link, LinkKind, Opening};
 use crate::{Plan, health, text};
 
@@ -130,12 +130,23 @@ fn check_set(name: &Ident, spec: &SetSpec) -> Option<String> {
         SetKind::Set => &[],
         SetKind::Map(types) => types,
     };
-    let flushes = [Type::InetProto, Type::InetService].iter().all(|part| spec.key.contains(part))
-        && matches!(data, [Type::Ipv4Addr | Type::Ipv6Addr, Type::InetService]);
-    if spec.flush.is_some() && !flushes {
-        return Some(format!(
-            "map {name}: to flush connections its key needs a protocol and a port, its data an address and a port"
-        ));
+    let leads = matches!(data, [Type::Ipv4Addr | Type::Ipv6Addr, Type::InetService]);
+    match spec.flush {
+        Some(Flush::Led)
+            if !leads || ![Type::InetProto, Type::InetService].iter().all(|part| spec.key.contains(part)) =>
+        {
+            return Some(format!(
+                "map {name}: to flush connections its key needs a protocol and a port, its data an address and a port"
+            ));
+        }
+        Some(Flush::Served { .. })
+            if !leads || spec.key != [data[0], Type::InetProto, Type::InetService, Type::Mark] =>
+        {
+            return Some(format!(
+                "map {name}: to flush what it doesn't serve its key has to be an address, a protocol, a port and a mark"
+            ));
+        }
+        _ => {}
     }
     let numbers = spec.key.contains(&Type::Number);
     let listable = spec.key.iter().all(|kind| kind.is_declared_with_numbers())
@@ -167,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::diff::Difference;
-    use crate::filter::{Chain, Element, Flushed, Hook, HookKind};
+    use crate::filter::{Chain, Element, Hook, HookKind};
     use crate::{HealthKey, HealthRow, Listen};
 
     fn set(name: &str, spec: SetSpec) -> (KernelKey, KernelRow) {
@@ -264,7 +275,7 @@ mod tests {
         let key = [Type::InetProto, Type::InetService];
         let flushing = |key: &[Type]| {
             let spec = SetSpec::map(key, &[Type::Ipv4Addr, Type::InetService], "");
-            set("m", spec.flushing(Flushed::All, 0))
+            set("m", spec.flushing(Flush::Led))
         };
         check([flushing(&key)], &[]);
         check(
@@ -273,6 +284,19 @@ mod tests {
                 "map m: to flush connections its key needs a protocol and a port, its data an address and a port",
             ],
         );
+        let served = |key: &[Type]| {
+            let spec = SetSpec::map(key, &[Type::Ipv4Addr, Type::InetService], "");
+            set("m", spec.flushing(Flush::Served { mark: 1 }))
+        };
+        check([served(&[Type::Ipv4Addr, Type::InetProto, Type::InetService, Type::Mark])], &[]);
+        for wrong in [&key[..], &[Type::Ipv6Addr, Type::InetProto, Type::InetService, Type::Mark]] {
+            check(
+                [served(wrong)],
+                &[
+                    "map m: to flush what it doesn't serve its key has to be an address, a protocol, a port and a mark",
+                ],
+            );
+        }
     }
 
     #[test]

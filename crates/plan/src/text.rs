@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::filter::{Atom, Chain, Element, Flush, Flushed, Ident, SetKind, SetSpec, Type};
+use crate::filter::{Atom, Chain, Element, Flush, Ident, SetKind, SetSpec, Type};
 use crate::kernel::{
     KernelKey, KernelRow, LOCAL_TABLE, Link, LinkKind, MAIN_TABLE, Route, RouteKey, RouteKind,
 };
@@ -149,14 +149,11 @@ fn set_line(name: &Ident, set: &SetSpec) -> String {
     if set.rank != 0 {
         let _ = write!(line, " # rank {}", set.rank);
     }
-    if let Some(Flush { which, mark }) = set.flush {
-        let which = match which {
-            Flushed::All => "connections",
-            Flushed::AllButTcp => "connections but TCP's",
-        };
-        let _ = write!(line, " # flushes {which}");
-        if mark != 0 {
-            let _ = write!(line, ", marked {mark:#x}");
+    match set.flush {
+        None => {}
+        Some(Flush::Led) => line.push_str(" # flushes connections"),
+        Some(Flush::Served { mark }) => {
+            let _ = write!(line, " # flushes UDP that leads to no end, marked {mark:#x}");
         }
     }
     line

@@ -91,6 +91,11 @@ impl<'w, 'a> Session<'w, 'a> {
         Self { world, memory: FxHashMap::default() }
     }
 
+    /// The same nodes with other plans: what they remember stays.
+    pub fn go_on<'v, 'b>(self, world: &'v World<'b>) -> Session<'v, 'b> {
+        Session { world, memory: self.memory }
+    }
+
     /// What the plans do to one more packet, `random` throwing the dice.
     pub fn trace(&mut self, start: &Start, packet: Packet, random: &mut dyn Random) -> Trace {
         self.walk(random, |walk| walk.first(start, packet))

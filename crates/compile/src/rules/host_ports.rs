@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use weft_model::{Attachment, FactKey, Family, HostPort};
-use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Value};
+use weft_plan::filter::{Comparison, Flush, HookKind, NatTarget, Value};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Type, Verdict};
 
 use super::edge::CLUSTER;
@@ -65,13 +65,13 @@ fn constant(origin: &FactKey, out: &mut Output) {
             &target,
             "ports of the node that lead to pods",
         );
-        out.table_set(ANY.of(family), any.flushing(Flushed::All, 0), origin);
+        out.table_set(ANY.of(family), any.flushing(Flush::Led), origin);
         let at = SetSpec::map(
             &[address, Type::InetProto, Type::InetService],
             &target,
             "ports of one address that lead to pods",
         );
-        out.table_set(AT.of(family), at.flushing(Flushed::All, 0), origin);
+        out.table_set(AT.of(family), at.flushing(Flush::Led), origin);
         rules.extend(translations(family));
     }
     let chain = Ident::new(MAPPINGS);

@@ -35,6 +35,13 @@ pub struct Candidate {
     pub origin: FactKey,
 }
 
+impl Candidate {
+    /// True where connections that it has go on: whatever a policy, a hint or its way out says of new ones.
+    pub fn serves(&self) -> bool {
+        (self.ready || self.draining) && !is_special(self.address)
+    }
+}
+
 /// Whether an endpoint is meant for this node, or its zone. `None` where nothing is said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Preference {
@@ -184,7 +191,7 @@ pub fn standings(candidates: &[Candidate], scope: TrafficPolicy) -> Vec<Standing
 /// Hints count where every ready endpoint has one and some are for us: first those by node, then those by zone.
 fn meant_for_us(candidates: &[Candidate]) -> impl Fn(&Candidate) -> bool {
     let counts = |hint: fn(&Candidate) -> Option<bool>| {
-        let mut ready = candidates.iter().filter(|c| c.ready).peekable();
+        let mut ready = candidates.iter().filter(|c| c.ready && !is_special(c.address)).peekable();
         let any = ready.peek().is_some();
         any && ready.clone().all(|c| hint(c).is_some()) && ready.any(|c| hint(c) == Some(true))
     };

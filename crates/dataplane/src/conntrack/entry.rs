@@ -67,16 +67,40 @@ fn tuple(a: Attributes<'_>) -> Option<Tuple> {
     })
 }
 
-/// Writes the part of an answering tuple that says from where.
-pub(super) fn write_answering(w: &mut Writer, source: IpAddr, protocol: u8, port: u16) {
-    w.nest(CTA_TUPLE_IP, |w| match source {
-        IpAddr::V4(v4) => w.bytes(CTA_IP_V4_SRC, &v4.octets()),
-        IpAddr::V6(v6) => w.bytes(CTA_IP_V6_SRC, &v6.octets()),
-    });
-    w.nest(CTA_TUPLE_PROTO, |w| {
-        w.bytes(CTA_PROTO_NUM, &[protocol]);
-        w.bytes(CTA_PROTO_SRC_PORT, &port.to_be_bytes());
-    });
+/// What of a tuple a listing is confined to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The protocol alone.
+    Neither,
+    /// Protocol, and sender's address and port.
+    Source(IpAddr, u16),
+    /// Protocol, and receiver's address and port.
+    Destination(IpAddr, u16),
+}
+
+/// Writes these parts of a tuple.
+pub(super) fn write_tuple(w: &mut Writer, protocol: u8, side: Side) {
+    let mut write = |end: Option<(IpAddr, u16)>, (v4, v6, port_kind): (u16, u16, u16)| {
+        w.nest(CTA_TUPLE_IP, |w| match end {
+            Some((IpAddr::V4(address), _)) => w.bytes(v4, &address.octets()),
+            Some((IpAddr::V6(address), _)) => w.bytes(v6, &address.octets()),
+            None => {}
+        });
+        w.nest(CTA_TUPLE_PROTO, |w| {
+            w.bytes(CTA_PROTO_NUM, &[protocol]);
+            if let Some((_, port)) = end {
+                w.bytes(port_kind, &port.to_be_bytes());
+            }
+        });
+    };
+    let source = (CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT);
+    match side {
+        Side::Neither => write(None, source),
+        Side::Source(address, port) => write(Some((address, port)), source),
+        Side::Destination(address, port) => {
+            write(Some((address, port)), (CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT));
+        }
+    }
 }
 
 impl Entry {

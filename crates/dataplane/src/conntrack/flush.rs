@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::entry::{CTA_ID, CTA_MARK, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE, Entry, write_answering};
-use super::flow::Narrowing;
+use weft_model::Family;
+
+use super::entry::{CTA_ID, CTA_MARK, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE, Entry, Side, write_tuple};
+use super::suspects::Narrowing;
 use crate::filter::FilterError;
 use crate::filter::attribute::{Attributes, Messages, NESTED, Writer};
 use crate::filter::socket::Nfnl;
@@ -16,10 +18,12 @@ const CTA_MARK_MASK: u16 = 21;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-/// `CTA_FILTER_F_CTA_PROTO_NUM` and `…_PROTO_SRC_PORT` (`nf_conntrack_netlink.c`): what of a tuple counts.
-const SOURCE_PORT: u32 = 1 << 3 | 1 << 4;
-/// `CTA_FILTER_F_CTA_IP_SRC`.
+/// `CTA_FILTER_F_…` (`nf_internals.h`): what of a tuple counts.
 const SOURCE_ADDRESS: u32 = 1;
+const DESTINATION_ADDRESS: u32 = 1 << 1;
+const PROTOCOL: u32 = 1 << 3;
+const SOURCE_PORT: u32 = 1 << 4;
+const DESTINATION_PORT: u32 = 1 << 5;
 /// Deletions of one datagram: their refusals fit an unprivileged receive buffer.
 const AT_ONCE: usize = 200;
 
@@ -69,9 +73,16 @@ impl Conntrack {
         stale: &dyn Fn(&Entry) -> bool,
     ) -> Result<usize, ConntrackError> {
         let family = match narrowing {
-            Narrowing::AnsweredBy { address: IpAddr::V4(_), .. } => k::NFPROTO_IPV4,
-            Narrowing::AnsweredBy { address: IpAddr::V6(_), .. } => k::NFPROTO_IPV6,
-            Narrowing::None | Narrowing::Marked(_) => k::NFPROTO_UNSPEC,
+            Narrowing::Protocol(family, _) => Some(*family),
+            Narrowing::OpenedTo { address, .. } | Narrowing::AnsweredBy { address, .. } => {
+                Some(Family::of(*address))
+            }
+            Narrowing::None | Narrowing::Marked(_) | Narrowing::Unmarked(_) => None,
+        };
+        let family = match family {
+            Some(Family::V4) => k::NFPROTO_IPV4,
+            Some(Family::V6) => k::NFPROTO_IPV6,
+            None => k::NFPROTO_UNSPEC,
         };
         let request = (kind(IPCTNL_MSG_CT_GET), family);
         let list = self.nfnl.dump("tracked connections", request, |w| write_narrowing(w, narrowing))?;
@@ -115,26 +126,41 @@ fn kind(message: u16) -> u16 {
 }
 
 fn write_narrowing(w: &mut Writer, narrowing: &Narrowing) {
-    match narrowing {
+    match *narrowing {
         Narrowing::None => {}
-        Narrowing::Marked(bits) => {
-            w.u32(CTA_MARK, *bits);
-            w.u32(CTA_MARK_MASK, *bits);
+        Narrowing::Marked(bits) => write_mark(w, bits, bits),
+        Narrowing::Unmarked(bits) => write_mark(w, 0, bits),
+        Narrowing::Protocol(_, protocol) => {
+            w.nest(CTA_TUPLE_ORIG, |w| write_tuple(w, protocol, Side::Neither));
+            write_filter(w, PROTOCOL, 0);
+        }
+        Narrowing::OpenedTo { address, protocol, port } => {
+            w.nest(CTA_TUPLE_ORIG, |w| write_tuple(w, protocol, Side::Destination(address, port)));
+            write_filter(w, PROTOCOL | DESTINATION_PORT | if_v4(address, DESTINATION_ADDRESS), 0);
         }
         Narrowing::AnsweredBy { address, protocol, port } => {
-            w.nest(CTA_TUPLE_REPLY, |w| write_answering(w, *address, *protocol, *port));
-            let counts = match address {
-                IpAddr::V4(_) => SOURCE_PORT | SOURCE_ADDRESS,
-                // `ctnetlink_filter_match_tuple` takes an equal IPv6 address for another one, at least up to 6.18.
-                IpAddr::V6(_) => SOURCE_PORT,
-            };
-            // These numbers are in the machine's byte order.
-            w.nest(CTA_FILTER, |w| {
-                w.bytes(CTA_FILTER_ORIG_FLAGS, &0_u32.to_ne_bytes());
-                w.bytes(CTA_FILTER_REPLY_FLAGS, &counts.to_ne_bytes());
-            });
+            w.nest(CTA_TUPLE_REPLY, |w| write_tuple(w, protocol, Side::Source(address, port)));
+            write_filter(w, 0, PROTOCOL | SOURCE_PORT | if_v4(address, SOURCE_ADDRESS));
         }
     }
+}
+
+/// `ctnetlink_filter_match_tuple` takes an equal IPv6 address for another one, at least up to 6.18.
+fn if_v4(address: IpAddr, flag: u32) -> u32 {
+    if address.is_ipv4() { flag } else { 0 }
+}
+
+fn write_mark(w: &mut Writer, value: u32, mask: u32) {
+    w.u32(CTA_MARK, value);
+    w.u32(CTA_MARK_MASK, mask);
+}
+
+/// What counts of each direction's tuple. These numbers are in the machine's byte order.
+fn write_filter(w: &mut Writer, original: u32, reply: u32) {
+    w.nest(CTA_FILTER, |w| {
+        w.bytes(CTA_FILTER_ORIG_FLAGS, &original.to_ne_bytes());
+        w.bytes(CTA_FILTER_REPLY_FLAGS, &reply.to_ne_bytes());
+    });
 }
 
 /// What says which entry: its first direction and its number, so that a newer one of the same direction stays.

@@ -47,6 +47,8 @@ pub struct FakeKernel {
     pub trouble: Trouble,
     /// The packet filter's elements after each transaction, for tests that ask for them by putting an empty list here.
     pub commits: Option<Vec<BTreeMap<KernelKey, KernelRow>>>,
+    /// Lists of connections that were asked for.
+    pub lists: u32,
     originals: BTreeMap<String, String>,
     changes: usize,
     messages: u64,
@@ -230,11 +232,22 @@ impl Kernel for FakeKernel {
             return Err(KernelError::Killed);
         }
         self.messages += 1;
+        self.lists += 1;
         let before = self.connections.len();
         self.connections.retain(|entry| {
             let listed = match *narrowing {
                 Narrowing::None => true,
+                Narrowing::Protocol(family, protocol) => {
+                    let original = &entry.original;
+                    (weft_model::Family::of(original.destination), original.protocol) == (family, protocol)
+                }
                 Narrowing::Marked(bits) => entry.mark & bits == bits,
+                Narrowing::Unmarked(bits) => entry.mark & bits == 0,
+                Narrowing::OpenedTo { address, protocol, port } => {
+                    let original = &entry.original;
+                    (original.destination, original.protocol, original.destination_port)
+                        == (address, protocol, port)
+                }
                 Narrowing::AnsweredBy { address, protocol, port } => {
                     let reply = &entry.reply;
                     (reply.source, reply.protocol, reply.source_port) == (address, protocol, port)

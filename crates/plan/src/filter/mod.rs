@@ -19,7 +19,7 @@ pub use chain::{Chain, Hook, HookKind, NatTarget, Reject, Rule, Statement, Verdi
 pub use comment::Comment;
 pub use field::{Comparison, ConntrackState, ConntrackStatus, Field, Value};
 pub use hash::{HASH_MODULUS, HASH_SEED, address_hash};
-pub use set::{Element, Flush, Flushed, SetKind, SetSpec};
+pub use set::{Element, Flush, SetKind, SetSpec};
 
 /// The name of the one table (family `inet`).
 pub const TABLE: &str = "weft";

@@ -11,27 +11,23 @@ pub enum SetKind {
     Map(Vec<Type>),
 }
 
-/// Whose connections are flushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Flushed {
-    /// Those of every protocol.
-    All,
-    /// Of every protocol but TCP, whose connections are left to end by themselves.
-    AllButTcp,
-}
-
-/// That tracked connections end when the element goes by which they were translated, or when it leads elsewhere: an entry
-/// outlives the rule that made it.
+/// Which tracked connections end with a map's elements: an entry outlives the rule that made it.
 ///
-/// The key's parts say where they were opened to: an address (without one: any), a protocol and a port. The data, an address
-/// and a port, says where they lead.
+/// The key's parts say where connections were opened to: an address (without one: any), a protocol and a port. The data,
+/// an address and a port, says where they lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Flush {
-    /// Which of them.
-    pub which: Flushed,
-    /// Bits that are set in the marks of all such connections and of no others; 0 where marks say nothing. Where the key
-    /// has a mark too, it is the connection's: then what is stale is also found without knowing what was.
-    pub mark: u32,
+pub enum Flush {
+    /// Of every protocol: those that an element led, when it goes or leads elsewhere.
+    Led,
+    /// Of UDP alone, which doesn't notice that nobody is there: those that were opened to an (address . protocol . port) of
+    /// which the map has elements, and lead to none of their ends, whoever translated them or nobody. The key's fourth part
+    /// is the mark of the end ([`crate::marks::of_endpoints`]).
+    ///
+    /// Where the map has no such element any more, those that bear this bit: it led them, and nobody else's are touched.
+    Served {
+        /// The bit, set in the marks of all connections that the map led and of no others.
+        mark: u32,
+    },
 }
 
 /// A set's or map's declaration, and how its elements are to be written.
@@ -86,8 +82,8 @@ impl SetSpec {
     }
 
     /// The same with connections that end with its elements.
-    pub fn flushing(self, which: Flushed, mark: u32) -> Self {
-        Self { flush: Some(Flush { which, mark }), ..self }
+    pub fn flushing(self, flush: Flush) -> Self {
+        Self { flush: Some(flush), ..self }
     }
 
     /// What of it the kernel holds.

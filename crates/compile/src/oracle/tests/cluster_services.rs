@@ -9,11 +9,11 @@ use weft_model::{
     ObjectKey, Port, Protocol, Service, ServiceKind, ServicePort, SliceSource, TargetPort,
     TrafficDistribution, TrafficPolicy,
 };
-use weft_plan::Plan;
+use weft_plan::{Atom, KernelKey, KernelRow, Plan};
 
 use super::rows::{from_node, from_outside, from_pod, ip, link, tcp};
 use crate::oracle::{
-    Conversation, NodeView, Outcome, Packet, Receiver, Start, World, converse_with, explore,
+    Conversation, Fixed, NodeView, Outcome, Packet, Receiver, Session, Start, World, converse_with, explore,
 };
 use crate::{Settings, compile};
 
@@ -153,14 +153,18 @@ impl Cluster {
     fn ends(&self, start: &Start, packet: Packet) -> BTreeMap<String, usize> {
         let plans = self.plans();
         let hosts: Vec<Host> = (0..3).map(host).collect();
-        let nodes = plans.iter().zip(&hosts).enumerate();
-        let world = World::new(nodes.map(|(at, (plan, host))| NodeView { name: name(at), plan, host }));
+        let world = world_of(&plans, &hosts);
         let mut ends = BTreeMap::new();
         for conversation in explore(100, |dice| converse_with(&world, start, packet, dice)) {
             *ends.entry(end(&conversation)).or_default() += 1;
         }
         ends
     }
+}
+
+fn world_of<'a>(plans: &'a [Plan], hosts: &'a [Host]) -> World<'a> {
+    let nodes = plans.iter().zip(hosts).enumerate();
+    World::new(nodes.map(|(at, (plan, host))| NodeView { name: name(at), plan, host }))
 }
 
 fn end(conversation: &Conversation) -> String {
@@ -342,4 +346,72 @@ fn clients_keep_their_endpoint() {
         let ends = ["p0:8080 from n1", "p1:8080 from n1", "p2:8080 from n1"];
         check(&cluster, &from_node("n1"), tcp(vip, 80), &ends);
     }
+}
+
+#[test]
+fn clients_stay_only_where_a_policy_lets_them() {
+    let mut service = web();
+    service.affinity_seconds = Some(10_800);
+    let cluster = Cluster::new(service.clone(), slices(&[0, 1]));
+    service.external_policy = TrafficPolicy::Local;
+    let local = Cluster::new(service.clone(), slices(&[0, 1]));
+    service.external_policy = TrafficPolicy::Cluster;
+    let mut draining = slices(&[0, 1]);
+    for slice in &mut draining {
+        (slice.endpoints[1].ready, slice.endpoints[1].terminating) = (false, true);
+    }
+    let draining = Cluster::new(service, draining);
+    let hosts: Vec<Host> = (0..3).map(host).collect();
+    let outside = from_outside("n0");
+    let packet = |sport| Packet { sport, ..tcp("198.51.100.7", 80).from(client()) };
+    for after in [local, draining] {
+        let (before, after) = (cluster.plans(), after.plans());
+        let (before, after) = (world_of(&before, &hosts), world_of(&after, &hosts));
+        let mut session = Session::new(&before);
+        let asks = |session: &mut Session<'_, '_>, sport, side| {
+            end(&session.converse(&outside, packet(sport), &mut Fixed(side)))
+        };
+        assert_eq!(asks(&mut session, 1001, 1), "p1:8080 from n0");
+        assert_eq!(asks(&mut session, 1002, 0), "p1:8080 from n0", "whatever the dice say now");
+        let mut session = session.go_on(&after);
+        assert_eq!(asks(&mut session, 1003, 1), "p0:8080 from outside");
+        // What it has goes on.
+        assert_eq!(asks(&mut session, 1002, 1), "p1:8080 from n0");
+        // Where it could go back to, it stays with its second one.
+        let mut session = session.go_on(&before);
+        assert_eq!(asks(&mut session, 1004, 1), "p0:8080 from outside");
+    }
+}
+
+#[test]
+fn connections_go_on_to_all_that_serve() {
+    let ends = |service: Service, change: fn(&mut Endpoint)| -> Vec<String> {
+        let mut slices = slices(&[0, 1, 2]);
+        for slice in &mut slices {
+            change(&mut slice.endpoints[1]);
+        }
+        let plans = Cluster::new(service, slices).plans();
+        let vip = Atom::from(ip("10.96.0.10"));
+        let lead = |(key, entry): (&KernelKey, &weft_plan::Entry<KernelRow>)| match (key, &entry.value) {
+            (KernelKey::Element(map, key), KernelRow::Element(element))
+                if map.as_str() == "endpoint4" && key[0] == vip =>
+            {
+                Some(element.data[0].to_string())
+            }
+            _ => None,
+        };
+        let mut ends: Vec<String> = plans[0].kernel.iter().filter_map(lead).collect();
+        ends.sort();
+        ends
+    };
+    let all = ["10.244.0.2", "10.244.1.2", "10.244.2.2"];
+    let mut local = web();
+    local.internal_policy = TrafficPolicy::Local;
+    assert_eq!(ends(local, |_| {}), all);
+    assert_eq!(ends(web(), |end| (end.ready, end.terminating) = (false, true)), all);
+    let near = |end: &mut Endpoint| end.hint_zones = vec!["b".into()];
+    assert_eq!(ends(web(), near), all);
+    let gone = [all[0], all[2]];
+    assert_eq!(ends(web(), |end| (end.ready, end.serving) = (false, false)), gone);
+    assert_eq!(ends(web(), |end| end.addresses = vec![ip("127.0.0.1")]), gone);
 }

@@ -7,7 +7,7 @@ use weft_model::{FactKey, Family, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict, marks};
 
 use super::addresses::{Frontend, frontends, refused};
-use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, digit, pick, service_map};
+use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, digit, pick, service_map, usable};
 use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
@@ -60,8 +60,9 @@ pub fn service(
 /// The endpoints of one port in one family.
 struct Backends {
     family: Family,
+    /// Those that serve.
     candidates: Vec<Candidate>,
-    /// Their numbers.
+    /// Their marks.
     marks: Vec<u32>,
     cluster: Group,
     local: Group,
@@ -93,16 +94,16 @@ impl Backends {
         context: &Context<'_>,
         out: &mut Output,
     ) -> Self {
-        let candidates = candidates(context, service, port, family);
+        let mut candidates = candidates(context, service, port, family);
+        for candidate in candidates.iter().filter(|candidate| is_special(candidate.address)) {
+            let text = format!("its endpoint {} is left out: it is {}", candidate.address, Standing::Special);
+            out.warn(origin, text);
+        }
+        candidates.retain(Candidate::serves);
+        candidates.truncate(marks::NUMBER as usize);
         let places: Vec<(IpAddr, u16)> = candidates.iter().map(|c| (c.address, c.port.get())).collect();
         let mut group = |scope| {
             let standings = standings(&candidates, scope);
-            for (candidate, standing) in candidates.iter().zip(&standings) {
-                if *standing == Standing::Special {
-                    let text = format!("its endpoint {} is left out: it is {standing}", candidate.address);
-                    out.warn(origin, text);
-                }
-            }
             if standings.contains(&Standing::TooMany) {
                 out.warn(
                     origin,
@@ -152,21 +153,27 @@ impl Backends {
     fn lead_there(&self, service: &Service, frontend: &Frontend, origin: &FactKey, out: &mut Output) {
         let key = frontend.key();
         let (inside, outside) = (self.group(frontend.inside), self.group(frontend.outside));
-        let map = |side| service_map(self.family, side, service.affinity_seconds);
-        out.entry(map(Side::Inside), key.clone(), [Atom::Mark(inside.mark())], origin);
-        if inside.mark() != outside.mark() {
-            out.entry(map(Side::Outside), key.clone(), [Atom::Mark(outside.mark())], origin);
+        let places = [(Side::Inside, inside), (Side::Outside, outside)];
+        let differ = inside.mark() != outside.mark();
+        for (side, group) in places.into_iter().take(if differ { 2 } else { 1 }) {
+            let map = service_map(self.family, side, service.affinity_seconds);
+            out.entry(map, key.clone(), [Atom::Mark(group.mark())], origin);
+            if service.affinity_seconds.is_some() {
+                for at in &group.members {
+                    let key = self.numbered(&key, *at);
+                    out.member(usable(self.family, side), key, &self.candidates[*at].origin);
+                }
+            }
         }
-        let mut used: Vec<usize> = inside.members.iter().chain(&outside.members).copied().collect();
-        used.sort_unstable();
-        used.dedup();
-        for at in used {
-            let candidate = &self.candidates[at];
-            let [address, protocol, port] = key.clone();
-            let key = [address, protocol, port, Atom::Mark(self.marks[at])];
+        // Also for those that get no new connections: what they have goes on.
+        for (at, candidate) in self.candidates.iter().enumerate() {
             let place = [Atom::from(candidate.address), Atom::Port(candidate.port.get())];
-            out.entry(ENDPOINTS.of(self.family), key, place, &candidate.origin);
+            out.entry(ENDPOINTS.of(self.family), self.numbered(&key, at), place, &candidate.origin);
         }
+    }
+
+    fn numbered(&self, [address, protocol, port]: &[Atom; 3], at: usize) -> [Atom; 4] {
+        [address.clone(), protocol.clone(), port.clone(), Atom::Mark(self.marks[at])]
     }
 }
 

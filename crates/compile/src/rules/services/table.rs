@@ -1,7 +1,7 @@
 //! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
 
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
-use weft_plan::filter::{Comparison, Flushed, HookKind, NatTarget, Reject, Value};
+use weft_plan::filter::{Comparison, Flush, HookKind, NatTarget, Reject, Value};
 use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
 use weft_plan::marks::{CHOSEN, CLASS};
 use weft_plan::{
@@ -15,7 +15,8 @@ use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
 use crate::services::marks::{Class, SMALL};
 use crate::topology::aggregate;
 
-/// (address . protocol . port . number) → (endpoint's address . port).
+/// (address . protocol . port . mark) → (endpoint's address . port), of all that serve: connections of theirs go on, whoever
+/// gets new ones.
 pub const ENDPOINTS: Pair = Pair { v4: "endpoint4", v6: "endpoint6" };
 /// (mark . slot) → endpoint's number.
 pub const SLOTS: &str = "slot";
@@ -80,6 +81,16 @@ pub fn service_map(family: Family, side: Side, affinity_seconds: Option<u32>) ->
         None => Ident::new(&name),
         Some(seconds) => Ident::new(&format!("{name}_keep_{seconds}")),
     }
+}
+
+/// The set of (address . protocol . port . mark) of endpoints with which clients from a side may stay, of services whose clients
+/// keep their endpoint.
+pub fn usable(family: Family, side: Side) -> Ident {
+    let name = match side {
+        Side::Inside => "usable",
+        Side::Outside => "outside_usable",
+    };
+    Ident::new(&format!("{name}{}", digit(family)))
 }
 
 /// The chain that remembers clients of such a map.
@@ -162,9 +173,8 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
         let frontend = [address, Type::InetProto, Type::InetService];
         let numbered = [address, Type::InetProto, Type::InetService, Type::Mark];
         let place = [address, Type::InetService];
-        let endpoints = SetSpec::map(&numbered, &place, "endpoints by number");
-        // TCP's own end is left to it: an endpoint that drains has no element, and goes on with what it has begun.
-        let endpoints = endpoints.ranked(Rank::ENDPOINTS).flushing(Flushed::AllButTcp, CHOSEN);
+        let endpoints = SetSpec::map(&numbered, &place, "endpoints that serve");
+        let endpoints = endpoints.ranked(Rank::ENDPOINTS).flushing(Flush::Served { mark: CHOSEN });
         out.table_set(ENDPOINTS.of(family), endpoints, origin);
         let restricted =
             SetSpec::map(&frontend, &[Type::Verdict], "addresses that only some sources may use");
@@ -173,6 +183,10 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
             (Side::Inside, "services"),
             (Side::Outside, "services that lead elsewhere for packets from outside"),
         ] {
+            if !timeouts.is_empty() {
+                let spec = SetSpec::set(&numbered, "endpoints with which their clients may stay");
+                out.table_set(usable(family, side), spec.ranked(Rank::SLOTS), origin);
+            }
             for seconds in affinities(timeouts) {
                 let map = SetSpec::map(&frontend, &[Type::Mark], comment);
                 out.table_set(service_map(family, side, seconds), map.ranked(Rank::SERVICES), origin);
@@ -278,9 +292,15 @@ fn by_class() -> Rule {
     Rule::new("", [Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS)], Ident::new(CLASSES))])
 }
 
-fn to_endpoint(family: Family) -> Statement {
+/// How an endpoint is looked up.
+fn numbered(family: Family) -> Vec<Field> {
     let mut key = frontend(family);
     key.push(Field::CtMark);
+    key
+}
+
+fn to_endpoint(family: Family) -> Statement {
+    let key = numbered(family);
     Statement::Dnat(NatTarget::AddressPortFrom { family, key, map: ENDPOINTS.of(family) })
 }
 
@@ -316,6 +336,7 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
             "where this client went before",
             [
                 Statement::SetCtMarkFrom(client(family), CLIENTS.of(family)),
+                in_set(numbered(family), usable(family, side)),
                 remember.clone(),
                 to_endpoint(family),
             ],
