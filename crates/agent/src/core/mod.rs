@@ -7,6 +7,7 @@
 //! own rows are in force, or it has left nothing. An address is given back only when the kernel has let go of it.
 
 mod add;
+mod blocks;
 mod check;
 mod del;
 mod gc;
@@ -28,6 +29,7 @@ use weft_model::{AttachmentId, Change, Fact, FactKey, NetworkName, NodeName, War
 use weft_plan::{KernelKey, Plan};
 use weft_store::{Hold, Notice, Published, Remark};
 
+use self::blocks::Blocks;
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
 use crate::health::HealthNews;
@@ -132,6 +134,8 @@ pub struct Core {
     /// How far the node may rely on its blocks, as the store says.
     hold: Hold,
     log: Option<FactLog>,
+    /// Whether the store's first snapshot has come, in this agent's life.
+    snapshot: bool,
     /// Facts of the local log that the store has not confirmed yet.
     unconfirmed: BTreeSet<FactKey>,
     /// Facts of which the store has spoken before its first snapshot was complete.
@@ -145,13 +149,15 @@ pub struct Core {
     generation_in_force: u64,
     last_report: Report,
     started: Instant,
+    /// The time of the last tick.
+    now: Instant,
     leases: BTreeMap<NetworkName, Leases<DirectoryLeases>>,
     records: Records,
     attached: BTreeMap<AttachmentId, Record>,
     adding: BTreeMap<AttachmentId, Adding>,
     removing: BTreeMap<AttachmentId, Removing>,
     published_node: Option<weft_store::PublishedNode>,
-    claiming: BTreeSet<NetworkName>,
+    blocks: Blocks,
     conflist_written: bool,
     /// When to look next whether what this node published is still there.
     next_look: Instant,
@@ -220,18 +226,30 @@ impl Core {
         use weft_store::Event;
         match event {
             Event::Changes(changes) => {
-                if let (Some(log), false) = (&self.log, changes.is_empty()) {
-                    log.append(changes.clone());
-                }
                 if self.phase == Phase::Waiting {
                     self.heard.extend(changes.iter().map(Change::key));
                 }
                 let mut nodes = false;
+                let mut news = Vec::new();
                 for change in changes {
                     let key = change.key();
-                    nodes |= matches!(key, FactKey::Node(_) | FactKey::Network(_));
                     self.unconfirmed.remove(&key);
-                    self.compiler.apply(change);
+                    let noted = self.log.is_some().then(|| change.clone());
+                    let differs = self.compiler.apply(change);
+                    // Until the log holds a full snapshot, it is told what was known before as well.
+                    news.extend(noted.filter(|_| differs || self.phase == Phase::Waiting || !self.snapshot));
+                    if !differs {
+                        continue;
+                    }
+                    match &key {
+                        FactKey::Node(name) if *name == self.node => self.own_node_changed(),
+                        FactKey::Network(_) => self.blocks.facts_changed(),
+                        _ => {}
+                    }
+                    nodes |= matches!(key, FactKey::Node(_) | FactKey::Network(_));
+                }
+                if let (Some(log), false) = (&self.log, news.is_empty()) {
+                    log.append(news);
                 }
                 if nodes && self.phase != Phase::Waiting {
                     self.refresh_node();
@@ -245,13 +263,19 @@ impl Core {
                 if let Some(log) = &self.log {
                     log.complete();
                 }
+                self.snapshot = true;
                 self.facts_are_complete();
             }
             Event::Stale { since, reason } => {
                 tracing::warn!("the store can't be reached: {reason}");
                 self.stale = Some((since, reason));
             }
-            Event::Hold(hold) => self.hold = hold,
+            Event::Hold(hold) => {
+                if matches!(hold, Hold::Lapsed(_)) {
+                    self.blocks.lapsed();
+                }
+                self.hold = hold;
+            }
             Event::Notice(Notice { about, text: Some(remark) }) => {
                 match &remark {
                     Remark::Info(text) => tracing::info!("{about}: {text}"),
@@ -366,6 +390,7 @@ impl Core {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.now = now;
         self.expire_adding(now);
         self.expire_removing(now);
         match self.phase {

@@ -17,11 +17,12 @@ impl Core {
             return;
         }
         let known = self.compiler.facts().node(&self.node);
-        let pod_cidrs: Vec<NodeCidr> = known.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        let told = known.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
         let vtep_mac = known.and_then(|node| node.published_vtep_mac);
+        let pod_cidrs = self.blocks.known(&told, self.now);
         self.claim_missing(&pod_cidrs);
         let node = PublishedNode { name: self.node.clone(), addresses, pod_cidrs, vtep_mac };
-        if self.published_node.as_ref() != Some(&node) {
+        if self.published_node.as_ref() != Some(&node) && !self.loses_what_is_asked_for(&node) {
             self.publish(PublishWork::Publish(Published::Node(node.clone())));
             self.published_node = Some(node);
             if self.conflist_written {
@@ -29,6 +30,15 @@ impl Core {
                 self.publish(PublishWork::Ready);
             }
         }
+    }
+
+    /// True where blocks that this node has published would go, and the store is just being asked for them: peers would lose
+    /// their routes for the moment of the answer.
+    fn loses_what_is_asked_for(&self, node: &PublishedNode) -> bool {
+        let before = self.published_node.iter().flat_map(|node| &node.pod_cidrs);
+        before
+            .into_iter()
+            .any(|block| !node.pod_cidrs.contains(block) && self.blocks.is_asked(&block.network))
     }
 
     /// Addresses by configuration, or those of the link that peers are reached by; with their prefixes.
@@ -63,12 +73,7 @@ impl Core {
     fn claim_missing(&mut self, have: &[NodeCidr]) {
         let networks: Vec<_> = self.compiler.facts().networks().cloned().collect();
         for network in networks {
-            let missing = network.pod_cidrs.iter().any(|whole| {
-                !have
-                    .iter()
-                    .any(|block| block.network == network.name && block.cidr.family() == whole.family())
-            });
-            if !missing || !self.claiming.insert(network.name.clone()) {
+            if !self.blocks.ask(&network, have, self.now) {
                 continue;
             }
             let others = self.compiler.facts().nodes().filter(|node| node.name != self.node);
@@ -107,31 +112,20 @@ impl Core {
 
     /// Takes the blocks that the store gave, and makes them known.
     pub(super) fn claimed(&mut self, network: &NetworkName, cidrs: &[Cidr]) {
-        self.claiming.remove(network);
-        if cidrs.is_empty() {
-            return;
-        }
-        let known =
-            self.compiler.facts().node(&self.node).map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-        let mut pod_cidrs: Vec<NodeCidr> =
-            known.into_iter().filter(|block| block.network != *network).collect();
-        pod_cidrs.extend(cidrs.iter().map(|cidr| NodeCidr { network: network.clone(), cidr: *cidr }));
-        let node = PublishedNode {
-            name: self.node.clone(),
-            addresses: self.own_addresses(),
-            pod_cidrs,
-            vtep_mac: self.compiler.facts().node(&self.node).and_then(|node| node.published_vtep_mac),
-        };
-        self.publish(PublishWork::Publish(Published::Node(node.clone())));
-        self.published_node = Some(node);
+        self.blocks.answered(network, cidrs, self.now);
+        self.refresh_node();
+    }
+
+    /// The store tells something else of this node than before: what of it is ours is said again, which changes nothing where
+    /// it stands as we said it.
+    pub(super) fn own_node_changed(&mut self) {
+        self.blocks.facts_changed();
+        self.published_node = None;
     }
 
     /// Publishes what somebody else has removed from the store since.
     pub(super) fn publish_missing(&mut self) {
         let facts = self.compiler.facts();
-        if facts.node(&self.node).is_none() {
-            self.published_node = None;
-        }
         for record in self.attached.values().filter(|record| !self.adding.contains_key(&record.attachment.id))
         {
             let Some(pod) = self.published(&record.attachment) else { continue };

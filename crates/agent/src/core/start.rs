@@ -7,6 +7,7 @@ use weft_compile::Compiler;
 use weft_ipam::{Boot, DirectoryLeases, LeaseError, Leases};
 use weft_model::{Attachment, Change, Fact, NetworkName};
 
+use super::blocks::Blocks;
 use super::{Around, Core, Phase, SharedPlans};
 use crate::config::{AgentConfig, ConfigError};
 use crate::fact_log::{self, FactLog};
@@ -56,6 +57,7 @@ impl Core {
             phase: Phase::Waiting,
             stale: None,
             hold: weft_store::Hold::default(),
+            snapshot: false,
             log: Some(FactLog::begin(&config.state_dir).map_err(StartError::FactLog)?),
             unconfirmed: BTreeSet::new(),
             heard: BTreeSet::new(),
@@ -67,13 +69,14 @@ impl Core {
             generation_in_force: 0,
             last_report: Report::default(),
             started: Instant::now(),
+            now: Instant::now(),
             leases: BTreeMap::new(),
             records,
             attached: BTreeMap::new(),
             adding: BTreeMap::new(),
             removing: BTreeMap::new(),
             published_node: None,
-            claiming: BTreeSet::new(),
+            blocks: Blocks::default(),
             conflist_written: false,
             next_look: Instant::now(),
             config,

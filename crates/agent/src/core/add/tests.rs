@@ -326,3 +326,51 @@ fn gc_after_the_leases_vanished_makes_them_again() {
         assert!(file.exists() && rig.leased() == 1);
     }
 }
+
+#[test]
+fn an_answer_that_is_ahead_of_its_echo_is_neither_taken_back_nor_asked_for_again() {
+    let mut rig = rig();
+    let link = HostLink {
+        name: IfName::new("eth0").unwrap(),
+        mtu: 1500,
+        addresses: vec!["192.0.2.1/24".parse().unwrap()],
+        router_advertisements: false,
+    };
+    rig.tell(Message::Host(Host { links: vec![link], ..Host::default() }));
+    let pods = "10.244.0.0/16".parse().unwrap();
+    let network = weft_model::Network { pod_cidrs: vec![pods], ..weft_model::Network::ordinary() };
+    rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Network(network))])));
+    rig.tell(Message::Store(Event::Synced));
+    let said = |rig: &Rig| -> (Vec<usize>, usize) {
+        let work: Vec<PublishWork> = rig.published.try_iter().collect();
+        let blocks = work.iter().filter_map(|work| match work {
+            PublishWork::Publish(Published::Node(node)) => Some(node.pod_cidrs.len()),
+            _ => None,
+        });
+        (blocks.collect(), work.iter().filter(|work| matches!(work, PublishWork::Claim(..))).count())
+    };
+    assert_eq!(said(&rig), (vec![0], 1));
+    let block = "10.244.7.0/24".parse().unwrap();
+    rig.tell(Message::Claimed(NetworkName::ordinary(), vec![block]));
+    assert_eq!(said(&rig), (vec![1], 0));
+    // The facts are late: first nothing, then what was published before the answer.
+    let mut node = Node::named(rig.core.node().clone());
+    rig.tell(Message::Tick(Instant::now()));
+    assert_eq!(said(&rig), (vec![], 0));
+    rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node.clone()))])));
+    rig.tell(Message::Tick(Instant::now()));
+    // Said again, since the store said something else, and with the block.
+    assert_eq!(said(&rig), (vec![1], 0));
+    node.pod_cidrs.push(NodeCidr { network: NetworkName::ordinary(), cidr: block });
+    rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
+    assert_eq!(said(&rig), (vec![1], 0));
+    rig.tell(Message::Tick(Instant::now()));
+    assert_eq!(said(&rig), (vec![], 0));
+    // Somebody removes the node: it is asked for and said again, the block with the answer only.
+    rig.tell(Message::Store(Event::Changes(vec![Change::Remove(FactKey::Node(rig.core.node().clone()))])));
+    let (published, claims) = said(&rig);
+    assert_eq!(claims, 1);
+    assert!(published.iter().all(|blocks| *blocks == 0), "{published:?}");
+    rig.tell(Message::Claimed(NetworkName::ordinary(), vec![block]));
+    assert_eq!(said(&rig), (vec![1], 0));
+}
