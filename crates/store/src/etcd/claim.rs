@@ -2,7 +2,8 @@
 //!
 //! What always holds: a claim is made only where its key isn't there. Of two claims that overlap (shares of different sizes, while nodes
 //! see different versions of the network) the one that was made first stands, by etcd's own order; the other is taken back
-//! before anybody relies on it. A claim is under its node's lease, and ends with it.
+//! before anybody relies on it. A claim counts only under its node's present lease: one that still stands under an earlier lease, which
+//! may end at any moment, is put under the present one first.
 
 use serde_json::json;
 use weft_model::{Cidr, Network, NetworkName, NodeName};
@@ -22,6 +23,8 @@ struct Claimed {
     cidr: Cidr,
     node: String,
     made: i64,
+    /// It stands under an earlier lease of its node's.
+    is_ending: bool,
 }
 
 /// Why a block was not claimed.
@@ -45,12 +48,13 @@ pub(super) async fn claim(
     in_use: &[Cidr],
 ) -> Result<Claim, Unclaimed> {
     let node = &session.node;
-    let mut claims = list(around, &network.name).await?;
+    let mut claims = list(around, session, &network.name).await?;
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
         let share = share_of(network, block.family());
         let fits = |c: &&Claimed| {
-            c.node == node.as_str() && c.cidr.prefix() == share && block.net().contains(&c.cidr.net())
+            let is_ours = c.node == node.as_str() && !c.is_ending;
+            is_ours && c.cidr.prefix() == share && block.net().contains(&c.cidr.net())
         };
         // One that another claim beats is about to be taken back by whoever made it.
         let own = claims.iter().filter(fits).find(|c| !is_beaten(c, &claims)).map(|c| c.cidr);
@@ -60,7 +64,8 @@ pub(super) async fn claim(
         };
         result.cidrs.push(cidr);
     }
-    let own: Vec<Cidr> = claims.iter().filter(|c| c.node == node.as_str()).map(|c| c.cidr).collect();
+    let own = claims.iter().filter(|c| c.node == node.as_str() && !c.is_ending);
+    let own: Vec<Cidr> = own.map(|c| c.cidr).collect();
     result.unfit = own.iter().filter(|cidr| !result.cidrs.contains(cidr)).copied().collect();
     session.set_claims(&network.name, &own);
     Ok(result)
@@ -88,7 +93,7 @@ async fn take(
             }));
         };
         let is_ours = create(around, &session.node, session.lease(), &network.name, cidr).await?;
-        *claims = list(around, &network.name).await?;
+        *claims = list(around, session, &network.name).await?;
         let own = claims.iter().find(|c| c.cidr == cidr && c.node == session.node.as_str());
         match own {
             Some(own) if is_ours && !is_beaten(own, claims) => return Ok(cidr),
@@ -118,14 +123,18 @@ fn is_beaten(own: &Claimed, claims: &[Claimed]) -> bool {
     claims.iter().any(|c| c.cidr != own.cidr && c.cidr.overlaps(&own.cidr) && c.made < own.made)
 }
 
-async fn list(around: &Around, network: &NetworkName) -> Result<Vec<Claimed>, Failure> {
-    let there = around.list(&around.keys.blocks(network)).await?;
-    let read = there.iter().filter_map(|kv| {
-        let (_, cidr) = around.keys.claimed(kv.key()?)?;
+/// All claims in a network; the node's own are put under its lease.
+async fn list(around: &Around, session: &Session, network: &NetworkName) -> Result<Vec<Claimed>, Failure> {
+    let mut claims = Vec::new();
+    for kv in around.list(&around.keys.blocks(network)).await? {
+        let Some((_, cidr)) = kv.key().and_then(|key| around.keys.claimed(key)) else { continue };
         // A claim without a name is nobody's that we know of; it is left alone, like any other node's.
-        Some(Claimed { cidr, node: kv.text(), made: kv.create_revision })
-    });
-    Ok(read.collect())
+        let node = kv.text();
+        let is_own = node == session.node.as_str();
+        let is_ending = is_own && !around.bring_under(session.lease(), &kv).await?;
+        claims.push(Claimed { cidr, node, made: kv.create_revision, is_ending });
+    }
+    Ok(claims)
 }
 
 /// Makes the claim's key where there is none. False where somebody was first.
@@ -157,19 +166,35 @@ async fn take_back(
     around.client.ask::<Transacted>(wire::TXN, &question).await.map(drop)
 }
 
-/// Claims a block again that ended with its lease. False where another node has it, or a part of it.
+/// Claims a block again that ended with its lease, or is about to. False where another node has it, or a part of it.
 pub(super) async fn claim_again(
     around: &Around,
-    node: &NodeName,
+    session: &Session,
     lease: i64,
     network: &NetworkName,
     cidr: Cidr,
 ) -> Result<bool, Failure> {
-    if !create(around, node, lease, network, cidr).await? {
-        return Ok(false);
+    let node = &session.node;
+    while !create(around, node, lease, network, cidr).await? {
+        let there = around.get(&around.keys.block(network, cidr)).await?;
+        match there {
+            Some(kv) if kv.text() != node.as_str() => return Ok(false),
+            Some(kv) if around.bring_under(lease, &kv).await? => break,
+            // It has ended just now.
+            _ => {}
+        }
     }
-    let claims = list(around, network).await?;
-    let own = claims.iter().find(|c| c.cidr == cidr && c.node == node.as_str());
+    let mut claims = Vec::new();
+    for kv in around.list(&around.keys.blocks(network)).await? {
+        let Some((_, cidr)) = kv.key().and_then(|key| around.keys.claimed(key)) else { continue };
+        claims.push(Claimed {
+            cidr,
+            node: kv.text(),
+            made: kv.create_revision,
+            is_ending: kv.lease != lease,
+        });
+    }
+    let own = claims.iter().find(|c| c.cidr == cidr && c.node == node.as_str() && !c.is_ending);
     if own.is_some_and(|own| !is_beaten(own, &claims)) {
         return Ok(true);
     }
@@ -194,7 +219,12 @@ mod tests {
 
     #[test]
     fn the_earlier_of_two_that_overlap_stands() {
-        let claim = |cidr: &str, made: i64| Claimed { cidr: cidr.parse().unwrap(), node: "n".into(), made };
+        let claim = |cidr: &str, made: i64| Claimed {
+            cidr: cidr.parse().unwrap(),
+            node: "n".into(),
+            made,
+            is_ending: false,
+        };
         let claims = [claim("10.0.0.0/24", 5), claim("10.0.0.0/26", 7), claim("10.0.1.0/24", 3)];
         assert_eq!(claims.each_ref().map(|c| is_beaten(c, &claims)), [false, true, false]);
     }

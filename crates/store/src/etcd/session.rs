@@ -3,7 +3,7 @@
 //! What always holds: a node relies on its lease for [`HELD`] of its time, counted from *before* the renewal was sent, by a clock that
 //! nobody can set ([`BootTime`]); etcd keeps the lease for the whole of its time, counted from when the renewal arrived. So
 //! when a node's blocks become anybody's, the node has known for a quarter of that time that they will, and has given out none of their
-//! addresses since. A lease that is gone is never taken for renewed: the node makes another one, and claims again.
+//! addresses since. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again.
 //!
 //! What is absent: which blocks ([`super::claim`]), and what a node does that relies on nothing any more (the agent).
 
@@ -52,14 +52,6 @@ struct State {
     is_over: bool,
     /// What was published, by key, without the time of writing.
     published: BTreeMap<String, Value>,
-}
-
-/// How a lease came to be ours.
-enum Found {
-    /// It is there, and was renewed.
-    Renewed { lease: i64, time: Duration, sent: BootTime },
-    /// There is none, or it is another's time.
-    None,
 }
 
 impl Session {
@@ -145,6 +137,11 @@ impl Session {
         state.held_until = Some(sent + time * HELD / 4);
     }
 
+    /// True where the node may not rely on its lease at that moment.
+    fn is_late(&self, now: BootTime) -> bool {
+        self.state().held_until.is_none_or(|until| now >= until)
+    }
+
     fn pause(&self) -> Duration {
         let time = self.state().time;
         let pause = (time / 6).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -173,7 +170,7 @@ impl Around {
         Ok(ranged.kvs.into_iter().next())
     }
 
-    /// Makes a session stand: with the lease that the node has, or a new one. Finds what is already there under it.
+    /// Makes a session stand, and finds what the node has already.
     pub async fn open(&self, session: &Session) -> Result<(), Failure> {
         let (lease, time, sent) = self.obtain(&session.node).await?;
         self.gather(session, lease).await?;
@@ -181,48 +178,28 @@ impl Around {
         Ok(())
     }
 
-    /// The node's lease, its time, and when its last renewal was sent.
+    /// A new lease for the node, its time, and when it was asked for.
     async fn obtain(&self, node: &NodeName) -> Result<(i64, Duration, BootTime), Failure> {
         let key = self.keys.session(node);
         loop {
             let there = self.get(&key).await?;
-            if let Some(kv) = &there
-                && let Found::Renewed { lease, time, sent } = self.find(kv).await?
-            {
-                return Ok((lease, time, sent));
-            }
             let sent = BootTime::now();
             let question = json!({ "TTL": self.time.as_secs().to_string() });
             let granted: Granted = self.client.ask(wire::GRANT, &question).await?;
-            let time = Duration::from_secs(granted.ttl.unsigned_abs());
-            // Another process of this node's may be first: then its lease is ours too.
             let compare = match &there {
                 Some(kv) => wire::is_unchanged(&key, kv.mod_revision),
                 None => wire::is_absent(&key),
             };
             let put = json!({ "request_put": wire::put(&key, node.as_str().as_bytes(), granted.id) });
             let get = json!({ "request_range": wire::get(&key) });
-            let question = wire::txn(&[compare], &[put], &[get]);
-            let answer: Transacted = self.client.ask(wire::TXN, &question).await?;
+            let answer: Transacted =
+                self.client.ask(wire::TXN, &wire::txn(&[compare], &[put], &[get])).await?;
             if answer.succeeded || answer.found().any(|kv| kv.lease == granted.id) {
-                return Ok((granted.id, time, sent));
+                return Ok((granted.id, Duration::from_secs(granted.ttl.unsigned_abs()), sent));
             }
+            // Another process of this node's was quicker.
             self.revoke(granted.id).await?;
         }
-    }
-
-    async fn find(&self, kv: &KeyValue) -> Result<Found, Failure> {
-        let sent = BootTime::now();
-        let ttl = self.keep_alive(kv.lease).await?;
-        // A lease of another time is replaced: the configuration has changed.
-        if ttl == self.time.as_secs().cast_signed() {
-            return Ok(Found::Renewed {
-                lease: kv.lease,
-                time: Duration::from_secs(ttl.unsigned_abs()),
-                sent,
-            });
-        }
-        Ok(Found::None)
     }
 
     /// Renews a lease: its time in seconds, or 0 where it is gone.
@@ -248,23 +225,32 @@ impl Around {
     /// Finds the node's claims, and puts all its keys under its lease.
     async fn gather(&self, session: &Session, lease: i64) -> Result<(), Failure> {
         let node = &session.node;
-        let mut own: Vec<KeyValue> = self.list(&self.keys.all_blocks()).await?;
-        own.retain(|kv| kv.text() == node.as_str());
-        for kv in &own {
-            if let Some((network, cidr)) = kv.key().and_then(|key| self.keys.claimed(key)) {
+        for kv in self.list(&self.keys.all_blocks()).await? {
+            let claimed = kv.key().and_then(|key| self.keys.claimed(key));
+            let Some((network, cidr)) = claimed.filter(|_| kv.text() == node.as_str()) else { continue };
+            if self.bring_under(lease, &kv).await? {
                 session.note_claim(network, cidr);
             }
         }
+        let mut own = self.list(&self.keys.pods_of(node)).await?;
         own.extend(self.get(&self.keys.node(node)).await?);
-        own.extend(self.list(&self.keys.pods_of(node)).await?);
-        for kv in own.iter().filter(|kv| kv.lease != lease) {
-            let Some(key) = kv.key() else { continue };
-            // Who has written it meanwhile has put it under the right lease, or is another node.
-            let put = json!({ "request_put": wire::put(key, &kv.value, lease) });
-            let question = wire::txn(&[wire::is_unchanged(key, kv.mod_revision)], &[put], &[]);
-            self.client.ask::<Transacted>(wire::TXN, &question).await?;
+        for kv in &own {
+            // What was written meanwhile is under the right lease.
+            self.bring_under(lease, kv).await?;
         }
         Ok(())
+    }
+
+    /// Puts a key under a lease, unless it is there already. False where it was written, or has ended, meanwhile.
+    pub async fn bring_under(&self, lease: i64, kv: &KeyValue) -> Result<bool, Failure> {
+        let Some(key) = kv.key() else { return Ok(false) };
+        if kv.lease == lease {
+            return Ok(true);
+        }
+        let put = json!({ "request_put": wire::put(key, &kv.value, lease) });
+        let question = wire::txn(&[wire::is_unchanged(key, kv.mod_revision)], &[put], &[]);
+        let answer: Transacted = self.client.ask(wire::TXN, &question).await?;
+        Ok(answer.succeeded)
     }
 
     /// Renews a session until it is over.
@@ -276,12 +262,9 @@ impl Around {
                 return;
             }
             let (lease, sent) = (session.lease(), BootTime::now());
-            let renewed = match self.keep_alive(lease).await {
-                Ok(ttl) if ttl > 0 => {
-                    session.renewed(lease, Duration::from_secs(ttl.unsigned_abs()), sent);
-                    Ok(())
-                }
-                Ok(_) => self.establish_again(&session, lease).await,
+            let renewed = match self.renew(&session, lease, sent).await {
+                Ok(true) => Ok(()),
+                Ok(false) => self.establish_again(&session, lease).await,
                 Err(failure) => Err(failure),
             };
             patience = session.pause();
@@ -292,17 +275,35 @@ impl Around {
         }
     }
 
-    /// The lease is gone, and with it all keys: makes them again, as far as no other node has taken their place.
+    /// Renews the session's lease. False where it isn't to be relied on any more.
+    ///
+    /// A renewal that comes late is worth nothing, even if etcd takes it: a leader may have proposed to revoke the lease, and its successor,
+    /// which renews it, hears of that only afterwards. And under another process's lease the node's keys end with that one.
+    async fn renew(&self, session: &Session, lease: i64, sent: BootTime) -> Result<bool, Failure> {
+        if session.is_late(sent) {
+            return Ok(false);
+        }
+        let ttl = self.keep_alive(lease).await?;
+        let there = self.get(&self.keys.session(&session.node)).await?;
+        if ttl <= 0 || there.is_none_or(|kv| kv.lease != lease) {
+            return Ok(false);
+        }
+        session.renewed(lease, Duration::from_secs(ttl.unsigned_abs()), sent);
+        Ok(true)
+    }
+
+    /// The lease is not to be relied on: takes a new one, and puts the node's keys under it, as far as no other node has taken
+    /// their place. Each by a transaction, which comes after whatever may have been under way to revoke the old lease.
     async fn establish_again(&self, session: &Session, old: i64) -> Result<(), Failure> {
         let _turn = session.turn.lock().await;
         if session.lease() != old || session.is_over() {
             return Ok(());
         }
-        tracing::warn!("the lease of node {} ran out; making its keys again", session.node);
+        tracing::warn!("the lease of node {} may have run out; taking a new one", session.node);
         let (lease, time, sent) = self.obtain(&session.node).await?;
         let mut lost = Vec::new();
         for (network, cidr) in session.claims() {
-            if !claim::claim_again(self, &session.node, lease, &network, cidr).await? {
+            if !claim::claim_again(self, session, lease, &network, cidr).await? {
                 session.lose(&network, cidr);
                 lost.push(cidr);
             }

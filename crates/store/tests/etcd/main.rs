@@ -1,0 +1,342 @@
+//! The etcd store with a real etcd that fails in the ways in which it can.
+
+mod claimers;
+mod heard;
+mod members;
+mod proxy;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use weft_model::{Cidr, Network, NodeCidr, NodeName};
+use weft_store::{
+    BootTime, EtcdOptions, EtcdStore, EtcdTls, EtcdUser, Hold, Published, PublishedNode, Store, StoreError,
+};
+
+use claimers::Claimers;
+use heard::{Heard, PATIENCE};
+use members::{Members, Terms, encode};
+use proxy::{Proxy, Way};
+
+/// Options that notice trouble soon.
+fn options(endpoints: Vec<String>) -> EtcdOptions {
+    EtcdOptions {
+        endpoints,
+        patience: Duration::from_secs(2),
+        pulse: Duration::from_millis(500),
+        lease: Duration::from_secs(5),
+        ..EtcdOptions::default()
+    }
+}
+
+fn open(endpoints: Vec<String>) -> Arc<EtcdStore> {
+    Arc::new(EtcdStore::open(options(endpoints)).unwrap())
+}
+
+fn namespace(name: &str) -> String {
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }).to_string()
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+/// A network with room for one node.
+fn narrow() -> Network {
+    Network { pod_cidrs: vec!["10.244.7.0/24".parse().unwrap()], ..Network::ordinary() }
+}
+
+#[track_caller]
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{what} did not come");
+}
+
+/// Processes are stopped for longer than their lease lasts, members are stopped and killed, and there are fewer blocks than nodes.
+#[test]
+fn two_nodes_never_hold_one_block() {
+    let Some(mut members) = Members::start(3, &Terms::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let claimers = Claimers::start(8, folder.path(), &members.endpoints(), 5);
+    wait_for("a block for each of six", || {
+        let blocks: BTreeSet<String> = claimers.beliefs().into_iter().map(|b| b.block).collect();
+        (blocks.len() == 6).then_some(())
+    });
+    let begun = Instant::now();
+    let mut frozen: Vec<(usize, Instant)> = Vec::new();
+    let mut turn = 0;
+    while begun.elapsed() < Duration::from_secs(24) {
+        // Longer than a lease, shorter than the grace, and in between.
+        let time = Duration::from_millis([9_000, 700, 4_300, 7_000, 5_100][turn % 5]);
+        let next = (0..8).map(|i| (turn * 3 + i) % 8).find(|i| frozen.iter().all(|(other, _)| other != i));
+        if let Some(i) = next.filter(|_| frozen.len() < 4) {
+            claimers.freeze(i);
+            frozen.push((i, Instant::now() + time));
+        }
+        match turn % 24 {
+            12 => {
+                let leader = members.leader();
+                members.freeze(leader);
+                std::thread::sleep(Duration::from_millis(2_500));
+                members.thaw(leader);
+            }
+            20 => {
+                members.kill(turn % 3);
+                std::thread::sleep(Duration::from_millis(500));
+                members.begin(turn % 3);
+            }
+            _ => std::thread::sleep(Duration::from_millis(600)),
+        }
+        frozen.retain(|(i, until)| {
+            let is_over = Instant::now() >= *until;
+            if is_over {
+                claimers.thaw(*i);
+            }
+            !is_over
+        });
+        turn += 1;
+    }
+    frozen.iter().for_each(|(i, _)| claimers.thaw(*i));
+    // At least one block goes to another node while its holder is stopped, who then comes back.
+    let last = claimers.beliefs().pop().expect("somebody holds a block");
+    claimers.freeze(last.node);
+    wait_for("another holder", || {
+        let takes = |b: &claimers::Belief| b.block == last.block && b.node != last.node && b.at > last.at;
+        claimers.beliefs().iter().any(takes).then_some(())
+    });
+    claimers.thaw(last.node);
+    std::thread::sleep(Duration::from_secs(3));
+    let beliefs = claimers.beliefs();
+    assert!(claimers::changed_hands(&beliefs) > 0);
+    assert_eq!(claimers::first_clash(&beliefs), None);
+}
+
+/// A node's block is its own for as long as it relies on it, also when it can't be reached; and it learns what became of it.
+#[test]
+fn a_lost_block_is_known_to_be_lost() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let way = Proxy::to(members.port(0));
+    let (network, n1, n2) = (narrow(), node("n1"), node("n2"));
+    let block: Cidr = network.pod_cidrs[0];
+    let first = open(vec![way.endpoint()]);
+    assert_eq!(first.claim_pod_cidrs(&network, &n1, &[]).unwrap().cidrs, [block]);
+    let published = |node: &NodeName| {
+        Published::Node(PublishedNode {
+            name: node.clone(),
+            addresses: vec![],
+            pod_cidrs: vec![NodeCidr { network: network.name.clone(), cidr: block }],
+            vtep_mac: None,
+        })
+    };
+    first.publish(&published(&n1)).unwrap();
+    // Another process of the node's finds what the node has.
+    let second = open(vec![way.endpoint()]);
+    second.publish(&published(&n1)).unwrap();
+    assert!(matches!(second.hold(), Hold::Until(_)), "{:?}", second.hold());
+    drop(second);
+
+    let other = open(members.endpoints());
+    assert!(matches!(
+        other.claim_pod_cidrs(&network, &n2, &[]),
+        Err(StoreError::BlocksExhausted { taken: 1, .. })
+    ));
+    assert!(other.publish(&published(&n2)).is_err(), "nobody says that another's block is its own");
+    let mut heard = Heard::begin(first.clone());
+    heard.until("the first hold", |h| matches!(h.hold, Some(Hold::Until(_))));
+    way.set(Way::Silent);
+    let taken_at = wait_for("the block for another", || {
+        other.claim_pod_cidrs(&network, &n2, &[]).ok().map(|_| BootTime::now())
+    });
+    let Hold::Until(until) = first.hold() else { panic!("{:?}", first.hold()) };
+    assert!(until < taken_at, "the node relied on it until {until:?}, and it was another's at {taken_at:?}");
+    heard.until("the outage", |h| h.is_stale);
+    way.set(Way::Open);
+    heard.until(
+        "what became of the block",
+        |h| matches!(&h.hold, Some(Hold::Lapsed(reason)) if reason.contains("another node has its block")),
+    );
+    heard.until("the end of the outage", |h| !h.is_stale);
+    assert!(first.claim_pod_cidrs(&network, &n1, &[]).is_err());
+    other.forget_node(&n2).unwrap();
+    assert_eq!(first.claim_pod_cidrs(&network, &n1, &[]).unwrap().cidrs, [block]);
+    heard.until("the block", |h| matches!(h.hold, Some(Hold::Until(_))));
+}
+
+#[test]
+fn a_store_outlives_members_leaders_and_quorums() {
+    let Some(mut members) = Members::start(3, &Terms::default()) else { return };
+    let mut heard = Heard::begin(open(members.endpoints()));
+    heard.until("the first snapshot", |h| h.synced == 1);
+    let mut told = BTreeSet::new();
+    let mut check = |members: &Members, heard: &mut Heard, name: &str| {
+        members.put(&format!("/weft/objects/{name}"), &namespace(name));
+        told.insert(name.to_owned());
+        heard.until(name, |h| h.namespaces() == told);
+    };
+    check(&members, &mut heard, "before");
+    // Each in turn, so that the one that is listened to is among them.
+    for i in 0..3 {
+        members.freeze(i);
+        check(&members, &mut heard, &format!("frozen-{i}"));
+        members.thaw(i);
+    }
+    let leader = members.leader();
+    members.kill(leader);
+    check(&members, &mut heard, "leaderless");
+    // One of three can do nothing.
+    let next = members.leader();
+    members.kill(next);
+    heard.until("the outage", |h| h.is_stale);
+    members.begin(next);
+    heard.until("the end of the outage", |h| !h.is_stale);
+    check(&members, &mut heard, "after");
+}
+
+#[test]
+fn a_partition_with_compaction_misses_nothing() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let way = Proxy::to(members.port(0));
+    for name in ["old", "kept", "broken"] {
+        members.put(&format!("/weft/objects/{name}"), &namespace(name));
+    }
+    members.put("/weft/network/default", r#"{"podCIDRs": ["10.244.0.0/16"]}"#);
+    let mut heard = Heard::begin(open(vec![way.endpoint()]));
+    heard.until("the first snapshot", |h| h.synced == 1);
+    assert_eq!(heard.facts.len(), 4);
+    members.put("/weft/objects/broken", "{\"apiVersion\": \"v1\", \"kind\"");
+    heard.until("the notice", |h| h.notices.keys().any(|about| about.starts_with("/weft/objects/broken")));
+    for cut in [Way::Cut, Way::Silent] {
+        way.set(cut);
+        heard.until("the outage", |h| h.is_stale);
+        let all = BTreeSet::from(["old", "kept", "broken"].map(str::to_owned));
+        assert_eq!(heard.namespaces(), all, "nothing is taken away");
+        members.delete("/weft/objects/old");
+        members.put("/weft/objects/new", &namespace("new"));
+        members.compact();
+        way.set(Way::Open);
+        heard.until("the end of the outage", |h| !h.is_stale);
+        // All that was missed was told before.
+        assert_eq!(heard.namespaces(), BTreeSet::from(["new", "kept", "broken"].map(str::to_owned)));
+        members.put("/weft/objects/old", &namespace("old"));
+        members.delete("/weft/objects/new");
+        heard.until("the way back", |h| h.namespaces() == all);
+    }
+}
+
+#[test]
+fn a_token_that_is_forgotten_is_asked_for_again() {
+    let Some(mut members) = Members::start(1, &Terms::default()) else { return };
+    let all = json!({ "permType": "READWRITE", "key": encode("/weft/"), "range_end": encode("/weft0") });
+    for (path, question) in [
+        ("user/add", json!({ "name": "root", "password": "r" })),
+        ("role/add", json!({ "name": "root" })),
+        ("user/grant", json!({ "user": "root", "role": "root" })),
+        ("user/add", json!({ "name": "weft", "password": "secret" })),
+        ("role/add", json!({ "name": "network" })),
+        ("role/grant", json!({ "name": "network", "perm": all })),
+        ("user/grant", json!({ "user": "weft", "role": "network" })),
+        ("enable", json!({})),
+    ] {
+        members.ask(&format!("/v3/auth/{path}"), &question);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "wrong\n").unwrap();
+    let user = EtcdUser { name: "weft".to_owned(), password_file: password_file.clone() };
+    let with_user = EtcdOptions { user: Some(user), ..options(members.endpoints()) };
+    let store = Arc::new(EtcdStore::open(with_user.clone()).unwrap());
+    let error = store.claim_pod_cidrs(&narrow(), &node("n1"), &[]).unwrap_err().to_string();
+    assert!(error.contains("user weft") && error.contains("passwordFile"), "{error}");
+    // A mended file counts at once.
+    std::fs::write(&password_file, "secret\n").unwrap();
+    store.claim_pod_cidrs(&narrow(), &node("n1"), &[]).unwrap();
+    let mut heard = Heard::begin(store.clone());
+    heard.until("the first snapshot", |h| h.synced == 1);
+    // A member that starts anew has forgotten every token.
+    members.kill(0);
+    members.begin(0);
+    wait_for("the member", || {
+        let said = PublishedNode { name: node("n1"), addresses: vec![], pod_cidrs: vec![], vtep_mac: None };
+        store.publish(&Published::Node(said)).ok()
+    });
+    heard.until("the node", |h| !h.facts.is_empty());
+    let elsewhere = EtcdOptions { prefix: "/other".to_owned(), ..with_user };
+    let error = EtcdStore::open(elsewhere).unwrap().forget_node(&node("n1")).unwrap_err().to_string();
+    assert!(error.contains("readwrite"), "{error}");
+}
+
+/// A CA, and certificates that it has signed: `NAME.crt` and `NAME.key`. False without the program.
+fn certificates(folder: &Path) -> bool {
+    let openssl = |arguments: &str| {
+        let done = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().ok()?;
+        assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
+        Some(())
+    };
+    let extensions = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
+    std::fs::write(folder.join("extensions"), extensions).unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    let made = || {
+        for ca in ["ca", "impostor"] {
+            openssl(&format!("req -x509 {key} -subj /CN={ca} -days 2 -keyout {ca}.key -out {ca}.crt"))?;
+        }
+        for name in ["server", "client"] {
+            openssl(&format!("req -new {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"))?;
+            openssl(&format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.crt"
+            ))?;
+        }
+        Some(())
+    };
+    made().is_some()
+}
+
+#[test]
+fn members_with_tls_are_told_from_impostors() {
+    let folder = tempfile::tempdir().unwrap();
+    if !certificates(folder.path()) {
+        println!("SKIPPED: no openssl, so there are no certificates: apt-get install openssl");
+        return;
+    }
+    let file = |name: &str| folder.path().join(name);
+    let text = |name: &str| file(name).display().to_string();
+    let arguments = [
+        "--cert-file".to_owned(),
+        text("server.crt"),
+        "--key-file".to_owned(),
+        text("server.key"),
+        "--client-cert-auth".to_owned(),
+        "--trusted-ca-file".to_owned(),
+        text("ca.crt"),
+    ];
+    let terms = Terms { arguments: arguments.into(), is_tls: true };
+    let Some(members) = Members::start(1, &terms) else { return };
+    let claim = |ca: &str, own: Option<&str>| {
+        let own = own.map(|name| (file(&format!("{name}.crt")), file(&format!("{name}.key"))));
+        let tls = Some(EtcdTls { ca_file: file(ca), own });
+        let store = EtcdStore::open(EtcdOptions { tls, ..options(members.endpoints()) }).unwrap();
+        store
+            .claim_pod_cidrs(&narrow(), &node("n1"), &[])
+            .map(|claim| claim.cidrs.len())
+            .map_err(|e| e.to_string())
+    };
+    // It listens before it serves.
+    wait_for("an answer", || claim("ca.crt", Some("client")).ok());
+    let refused = |ca: &str, own: Option<&str>, part: &str| {
+        let error = claim(ca, own).unwrap_err();
+        assert!(error.to_lowercase().contains(part), "{error}");
+    };
+    refused("impostor.crt", Some("client"), "certificate");
+    refused("ca.crt", None, "certificate");
+    refused("nowhere.crt", None, "cafile");
+    refused("server.key", None, "holds no certificate");
+}

@@ -1,0 +1,83 @@
+//! The way to a server, which a test can cut.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+/// How the way is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Way {
+    /// Everything passes.
+    Open = 0,
+    /// Connections end, and new ones do at once.
+    Cut = 1,
+    /// Connections stand, and nothing passes.
+    Silent = 2,
+}
+
+/// See the module. It ends with the test program.
+pub struct Proxy {
+    port: u16,
+    way: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    /// A way to a port of this machine.
+    pub fn to(target: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let way = Arc::new(AtomicU8::new(Way::Open as u8));
+        let shared = way.clone();
+        std::thread::spawn(move || {
+            for inner in listener.incoming().flatten() {
+                if shared.load(Ordering::SeqCst) == Way::Cut as u8 {
+                    continue;
+                }
+                let Ok(outer) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                for (from, to) in [(&inner, &outer), (&outer, &inner)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let way = shared.clone();
+                    std::thread::spawn(move || pass(from, to, &way));
+                }
+            }
+        });
+        Self { port, way }
+    }
+
+    /// Its address.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on the way is like that.
+    pub fn set(&self, way: Way) {
+        self.way.store(way as u8, Ordering::SeqCst);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8) {
+    let pause = Duration::from_millis(20);
+    from.set_read_timeout(Some(pause)).unwrap();
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match way.load(Ordering::SeqCst) {
+            way if way == Way::Cut as u8 => break,
+            way if way == Way::Silent as u8 => {
+                std::thread::sleep(pause);
+                continue;
+            }
+            _ => {}
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) if to.write_all(&buffer[..count]).is_ok() => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            _ => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
