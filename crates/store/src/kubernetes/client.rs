@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::access::{Access, AccessSource, Token};
@@ -124,15 +124,23 @@ struct Shared {
     token: Token,
 }
 
+/// How it stands with the connection that requests share.
+#[derive(Default)]
+struct Standing {
+    shared: Option<Shared>,
+    /// The last attempt to connect that failed, and why.
+    failed: Option<(Instant, Failure)>,
+}
+
 /// See the module.
 pub(super) struct Client {
     source: AccessSource,
-    shared: Mutex<Option<Shared>>,
+    standing: Mutex<Standing>,
 }
 
 impl Client {
     pub fn new(source: AccessSource) -> Self {
-        Self { source, shared: Mutex::new(None) }
+        Self { source, standing: Mutex::default() }
     }
 
     /// Sends a request, and returns the answer as soon as its head is there.
@@ -177,27 +185,43 @@ impl Client {
 
     /// Gives the shared connection up: the next request makes a new one.
     async fn hang_up(&self) {
-        *self.shared.lock().await = None;
+        self.standing.lock().await.shared = None;
     }
 
     async fn line(&self) -> Result<(Line, Uri, Token), Failure> {
-        let mut shared = self.shared.lock().await;
-        if let Some(shared) = shared.as_ref().filter(|shared| !shared.sender.is_closed()) {
+        let began = Instant::now();
+        let mut standing = self.standing.lock().await;
+        if let Some(shared) = standing.shared.as_ref().filter(|shared| !shared.sender.is_closed()) {
             return Ok((Line::Shared(shared.sender.clone()), shared.server.clone(), shared.token.clone()));
         }
-        *shared = None;
+        // Who waited for somebody else's attempt has seen it fail: to try again in turns would take as long for each.
+        if let Some((_, failure)) = standing.failed.as_ref().filter(|(at, _)| *at >= began) {
+            return Err(failure.clone());
+        }
+        standing.shared = None;
+        match self.open().await {
+            Ok((line, server, token)) => {
+                if let Line::Shared(sender) = &line {
+                    let (sender, server, token) = (sender.clone(), server.clone(), token.clone());
+                    standing.shared = Some(Shared { sender, server, token });
+                }
+                Ok((line, server, token))
+            }
+            Err(failure) => {
+                standing.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(Line, Uri, Token), Failure> {
         let access = self.source.load().map_err(|error| Failure::Lost(error.to_string()))?;
         let (server, token) = (access.server.clone(), access.token.clone());
         let failed = |reason: String| Failure::Lost(format!("cannot reach {server}: {reason}"));
-        let line = match timeout(CONNECT, connect(access)).await {
-            Ok(line) => line.map_err(failed)?,
-            Err(_) => return Err(failed(format!("no connection in {} s", CONNECT.as_secs()))),
-        };
-        if let Line::Shared(sender) = &line {
-            let (sender, server, token) = (sender.clone(), server.clone(), token.clone());
-            *shared = Some(Shared { sender, server, token });
+        match timeout(CONNECT, connect(access)).await {
+            Ok(line) => Ok((line.map_err(failed)?, server, token)),
+            Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs()))),
         }
-        Ok((line, server, token))
     }
 }
 

@@ -141,10 +141,11 @@ impl Follower {
                     self.listing = Listing::Paged;
                     continue;
                 }
-                End::Lost => {
-                    self.place = None;
-                    self.backoff.next(None)
-                }
+                End::Lost if self.place.take().is_some() => self.backoff.next(None),
+                End::Lost => match self.fail(lost_list()).await {
+                    Ok(pause) => pause,
+                    Err(Gone) => return,
+                },
                 End::Finished if began.elapsed() > self.patience.longest_pause => continue,
                 // A server that ends every watch at once must not be asked without pause.
                 End::Finished => self.backoff.next(None),
@@ -171,7 +172,12 @@ impl Follower {
         }
         let asked = match &failure {
             Failure::Refused { retry_after, .. } => *retry_after,
-            _ => None,
+            Failure::Garbled(_) => {
+                // The same place would bring the same again.
+                self.place = None;
+                None
+            }
+            Failure::Lost(_) => None,
         };
         let reason = format!("{}: {failure}", self.kind.resource());
         let (since, began) = match &self.trouble {
@@ -376,6 +382,11 @@ impl Follower {
         self.place = Some(version);
         Ok(())
     }
+}
+
+/// A list that the server forgot while it was giving it out.
+fn lost_list() -> Failure {
+    Failure::Lost("the server has lost its place in the middle of a list".into())
 }
 
 /// Takes one line: of several that come together the last place counts, and the first failure.

@@ -17,6 +17,11 @@ use weft_store::{Published, PublishedNode, Store};
 use self::fake::{Fake, Faults};
 use self::watching::{NODES, Watching, impatient, node, store, store_with};
 
+/// A store that doesn't call anything an outage, however busy this machine is.
+fn unhurried(fake: &Fake) -> std::sync::Arc<weft_store::KubernetesStore> {
+    store_with(fake, None, Patience { grace: Duration::from_secs(60), ..impatient() })
+}
+
 /// A server with two nodes.
 fn two_nodes() -> Fake {
     let fake = Fake::start();
@@ -32,7 +37,7 @@ fn key(name: &str) -> FactKey {
 #[test]
 fn a_place_that_the_server_has_lost_leads_to_a_new_list() {
     let fake = two_nodes();
-    let mut watching = Watching::synced(store(&fake, None));
+    let mut watching = Watching::synced(unhurried(&fake));
     assert_eq!(watching.versions(), "n1=1 n2=1");
     // Said against the request.
     fake.set_faults(Faults { mute: true, ..Faults::default() });
@@ -95,7 +100,7 @@ fn a_token_that_rotates_is_followed_and_one_that_expired_is_told() {
 #[test]
 fn a_watch_that_hangs_is_not_believed_for_ever() {
     let fake = two_nodes();
-    let mut watching = Watching::synced(store(&fake, None));
+    let mut watching = Watching::synced(unhurried(&fake));
     fake.set_faults(Faults { mute: true, ..Faults::default() });
     fake.put(NODES, node("n1", 2));
     fake.delete(NODES, "n2");
