@@ -81,11 +81,13 @@ impl Follower {
         }
     }
 
-    /// Reads everything at once: the first snapshot, where nothing is known that could get lost.
-    pub fn load(&mut self) -> std::io::Result<Found> {
+    /// Reads everything at once: the first snapshot, where nothing is known that could get lost. What a file says of services
+    /// is told before the next one is taken, so that little is held at a time; what is left is for [`Follower::drain`].
+    pub fn load(&mut self, tell: &mut dyn FnMut(Event)) -> std::io::Result<Found> {
         let found = scan::scan(&self.root)?;
         self.note_unreadable(&found);
-        for version in version::read_all(&self.root, &found, self.options.max_file) {
+        let (root, limit) = (self.root.clone(), self.options.max_file);
+        version::read_all(&root, &found, limit, &mut |version| {
             match version.outcome {
                 Ok((contents, manifest)) => {
                     let seen = settled(version.fingerprint);
@@ -94,7 +96,8 @@ impl Follower {
                 }
                 Err(text) => self.set_unreadable_file(&version.path, &text),
             }
-        }
+            self.words.drain_decided().into_iter().for_each(&mut *tell);
+        });
         Ok(found)
     }
 
@@ -247,7 +250,7 @@ impl Follower {
 
     fn takes_away(&self, path: &str, manifest: &Manifest) -> bool {
         let now: BTreeSet<FactKey> = manifest.facts.iter().map(|d| d.fact.key()).collect();
-        self.words.table.keys_of(path).iter().any(|key| !now.contains(key))
+        self.words.table.keys_of(path).any(|key| !now.contains(key))
     }
 
     fn drop_file(&mut self, path: &str) {
@@ -304,7 +307,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = DirectoryOptions { debounce: Duration::from_secs(10), ..DirectoryOptions::default() };
         let mut follower = Follower::new(folder.path(), &options);
-        follower.load().unwrap();
+        follower.load(&mut |_| {}).unwrap();
         let start = Instant::now();
         let mut changes = |file: &str, after: Duration| {
             std::fs::write(folder.path().join(file), namespace(file.trim_end_matches(".yaml"))).unwrap();

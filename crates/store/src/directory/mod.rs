@@ -93,8 +93,12 @@ impl DirectoryStore {
     /// When the folder can't be read.
     pub fn read_once(&self) -> Result<Vec<Event>, StoreError> {
         let mut follower = follow::Follower::new(&self.root, &self.options);
-        follower.load().map_err(|source| StoreError::OpenFolder { path: self.root.clone(), source })?;
-        Ok(follower.drain())
+        let mut events = Vec::new();
+        follower
+            .load(&mut |event| events.push(event))
+            .map_err(|source| StoreError::OpenFolder { path: self.root.clone(), source })?;
+        events.extend(follower.drain());
+        Ok(events)
     }
 }
 

@@ -3,14 +3,19 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZero;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 
 use super::layout;
 use super::scan::{Fingerprint, Found};
 use crate::object::Interner;
 use crate::words::{Form, Manifest, Writer, take_apart};
 
-/// Files below which a further thread isn't worth its start.
+/// Files below which a further thread isn't worth its start, and bytes of files.
 const FILES_A_THREAD: usize = 256;
+const BYTES_A_THREAD: u64 = 1 << 20;
+/// Files that are read ahead of whoever takes them: few, because each may hold thousands of objects.
+const AHEAD: usize = 2;
 
 /// A file's text.
 #[derive(Debug)]
@@ -59,28 +64,52 @@ pub(super) struct Version {
     pub outcome: Result<(u64, Manifest), String>,
 }
 
-/// Reads all files of a folder, on as many threads as it is worth, in the order of their paths.
-pub(super) fn read_all(root: &Path, found: &Found, limit: u64) -> Vec<Version> {
-    let files: Vec<(&String, &Fingerprint)> = found.files.iter().collect();
+/// How many threads are worth it for so many files of so many bytes.
+fn threads(files: usize, bytes: u64) -> usize {
     let most = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
-    let threads = (files.len() / FILES_A_THREAD + 1).min(most);
-    let read = |files: &[(&String, &Fingerprint)]| {
-        let mut names = Interner::default();
-        let one = |(path, fingerprint): &(&String, &Fingerprint)| {
-            let writer = layout::writer_of(path)?;
-            let outcome = Text::read(root, path, **fingerprint, limit)
-                .and_then(|text| Ok((text.contents, text.parse(path, &writer, &mut names)?)));
-            Some(Version { path: (*path).clone(), fingerprint: **fingerprint, writer, outcome })
-        };
-        files.iter().filter_map(one).collect::<Vec<_>>()
-    };
+    let worth = (files / FILES_A_THREAD).max(usize::try_from(bytes / BYTES_A_THREAD).unwrap_or(most)) + 1;
+    worth.min(files.max(1)).min(most)
+}
+
+/// Reads all files of a folder, on as many threads as it is worth, and gives them away one by one, in no order.
+pub(super) fn read_all(root: &Path, found: &Found, limit: u64, take: &mut dyn FnMut(Version)) {
+    let files: Vec<(&String, &Fingerprint)> = found.files.iter().collect();
+    let next = AtomicUsize::new(0);
+    let bytes = files.iter().map(|(_, fingerprint)| fingerprint.size).sum();
+    let (sender, versions) = sync_channel(AHEAD);
     std::thread::scope(|scope| {
-        let chunks = files.chunks(files.len().div_ceil(threads).max(1));
-        let running: Vec<_> = chunks.map(|chunk| (chunk, scope.spawn(|| read(chunk)))).collect();
-        // A thread that panicked has met a bug: this one meets it again, and says so.
-        running
-            .into_iter()
-            .flat_map(|(chunk, thread)| thread.join().unwrap_or_else(|_| read(chunk)))
-            .collect()
-    })
+        for _ in 0..threads(files.len(), bytes) {
+            let (sender, files, next) = (sender.clone(), &files, &next);
+            scope.spawn(move || {
+                let mut names = Interner::default();
+                while let Some((path, fingerprint)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let Some(writer) = layout::writer_of(path) else { continue };
+                    let outcome = Text::read(root, path, **fingerprint, limit)
+                        .and_then(|text| Ok((text.contents, text.parse(path, &writer, &mut names)?)));
+                    let version =
+                        Version { path: (*path).clone(), fingerprint: **fingerprint, writer, outcome };
+                    if sender.send(version).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        versions.into_iter().for_each(take);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_files_are_read_on_several_threads_as_many_are() {
+        let most = threads(usize::MAX, 0);
+        assert_eq!(threads(0, 0), 1);
+        assert_eq!(threads(60, 1000), 1);
+        assert_eq!(threads(1, 1 << 30), 1);
+        assert_eq!(threads(60, 1 << 30), most);
+        assert_eq!(threads(10_000, 1000), most);
+    }
 }

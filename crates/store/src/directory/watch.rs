@@ -55,7 +55,16 @@ pub(super) fn watch(
     // Watched first and read after it, so that nothing falls in between.
     let found = scan::scan(root).map_err(failed)?;
     watch.watch_all(&found);
-    let loaded = watch.follower.load().map_err(failed)?;
+    let mut heard = ControlFlow::Continue(());
+    let mut tell = |event| {
+        if heard.is_continue() {
+            heard = sink(event);
+        }
+    };
+    let loaded = watch.follower.load(&mut tell).map_err(failed)?;
+    if heard.is_break() {
+        return Ok(());
+    }
     watch.watch_all(&loaded);
     let first = watch.follower.drain().into_iter().chain([Event::Synced]);
     if deliver(first, sink).is_break() {

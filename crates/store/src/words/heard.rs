@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::board::Board;
-use super::table::{Missing, Table};
+use super::table::{Missing, Table, Which};
 use super::{Manifest, Writer};
 use crate::store::{Event, Remark};
 
@@ -59,7 +59,18 @@ impl Words {
 
     /// What there is to tell since the last call.
     pub fn drain(&mut self) -> Vec<Event> {
-        let (changes, holders) = self.table.drain();
+        let mut events = self.tell(Which::All);
+        events.extend(self.board.drain());
+        events
+    }
+
+    /// The same, without notices and without objects that other texts have a part of: for telling while texts are still read.
+    pub fn drain_decided(&mut self) -> Vec<Event> {
+        self.tell(Which::Decided)
+    }
+
+    fn tell(&mut self, which: Which) -> Vec<Event> {
+        let (changes, holders) = self.table.drain(which);
         for (key, paths) in holders {
             let remark = match &paths[..] {
                 [first, others @ ..] if !others.is_empty() => Some(Remark::Warning(format!(
@@ -75,7 +86,6 @@ impl Words {
         while changes.peek().is_some() {
             events.push(Event::Changes(changes.by_ref().take(CHUNK).collect()));
         }
-        events.extend(self.board.drain());
         events
     }
 }

@@ -9,6 +9,7 @@
 mod board;
 mod heard;
 mod manifest;
+mod packed;
 mod render;
 mod table;
 

@@ -4,45 +4,110 @@
 //! files of people that hold one object, the first by path wins. Of what a node has published, the node has the last
 //! word: a node's addresses, tunnel MAC and claimed blocks; a pod's addresses, mapped ports, node and uid. All else is the people's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use weft_model::{Change, Fact, FactKey, Node, Pod};
+use weft_model::{Change, Fact, FactKey, Keyed, Node, Pod, Slot};
 
 use super::Writer;
-use crate::object::Decoded;
+use super::packed::Packed;
+use crate::object::{Decoded, Interner};
+
+/// Whose word it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    People,
+    Node,
+}
+
+impl By {
+    fn of(writer: &Writer) -> Self {
+        match writer {
+            Writer::User => By::People,
+            Writer::Node(_) => By::Node,
+        }
+    }
+}
 
 /// One file's word on an object.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Word {
     path: Arc<str>,
+    by: By,
     /// The file is gone, and its word stands only until that is sure.
     is_leaving: bool,
     published_at: u64,
-    decoded: Decoded,
+    packed: Packed,
 }
 
 /// All files' words on one object.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 struct Entry {
-    people: Vec<Word>,
-    nodes: Vec<Word>,
+    key: FactKey,
+    words: Vec<Word>,
+}
+
+impl Keyed for Entry {
+    type Key = FactKey;
+    fn key(&self) -> &FactKey {
+        &self.key
+    }
 }
 
 impl Entry {
-    fn words(&mut self, writer: &Writer) -> &mut Vec<Word> {
-        match writer {
-            Writer::User => &mut self.people,
-            Writer::Node(_) => &mut self.nodes,
-        }
-    }
-
-    /// The word of people that holds, and the files that say the same object and are passed over.
+    /// The words of people, the one that holds first.
     fn ranked(&self) -> Vec<&Word> {
-        let mut words: Vec<&Word> = self.people.iter().collect();
+        let mut words: Vec<&Word> = self.words.iter().filter(|word| word.by == By::People).collect();
         words.sort_by(|a, b| (a.is_leaving, &a.path).cmp(&(b.is_leaving, &b.path)));
         words
     }
+
+    /// What holds of it, where the word of one file alone decides.
+    fn decisive(&self) -> Option<&Packed> {
+        Some(&self.ranked().first()?.packed)
+    }
+
+    /// What holds of it. `fresh` is what its only word says, where that is still at hand.
+    fn effective(&self, fresh: Option<Decoded>, names: &mut Interner) -> Option<Fact> {
+        if let (Some(decoded), [word]) = (fresh, &self.words[..]) {
+            return match (word.by, decoded.fact) {
+                (By::People, fact @ Fact::Pod(_)) => {
+                    let decoded = Decoded { fact, ready: decoded.ready };
+                    merged_pod(Some(&decoded), &[]).map(Fact::Pod)
+                }
+                (By::Node, fact @ Fact::Pod(_)) => {
+                    let decoded = Decoded { fact, ready: decoded.ready };
+                    merged_pod(None, &[(word.published_at, decoded)]).map(Fact::Pod)
+                }
+                (_, fact) => Some(fact),
+            };
+        }
+        let people = self.ranked().first().and_then(|word| word.packed.unpack(names));
+        if !is_merged(&self.key) {
+            return people.map(|decoded| decoded.fact);
+        }
+        let nodes = self.words.iter().filter(|word| word.by == By::Node);
+        let nodes: Vec<(u64, Decoded)> =
+            nodes.filter_map(|word| Some((word.published_at, word.packed.unpack(names)?))).collect();
+        match &self.key {
+            FactKey::Pod(_) => merged_pod(people.as_ref(), &nodes).map(Fact::Pod),
+            _ => merged_node(people.as_ref(), &nodes).map(Fact::Node),
+        }
+    }
+
+    /// [`Entry::effective`], to be compared.
+    fn standing(&self, names: &mut Interner) -> Option<Packed> {
+        if is_merged(&self.key) {
+            self.effective(None, names).map(|fact| Packed::of(&Decoded { fact, ready: None }))
+        } else {
+            self.decisive().cloned()
+        }
+    }
+}
+
+/// True for objects of which people and nodes each have a part.
+fn is_merged(key: &FactKey) -> bool {
+    matches!(key, FactKey::Pod(_) | FactKey::Node(_))
 }
 
 /// What becomes of objects that a file held before and doesn't hold now.
@@ -54,22 +119,43 @@ pub(crate) enum Missing {
     Keep,
 }
 
+/// Which of the objects that were touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// All.
+    All,
+    /// Those of which one file's word decides, so that hardly any file to come changes them.
+    Decided,
+}
+
 /// An object, and the files of people that hold it, the one in force first.
 pub(crate) type Holders = (FactKey, Vec<Arc<str>>);
+
+/// An object that was touched since the last drain.
+#[derive(Debug)]
+struct Touched {
+    /// What held before.
+    before: Option<Packed>,
+    /// What its latest word says, and in which file.
+    fresh: Option<(Arc<str>, Box<Decoded>)>,
+}
 
 /// All words on all objects.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    entries: HashMap<FactKey, Entry>,
-    files: BTreeMap<Arc<str>, (Writer, Vec<FactKey>)>,
-    /// Objects touched since the last drain, with what held before.
-    touched: BTreeMap<FactKey, Option<Fact>>,
+    entries: weft_model::Table<Entry>,
+    files: BTreeMap<Arc<str>, Vec<Slot>>,
+    touched: BTreeMap<FactKey, Touched>,
+    /// Objects that several files of people held at the last drain.
+    shared: BTreeSet<FactKey>,
+    names: Interner,
 }
 
 impl Table {
     /// The objects that a file holds.
-    pub fn keys_of(&self, path: &str) -> &[FactKey] {
-        self.files.get(path).map_or(&[], |(_, keys)| keys)
+    pub fn keys_of(&self, path: &str) -> impl Iterator<Item = &FactKey> {
+        let slots = self.files.get(path).into_iter().flatten();
+        slots.filter_map(|slot| Some(&self.entries.at(*slot)?.key))
     }
 
     /// Says what a file holds now. Returns the keys that it holds twice: the first one counts.
@@ -82,65 +168,81 @@ impl Table {
         missing: Missing,
     ) -> Vec<FactKey> {
         let path: Arc<str> = path.into();
-        let before = self.files.remove(&path).map(|(_, keys)| keys).unwrap_or_default();
-        let mut keys: Vec<FactKey> = Vec::with_capacity(facts.len());
-        let mut seen = std::collections::HashSet::new();
+        let before = self.files.remove(&path).unwrap_or_default();
+        let mut slots = Vec::with_capacity(facts.len());
+        let mut seen = HashSet::new();
         let mut twice = Vec::new();
         for decoded in facts {
             let key = decoded.fact.key();
-            if !seen.insert(key.clone()) {
+            let slot = match self.entries.slot(&key) {
+                Some(slot) => slot,
+                None => self.entries.insert(Entry { key: key.clone(), words: Vec::new() }).0,
+            };
+            if !seen.insert(slot) {
                 twice.push(key);
                 continue;
             }
-            let word = Word { path: path.clone(), is_leaving: false, published_at, decoded };
-            self.touch(&key);
-            let words = self.entries.entry(key.clone()).or_default().words(writer);
-            match words.iter_mut().find(|w| w.path == path) {
-                Some(old) => *old = word,
-                None => words.push(word),
-            }
-            keys.push(key);
+            slots.push(slot);
+            let packed = Packed::of(&decoded);
+            let word =
+                Word { path: path.clone(), by: By::of(writer), is_leaving: false, published_at, packed };
+            self.say(slot, word, decoded);
         }
-        for key in before.into_iter().filter(|key| !seen.contains(key)) {
+        for slot in before.into_iter().filter(|slot| !seen.contains(slot)) {
             match missing {
-                Missing::Keep => keys.push(key),
-                Missing::Remove => self.silence(&key, writer, &path),
+                Missing::Keep => slots.push(slot),
+                Missing::Remove => self.silence(slot, &path),
             }
         }
-        if !keys.is_empty() {
-            self.files.insert(path, (writer.clone(), keys));
+        if !slots.is_empty() {
+            slots.shrink_to_fit();
+            self.files.insert(path, slots);
         }
         twice
     }
 
     /// Says that a file is going, or is back.
     pub fn set_leaving(&mut self, path: &str, is_leaving: bool) {
-        let Some((writer, keys)) = self.files.get(path).cloned() else { return };
-        for key in &keys {
-            let words = self.entries.get_mut(key).map(|e| e.words(&writer));
-            let word = words.and_then(|words| words.iter_mut().find(|w| *w.path == *path));
-            if word.is_some_and(|w| w.is_leaving != is_leaving) {
-                self.touch(key);
-                let entry = self.entries.get_mut(key).map(|e| e.words(&writer));
-                for word in entry.into_iter().flatten().filter(|w| *w.path == *path) {
-                    word.is_leaving = is_leaving;
-                }
+        for slot in self.files.get(path).cloned().unwrap_or_default() {
+            let differs = |word: &Word| *word.path == *path && word.is_leaving != is_leaving;
+            if self.entries.at(slot).is_some_and(|entry| entry.words.iter().any(differs)) {
+                self.touch(slot);
+                let words = self.entries.at_mut(slot).map(|entry| entry.words.iter_mut());
+                words
+                    .into_iter()
+                    .flatten()
+                    .filter(|word| differs(word))
+                    .for_each(|w| w.is_leaving = is_leaving);
             }
         }
     }
 
     /// What changed since the last call, in an order that makes nodes known before pods; and who holds the
-    /// objects that were touched.
-    pub fn drain(&mut self) -> (Vec<Change>, Vec<Holders>) {
+    /// objects that several files hold, or held.
+    pub fn drain(&mut self, which: Which) -> (Vec<Change>, Vec<Holders>) {
         let mut changes = Vec::new();
         let mut holders = Vec::new();
-        for (key, before) in std::mem::take(&mut self.touched) {
-            let after = self.effective(&key);
-            let ranked = self.entries.get(&key).map(Entry::ranked).unwrap_or_default();
-            let present = ranked.iter().filter(|w| !w.is_leaving).map(|w| w.path.clone());
-            holders.push((key.clone(), present.collect()));
-            match after {
-                after if after == before => {}
+        let mut touched = std::mem::take(&mut self.touched);
+        if which == Which::Decided {
+            (self.touched, touched) = touched.into_iter().partition(|(key, _)| is_merged(key));
+        }
+        for (key, Touched { before, fresh }) in touched {
+            let entry = self.entries.get(&key);
+            let ranked = entry.map(Entry::ranked).unwrap_or_default();
+            let present = ranked.iter().filter(|w| !w.is_leaving);
+            if present.clone().count() > 1 {
+                self.shared.insert(key.clone());
+                holders.push((key.clone(), present.map(|w| w.path.clone()).collect()));
+            } else if self.shared.remove(&key) {
+                holders.push((key.clone(), present.map(|w| w.path.clone()).collect()));
+            }
+            let names = &mut self.names;
+            if entry.and_then(|entry| entry.standing(names)) == before {
+                continue;
+            }
+            let fresh =
+                fresh.filter(|(path, _)| entry.is_some_and(|e| e.words.iter().any(|w| w.path == *path)));
+            match entry.and_then(|entry| entry.effective(fresh.map(|(_, decoded)| *decoded), names)) {
                 Some(fact) => changes.push(Change::set(fact)),
                 None => changes.push(Change::Remove(key)),
             }
@@ -153,41 +255,56 @@ impl Table {
         self.entries.is_empty()
     }
 
-    fn touch(&mut self, key: &FactKey) {
-        if !self.touched.contains_key(key) {
-            let before = self.effective(key);
-            self.touched.insert(key.clone(), before);
+    /// Takes a file's word on an object in place of its last one.
+    fn say(&mut self, slot: Slot, word: Word, decoded: Decoded) {
+        let Some(entry) = self.entries.at_mut(slot) else { return };
+        if let Some(old) = entry.words.iter_mut().find(|old| old.path == word.path)
+            && (old.is_leaving, old.published_at, &old.packed)
+                == (word.is_leaving, word.published_at, &word.packed)
+        {
+            return;
         }
-    }
-
-    fn silence(&mut self, key: &FactKey, writer: &Writer, path: &str) {
-        self.touch(key);
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.words(writer).retain(|w| *w.path != *path);
-            if entry.people.is_empty() && entry.nodes.is_empty() {
-                self.entries.remove(key);
+        let fresh = (word.path.clone(), Box::new(decoded));
+        if let Some(touched) = self.touch(slot) {
+            touched.fresh = Some(fresh);
+        }
+        let Some(entry) = self.entries.at_mut(slot) else { return };
+        match entry.words.iter_mut().find(|old| old.path == word.path) {
+            Some(old) => *old = word,
+            None => {
+                // Nearly all objects stand in one file, and a vector's first growth would make room for four words.
+                entry.words.reserve_exact(1);
+                entry.words.push(word);
             }
         }
     }
 
-    fn effective(&self, key: &FactKey) -> Option<Fact> {
-        let entry = self.entries.get(key)?;
-        let people = entry.ranked().first().map(|w| &w.decoded);
-        match key {
-            FactKey::Pod(_) => merged_pod(people, &entry.nodes).map(Fact::Pod),
-            FactKey::Node(_) => merged_node(people, &entry.nodes).map(Fact::Node),
-            _ => people.map(|d| d.fact.clone()),
+    /// Remembers what holds of an object that is about to change.
+    fn touch(&mut self, slot: Slot) -> Option<&mut Touched> {
+        let entry = self.entries.at(slot)?;
+        let names = &mut self.names;
+        let touched = self.touched.entry(entry.key.clone());
+        Some(touched.or_insert_with(|| Touched { before: entry.standing(names), fresh: None }))
+    }
+
+    fn silence(&mut self, slot: Slot, path: &str) {
+        self.touch(slot);
+        if let Some(entry) = self.entries.at_mut(slot) {
+            entry.words.retain(|word| *word.path != *path);
+            if entry.words.is_empty() {
+                self.entries.remove_at(slot);
+            }
         }
     }
 }
 
 /// People own a node's labels, and blocks where they give any; the node owns the rest, as soon as it has said it.
-fn merged_node(people: Option<&Decoded>, nodes: &[Word]) -> Option<Node> {
+fn merged_node(people: Option<&Decoded>, nodes: &[(u64, Decoded)]) -> Option<Node> {
     let as_node = |d: &Decoded| match &d.fact {
         Fact::Node(node) => Some(node.clone()),
         _ => None,
     };
-    let said = nodes.iter().find_map(|w| as_node(&w.decoded));
+    let said = nodes.iter().find_map(|(_, decoded)| as_node(decoded));
     let Some(mut node) = people.and_then(as_node) else { return said };
     let Some(said) = said else { return Some(node) };
     if !said.addresses.is_empty() {
@@ -200,7 +317,7 @@ fn merged_node(people: Option<&Decoded>, nodes: &[Word]) -> Option<Node> {
 }
 
 /// People own a pod's labels and ports, and its node where they name one; the node where it runs owns its addresses.
-fn merged_pod(people: Option<&Decoded>, nodes: &[Word]) -> Option<Pod> {
+fn merged_pod(people: Option<&Decoded>, nodes: &[(u64, Decoded)]) -> Option<Pod> {
     let as_pod = |d: &Decoded| match &d.fact {
         Fact::Pod(pod) => Some(pod.clone()),
         _ => None,
@@ -213,8 +330,7 @@ fn merged_pod(people: Option<&Decoded>, nodes: &[Word]) -> Option<Pod> {
                 && (w.node.is_none() || w.node == said.node)
         })
     };
-    let said =
-        nodes.iter().filter_map(|w| Some((w.published_at, as_pod(&w.decoded)?))).filter(|(_, p)| fits(p));
+    let said = nodes.iter().filter_map(|(at, decoded)| Some((at, as_pod(decoded)?))).filter(|(_, p)| fits(p));
     // A pod that moved may be published by two nodes: the later word holds.
     let said = said.max_by(|(a, p), (b, q)| (a, &p.node).cmp(&(b, &q.node))).map(|(_, pod)| pod);
     let mut pod = match (wanted, said) {
@@ -242,7 +358,7 @@ mod tests {
     use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
     use weft_model::{Change, Fact, FactKey, NodeName, ObjectKey, Pod};
 
-    use super::{Missing, Table, Writer};
+    use super::{Missing, Table, Which, Writer};
     use crate::object::Decoded;
 
     const FILES: [&str; 4] = ["a.yaml", "b.yaml", ".weft/pods/n1/x.json", ".weft/pods/n2/x.json"];
@@ -271,7 +387,7 @@ mod tests {
     }
 
     fn apply(told: &mut BTreeMap<FactKey, Fact>, table: &mut Table) {
-        for change in table.drain().0 {
+        for change in table.drain(Which::All).0 {
             match change {
                 Change::Set(fact) => told.insert(fact.key(), *fact),
                 Change::Remove(key) => told.remove(&key),
