@@ -80,6 +80,11 @@ impl Ledger {
         self.lock().ports.contains(&port)
     }
 
+    /// Our ports so far.
+    pub(crate) fn ports(&self) -> Vec<u32> {
+        self.lock().ports.iter().copied().collect()
+    }
+
     /// A link should look so from now on.
     pub(crate) fn expect(&self, name: IfName, expected: Expected) {
         self.lock().links.insert(name, expected);

@@ -415,3 +415,30 @@ fn elements_of_each_rank_are_a_transaction_of_their_own() {
     assert_eq!(node.step(), 10, "what changes goes and comes in one transaction");
     assert_eq!(node.sync(), 0);
 }
+
+#[test]
+fn a_first_plan_of_any_size_is_no_news() {
+    if !inside("a_first_plan_of_any_size_is_no_news") {
+        return;
+    }
+    let mut node = Node::new();
+    let mut monitor = Monitor::open(node.executor.kernel_mut().ledger()).unwrap();
+    let numbers = Ident::new("numbers");
+    let spec = SetSpec::set(&[Type::Mark], "");
+    node.set(KernelKey::Set(numbers.clone()), KernelRow::Set(Box::new(spec)));
+    // More notifications than any socket's buffer holds, with nobody reading them.
+    for mark in 0..120_000 {
+        let key = KernelKey::Element(numbers.clone(), [Atom::Mark(mark)].into());
+        node.set(key, KernelRow::Element(Element::member()));
+    }
+    assert_eq!(node.sync(), 120_001);
+    let pause = Duration::from_millis(700);
+    let disturbed = |monitor: &mut Monitor| {
+        let events: Vec<Notification> = std::iter::from_fn(|| monitor.next_within(pause).unwrap()).collect();
+        events.into_iter().find(|event| matches!(event, Notification::Disturbed { .. }))
+    };
+    assert_eq!(disturbed(&mut monitor), None);
+    run("nft delete element inet weft numbers { 0x00000007 }");
+    let what = "table inet weft".into();
+    assert_eq!(disturbed(&mut monitor), Some(Notification::Disturbed { what }));
+}

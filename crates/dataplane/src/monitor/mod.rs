@@ -7,6 +7,7 @@
 //! Not seen: sysctls, iptables-legacy, and forwarding entries that somebody *changes*; a full sync finds these.
 
 mod judge;
+mod own;
 
 use std::collections::VecDeque;
 use std::io;
@@ -72,8 +73,9 @@ impl Monitor {
     /// # Errors
     /// When a socket can't be had.
     pub fn open(own: Ledger) -> Result<Self, KernelError> {
-        let route = subscribe(NETLINK_ROUTE, &ROUTE_GROUPS).map_err(SocketError::Open)?;
-        let netfilter = subscribe(NETLINK_NETFILTER, &[NFTABLES_GROUP]).map_err(SocketError::Open)?;
+        let route = subscribe(NETLINK_ROUTE, &ROUTE_GROUPS, &[]).map_err(SocketError::Open)?;
+        let ports = own.ports();
+        let netfilter = subscribe(NETLINK_NETFILTER, &[NFTABLES_GROUP], &ports).map_err(SocketError::Open)?;
         // Subscribed first, listed then: what changes in between is seen twice, and not missed.
         let mut links = Vec::new();
         Rtnl::open()?.dump("links", &state::list(), |dump| match dump {
@@ -175,10 +177,12 @@ impl Monitor {
     }
 }
 
-fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
+/// A socket that hears these groups, but nothing of what requests of these ports did.
+fn subscribe(protocol: isize, groups: &[u32], but: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
     raise_buffers(&socket);
+    own::leave_out(&socket, but)?;
     for group in groups {
         socket.add_membership(*group)?;
     }
