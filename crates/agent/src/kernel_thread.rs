@@ -17,6 +17,7 @@ use weft_model::{AttachmentId, IfName};
 use weft_plan::{Changed, KernelKey, KernelRow, Link, Plan};
 
 use crate::core::Work;
+use crate::memory;
 use crate::message::{Message, Report};
 
 /// What the thread needs of a kernel beside rows.
@@ -137,10 +138,19 @@ impl<K: NodeKernel> KernelThread<K> {
         if plan.generation == 0 {
             return self.wait_for_a_plan(&plan, pending);
         }
-        let changed = (pending.sync || pending.step).then(|| {
+        if pending.sync || pending.step {
             self.taken = plan.generation;
-            plan.kernel.take_changed()
-        });
+        }
+        // A full comparison looks at all rows anyway: of a first plan the changes alone would be half as large as the plan.
+        let changed = match pending {
+            Pending { sync: true, .. } => {
+                plan.kernel.forget_changed();
+                self.silent = plan.kernel.iter().map(|(key, _)| key).filter(is_silent).cloned().collect();
+                None
+            }
+            Pending { step: true, .. } => Some(plan.kernel.take_changed()),
+            _ => None,
+        };
         self.keep_silent(&plan, changed.as_deref().unwrap_or_default());
         // Without letting go: what is applied, and reported as this generation, is exactly what was taken.
         let plan = RwLockWriteGuard::downgrade(plan);
@@ -148,7 +158,7 @@ impl<K: NodeKernel> KernelThread<K> {
         let mut later = Pending::default();
         self.drain(&mut later);
         let outcome = match changed {
-            Some(_) if pending.sync => self.executor.sync(&plan),
+            None if pending.sync => self.executor.sync(&plan),
             Some(changed) => self.executor.step(&plan, changed),
             None if pending.tend => self.tend(&plan),
             None => self.executor.retry(&plan, Instant::now()),
@@ -157,7 +167,11 @@ impl<K: NodeKernel> KernelThread<K> {
             let _ = answer.send(self.differences(&plan));
         }
         drop(plan);
-        if !self.report(outcome, pending.sync, began) {
+        let done = self.report(outcome, pending.sync, began);
+        if pending.sync {
+            memory::give_back();
+        }
+        if !done {
             // What changed is no longer known as changed: only a full comparison finds it.
             std::thread::sleep(REST);
             later.sync = true;
@@ -181,11 +195,7 @@ impl<K: NodeKernel> KernelThread<K> {
     }
 
     fn keep_silent(&mut self, plan: &Plan, changed: &[Changed<KernelKey, KernelRow>]) {
-        for key in changed
-            .iter()
-            .map(|row| &row.key)
-            .filter(|key| matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_)))
-        {
+        for key in changed.iter().map(|row| &row.key).filter(is_silent) {
             match plan.kernel.get(key) {
                 Some(_) => self.silent.insert(key.clone()),
                 None => self.silent.remove(key),
@@ -239,6 +249,11 @@ impl<K: NodeKernel> KernelThread<K> {
         }
         Ok(lines)
     }
+}
+
+/// True for rows of whose objects the kernel tells nothing.
+fn is_silent(key: &&KernelKey) -> bool {
+    matches!(key, KernelKey::Sysctl(_) | KernelKey::Opening(_))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod fact_log;
 pub mod health;
 pub mod kernel_thread;
 pub mod late_store;
+mod memory;
 pub mod message;
 pub mod overlaps;
 pub mod publisher;

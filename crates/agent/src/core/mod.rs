@@ -571,7 +571,7 @@ pub fn describe(key: &KernelKey) -> String {
         KernelKey::Set(name) => format!("set {name}"),
         KernelKey::Chain(name) => format!("chain {name}"),
         KernelKey::Element(set, key) => {
-            let key: Vec<String> = key.iter().map(ToString::to_string).collect();
+            let key: Vec<String> = key.iter().map(|atom| atom.to_string()).collect();
             format!("element {{ {} }} of {set}", key.join(" . "))
         }
     }

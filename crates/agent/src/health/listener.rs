@@ -48,5 +48,5 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
 }
 
 fn lacks_family(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
