@@ -246,7 +246,7 @@ mod tests {
             let (_, (key, _)) = rows.iter().find(|(_, row)| row.0 == *op.key()).unwrap();
             let sign = if matches!(op, Op::Set { .. }) { "+" } else { "-" };
             match key {
-                KernelKey::Element(set, port) => format!("{sign}{set} {}", port[0]),
+                KernelKey::Element(set, port) => format!("{sign}{set} {}", port.iter().next().unwrap()),
                 KernelKey::Set(set) => format!("{sign}{set}"),
                 _ => String::new(),
             }

@@ -205,7 +205,7 @@ type Elements = BTreeMap<KernelKey, KernelRow>;
 
 fn found(elements: &Elements, map: usize, key: &[u32]) -> Option<u32> {
     match elements.get(&map_key(map, key))? {
-        KernelRow::Element(element) => match element.data[..] {
+        KernelRow::Element(element) => match element.data.to_vec()[..] {
             [Atom::Mark(mark)] => Some(mark),
             _ => None,
         },

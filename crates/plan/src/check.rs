@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use weft_model::Protocol;
 
-use crate::filter::{Atom, Field, Flush, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict};
+use crate::filter::{
+    Atoms, Field, Flush, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict,
+};
 use crate::kernel::{KernelKey, KernelRow, Link, LinkKind, Opening};
 use crate::{Plan, health, text};
 
@@ -72,11 +74,11 @@ impl Plan {
         }
     }
 
-    fn check_element(&self, set: &Ident, parts: &[Atom], data: &[Atom]) -> Option<String> {
+    fn check_element(&self, set: &Ident, parts: &Atoms, data: &Atoms) -> Option<String> {
         let Some(spec) = self.set(set) else {
             return Some(format!("element of {set}: no such set"));
         };
-        let kinds = |atoms: &[Atom]| atoms.iter().map(Atom::kind).collect::<Vec<_>>();
+        let kinds = |atoms: &Atoms| atoms.iter().map(|atom| atom.kind()).collect::<Vec<_>>();
         let wanted: &[Type] = match &spec.kind {
             SetKind::Set => &[],
             SetKind::Map(types) => types,
@@ -177,6 +179,7 @@ mod tests {
     use weft_model::{FactKey, Family, ObjectKey, Port};
 
     use super::*;
+    use crate::Atom;
     use crate::diff::Difference;
     use crate::filter::{Chain, Element, Hook, HookKind};
     use crate::{HealthKey, HealthRow, Listen};

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_model::{AttachmentId, Cidr, IfName, Mac, Port, Protocol, Vni};
 
-use crate::filter::{Atom, Chain, Element, Ident, SetSpec};
+use crate::filter::{Atoms, Chain, Element, Ident, SetSpec};
 
 /// The IPv4 next hop of every pod: the host end answers for it by proxy ARP.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -88,7 +88,7 @@ pub enum KernelKey {
     /// A chain of the packet filter.
     Chain(Ident),
     /// An element of a set or map.
-    Element(Ident, Box<[Atom]>),
+    Element(Ident, Atoms),
 }
 
 /// The host end of a pod's interface, and the pod's end with it.

@@ -18,7 +18,7 @@ pub mod names;
 pub mod rows;
 pub mod text;
 
-pub use filter::{Atom, Chain, Field, Hook, Ident, Rule, SetSpec, Statement, Type, Verdict};
+pub use filter::{Atom, Atoms, Chain, Field, Hook, Ident, Rule, SetSpec, Statement, Type, Verdict};
 pub use health::{HealthKey, HealthRow, Listen};
 pub use kernel::{
     Fdb, KernelKey, KernelRow, Link, Neighbour, Opening, PodLink, PolicyRule, Route, RouteKey, RouteKind,

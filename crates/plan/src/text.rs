@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::filter::{Atom, Chain, Element, Flush, Ident, SetKind, SetSpec, Type};
+use crate::filter::{Atoms, Chain, Element, Flush, Ident, SetKind, SetSpec, Type};
 use crate::kernel::{
     KernelKey, KernelRow, LOCAL_TABLE, Link, LinkKind, MAIN_TABLE, Route, RouteKey, RouteKind,
 };
@@ -172,8 +172,8 @@ fn chain_lines(name: &Ident, chain: &Chain) -> String {
     text
 }
 
-fn element_line(set: &Ident, key: &[Atom], element: &Element) -> String {
-    let join = |atoms: &[Atom]| atoms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ");
+fn element_line(set: &Ident, key: &Atoms, element: &Element) -> String {
+    let join = |atoms: &Atoms| atoms.iter().map(|atom| atom.to_string()).collect::<Vec<_>>().join(" . ");
     if element.data.is_empty() {
         format!("element {set} {{ {} }}", join(key))
     } else {

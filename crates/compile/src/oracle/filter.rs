@@ -3,7 +3,6 @@
 //! A field that a packet doesn't have ends the rule, whichever way it is compared. An accept ends its base chain only; the next
 //! one may still drop. Where a plan holds what the kernel would refuse to load, the rule ends there.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use weft_model::{FactKey, Family, IfName};
@@ -339,7 +338,7 @@ impl<'a> Interpreter<'_, 'a> {
         let Some(origin) = self.index.written_by_packets(set) else {
             return self.index.element(set, key);
         };
-        let data = Cow::Owned(vec![self.memory.written(set, &key)?.clone()]);
+        let data = vec![self.memory.written(set, &key)?.clone()];
         Some(Found { key: key.into(), data, origin })
     }
 
@@ -448,7 +447,7 @@ fn note(rule: &Rule, found: Option<&Found<'_>>, origin: &FactKey) -> Note {
             let join = |atoms: &[Atom]| atoms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ");
             let data =
                 if found.data.is_empty() { String::new() } else { format!(" : {}", join(&found.data)) };
-            let text = format!("{rule}; found {}{data}", join(&found.key));
+            let text = format!("{rule}; found {}{data}", join(&found.key.to_vec()));
             Note { text, origin: found.origin.clone() }
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! Built in two passes over the rows; what the plan's own table answers at once (set elements, chains, neighbours) is asked there.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -11,7 +10,8 @@ use weft_model::{Cidr, FactKey, Family, Host, HostLink, IfName};
 use weft_plan::filter::{HookKind, Statement};
 use weft_plan::kernel::{GATEWAY_V6, LOCAL_TABLE, LinkKind, MAIN_TABLE};
 use weft_plan::{
-    Atom, Chain, Ident, KernelKey, KernelRow, Link, Plan, PodLink, Route, RouteKey, RouteKind, VxlanLink,
+    Atom, Atoms, Chain, Ident, KernelKey, KernelRow, Link, Plan, PodLink, Route, RouteKey, RouteKind,
+    VxlanLink,
 };
 
 use super::conntrack::Manip;
@@ -103,8 +103,8 @@ pub(super) enum Event<'a> {
 /// An element of an interval set.
 #[derive(Debug, Clone, Copy)]
 struct Interval<'a> {
-    key: &'a [Atom],
-    data: &'a [Atom],
+    key: &'a Atoms,
+    data: &'a Atoms,
     origin: &'a FactKey,
 }
 
@@ -112,8 +112,8 @@ struct Interval<'a> {
 #[derive(Debug)]
 pub(super) struct Found<'a> {
     /// Its own key: a block where the set holds blocks.
-    pub key: Box<[Atom]>,
-    pub data: Cow<'a, [Atom]>,
+    pub key: Atoms,
+    pub data: Vec<Atom>,
     pub origin: &'a FactKey,
 }
 
@@ -222,7 +222,7 @@ impl<'a> Index<'a> {
                 continue;
             };
             let interval = Interval { key, data: &element.data, origin: &entry.origin };
-            match &**key {
+            match &key.to_vec()[..] {
                 [Atom::Net(net)] => *intervals.single.at(*net) = Some(interval),
                 [Atom::V4(address)] => *intervals.single.at(IpAddr::V4(*address).into()) = Some(interval),
                 [Atom::V6(address)] => *intervals.single.at(IpAddr::V6(*address).into()) = Some(interval),
@@ -364,17 +364,18 @@ impl<'a> Index<'a> {
                 _ => None,
             };
             let holds = |interval: &&Interval<'_>| {
-                interval.key.len() == key.len() && interval.key.iter().zip(&key).all(|(a, b)| holds(a, b))
+                interval.key.len() == key.len() && interval.key.iter().zip(&key).all(|(a, b)| holds(&a, b))
             };
             let found =
                 single.copied().flatten().or_else(|| intervals.concatenated.iter().find(holds).copied())?;
-            return Some(Found { key: found.key.into(), data: found.data.into(), origin: found.origin });
+            let (key, data) = (found.key.clone(), found.data.to_vec());
+            return Some(Found { key, data, origin: found.origin });
         }
         let key = KernelKey::Element(set.clone(), key.into());
         let entry = self.plan.kernel.entry(&key)?;
         match (key, &entry.value) {
             (KernelKey::Element(_, key), KernelRow::Element(element)) => {
-                Some(Found { key, data: (&*element.data).into(), origin: &entry.origin })
+                Some(Found { key, data: element.data.to_vec(), origin: &entry.origin })
             }
             _ => None,
         }

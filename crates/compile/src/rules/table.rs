@@ -7,7 +7,7 @@ use weft_model::{Cidr, FactKey, Family, IfName};
 use weft_plan::filter::{Comparison, Element, HookKind, SetKind};
 use weft_plan::kernel::LOCAL_TABLE;
 use weft_plan::{
-    Atom, Chain, Field, Hook, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec,
+    Atom, Atoms, Chain, Field, Hook, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec,
     Statement, Type,
 };
 
@@ -73,7 +73,7 @@ impl Output {
     }
 
     /// An element of a set.
-    pub fn member(&mut self, set: Ident, key: impl Into<Box<[Atom]>>, origin: &FactKey) {
+    pub fn member(&mut self, set: Ident, key: impl Into<Atoms>, origin: &FactKey) {
         self.kernel(KernelKey::Element(set, key.into()), KernelRow::Element(Element::member()), origin);
     }
 
@@ -83,13 +83,7 @@ impl Output {
     }
 
     /// An element of a map.
-    pub fn entry(
-        &mut self,
-        map: Ident,
-        key: impl Into<Box<[Atom]>>,
-        data: impl Into<Box<[Atom]>>,
-        origin: &FactKey,
-    ) {
+    pub fn entry(&mut self, map: Ident, key: impl Into<Atoms>, data: impl Into<Atoms>, origin: &FactKey) {
         self.kernel(KernelKey::Element(map, key.into()), KernelRow::Element(Element::maps_to(data)), origin);
     }
 }

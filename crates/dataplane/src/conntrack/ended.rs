@@ -3,26 +3,26 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use weft_model::Family;
 use weft_plan::filter::{Element, Flush};
-use weft_plan::{Atom, Ident, KernelKey, KernelRow, Plan, Type};
+use weft_plan::{Atom, Atoms, Ident, KernelKey, KernelRow, Plan, Type};
 
 use super::suspects::{End, Flow, Served, Suspects, UDP, Who, address, end_of};
 use crate::kernel::Op;
 
 /// What a key says of connections: the address that they were opened to, if it matters, protocol and port.
-fn opened(key: &[Atom]) -> Option<(Option<std::net::IpAddr>, u8, u16)> {
-    let port = key.iter().find_map(|atom| if let Atom::Port(port) = atom { Some(*port) } else { None })?;
+fn opened(key: &Atoms) -> Option<(Option<std::net::IpAddr>, u8, u16)> {
+    let port = key.iter().find_map(|atom| if let Atom::Port(port) = atom { Some(port) } else { None })?;
     let protocol =
-        key.iter().find_map(|atom| if let Atom::Proto(number) = atom { Some(*number) } else { None })?;
-    Some((key.iter().find_map(address), protocol, port))
+        key.iter().find_map(|atom| if let Atom::Proto(number) = atom { Some(number) } else { None })?;
+    Some((key.iter().find_map(|atom| address(&atom)), protocol, port))
 }
 
 /// Where a map that serves has its element, and where it leads; `None` for what is not UDP.
-fn served(key: &[Atom], element: &Element) -> Option<(End, End)> {
+fn served(key: &Atoms, element: &Element) -> Option<(End, End)> {
     let (Some(to), UDP, port) = opened(key)? else { return None };
     Some(((to, port), end_of(&element.data)?))
 }
 
-fn flow(key: &[Atom], element: &Element) -> Option<Flow> {
+fn flow(key: &Atoms, element: &Element) -> Option<Flow> {
     let (to, protocol, port) = opened(key)?;
     Some(Flow { to, protocol, port, led_to: end_of(&element.data)? })
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use weft_model::Family;
-use weft_plan::{Atom, Ident, KernelKey, KernelRow, Plan, marks};
+use weft_plan::{Atom, Atoms, Ident, KernelKey, KernelRow, Plan, marks};
 
 use super::Entry;
 
@@ -205,8 +205,8 @@ fn serves(plan: &Plan, map: &Ident, entry: &Entry) -> bool {
 }
 
 /// The end that an element leads to.
-pub(super) fn end_of(data: &[Atom]) -> Option<End> {
-    match data {
+pub(super) fn end_of(data: &Atoms) -> Option<End> {
+    match &data.to_vec()[..] {
         [place, Atom::Port(port)] => Some((address(place)?, *port)),
         _ => None,
     }

@@ -415,7 +415,7 @@ fn settle(
 
 /// What stays the same for an element while others leave the list: the address of its key.
 fn identity(steps: &Steps<'_>, list: &[usize]) -> usize {
-    steps.elements[list[0]].key.as_ptr() as usize
+    std::ptr::from_ref(steps.elements[list[0]].key) as usize
 }
 
 fn declaration_fault(about: &About<'_>, refusal: Refusal, steps: &Steps<'_>) -> Stop {

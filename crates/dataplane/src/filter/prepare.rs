@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_plan::filter::Element;
-use weft_plan::{Atom, Ident, KernelKey, KernelRow, SetSpec};
+use weft_plan::{Atoms, Ident, KernelKey, KernelRow, SetSpec};
 
 use super::error::{ElementFault, FilterError, Quarantined};
 use super::nft::Change;
@@ -25,7 +25,7 @@ pub(super) struct Before {
     /// All chains.
     pub chains: Chains,
     /// Elements of sets that are to be made anew.
-    pub kept_elements: Vec<(Ident, Box<[Atom]>, Element)>,
+    pub kept_elements: Vec<(Ident, Atoms, Element)>,
     /// Rules of chains that look into such sets.
     pub kept_rules: BTreeMap<Ident, Vec<RawRule>>,
 }
@@ -158,7 +158,7 @@ fn element<'a>(
     specs: &Specs<'a>,
     anew: &BTreeSet<&Ident>,
 ) -> Result<Option<ElementStep<'a>>, ElementFault> {
-    let step = |set: &'a Ident, key: &'a [Atom], element: Option<&'a Element>, act: Act| {
+    let step = |set: &'a Ident, key: &'a Atoms, element: Option<&'a Element>, act: Act| {
         Some(ElementStep { set, key, element, act, alone: false, change: Some(at) })
     };
     let act = match change {

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use weft_model::IfName;
 use weft_plan::filter::{Element, SetKind};
-use weft_plan::{Atom, SetSpec, Type};
+use weft_plan::{Atom, Atoms, SetSpec, Type};
 
 use super::attribute::{Attribute, Attributes, Writer};
 use super::expression::{read_verdict, write_data, write_verdict};
@@ -185,11 +185,12 @@ pub fn read(a: Attributes<'_>) -> Option<SetSpec> {
 }
 
 /// What an element's row has to be for its set, as a sentence, where it is not.
-pub fn misfit(spec: &SetSpec, key: &[Atom], element: &Element) -> Option<String> {
-    let kinds = |atoms: &[Atom]| atoms.iter().map(Atom::kind).collect::<Vec<_>>();
+pub fn misfit(spec: &SetSpec, key: &Atoms, element: &Element) -> Option<String> {
+    let kinds = |atoms: &Atoms| atoms.iter().map(|atom| atom.kind()).collect::<Vec<_>>();
     let names = |types: &[Type]| types.iter().map(|t| t.name()).collect::<Vec<_>>().join(" . ");
     let data = data_types(spec).unwrap_or_default();
-    if kinds(key) != spec.key || kinds(&element.data) != data {
+    let fits = |atoms: &Atoms, types: &[Type]| atoms.iter().map(|atom| atom.kind()).eq(types.iter().copied());
+    if !fits(key, &spec.key) || !fits(&element.data, data) {
         return Some(format!(
             "it is of type {} : {}, the set's is {} : {}",
             names(&kinds(key)),
@@ -198,12 +199,12 @@ pub fn misfit(spec: &SetSpec, key: &[Atom], element: &Element) -> Option<String>
             names(data)
         ));
     }
-    let address = |atom: &&Atom| matches!(atom, Atom::V4(_) | Atom::V6(_));
-    let block = |atom: &&Atom| matches!(atom, Atom::Net(_));
-    if spec.interval && key.iter().any(|atom| address(&atom)) {
+    let address = |atom: Atom| matches!(atom, Atom::V4(_) | Atom::V6(_));
+    let block = |atom: Atom| matches!(atom, Atom::Net(_));
+    if spec.interval && key.iter().any(address) {
         return Some("the set holds blocks: write a single address as a block of one".into());
     }
-    if !spec.interval && key.iter().any(|atom| block(&atom)) {
+    if !spec.interval && key.iter().any(block) {
         return Some("the set holds single addresses, not blocks".into());
     }
     spec.dynamic_timeout.map(|_| "the set's elements are the kernel's own".to_owned())
@@ -221,14 +222,15 @@ fn push_address(bytes: &mut Vec<u8>, address: IpAddr) {
 }
 
 /// Bytes of values; of a block its first address, or its last where `last` says so.
-fn value_bytes(atoms: &[Atom], bound: Bound) -> Vec<u8> {
+fn value_bytes(atoms: &Atoms, bound: Bound) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
+    let many = atoms.iter().nth(1).is_some();
     for atom in atoms {
         match atom {
             Atom::V4(a) => bytes.extend_from_slice(&a.octets()),
             Atom::V6(a) => bytes.extend_from_slice(&a.octets()),
             Atom::Net(net) => {
-                let (first, last) = net_bounds(net);
+                let (first, last) = net_bounds(&net);
                 push_address(&mut bytes, if bound == Bound::First { first } else { last });
             }
             Atom::Link(name) => {
@@ -236,12 +238,12 @@ fn value_bytes(atoms: &[Atom], bound: Bound) -> Vec<u8> {
                 bytes.extend_from_slice(name.as_str().as_bytes());
                 bytes.resize(start + 16, 0);
             }
-            Atom::Proto(number) => bytes.push(*number),
+            Atom::Proto(number) => bytes.push(number),
             Atom::Port(port) => bytes.extend_from_slice(&port.to_be_bytes()),
             Atom::Mark(number) | Atom::Number(number) => bytes.extend_from_slice(&number.to_ne_bytes()),
             Atom::Verdict(_) => {}
         }
-        if atoms.len() > 1 {
+        if many {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
     }
@@ -265,10 +267,11 @@ fn behind(net: &IpNet) -> Option<Vec<u8>> {
 }
 
 /// Writes one element into a message's list (for a block alone: two). A deletion has no data.
-pub fn write_element(w: &mut Writer, key: &[Atom], element: Option<&Element>) {
+pub fn write_element(w: &mut Writer, key: &Atoms, element: Option<&Element>) {
     let blocks = key.iter().any(|atom| matches!(atom, Atom::Net(_)));
-    let alone = match key {
-        [Atom::Net(net)] => Some(net),
+    let mut parts = key.iter();
+    let alone = match (parts.next(), parts.next()) {
+        (Some(Atom::Net(net)), None) => Some(net),
         _ => None,
     };
     w.nest(k::NFTA_LIST_ELEM, |w| {
@@ -276,17 +279,19 @@ pub fn write_element(w: &mut Writer, key: &[Atom], element: Option<&Element>) {
         if blocks && alone.is_none() {
             write_data(w, k::NFTA_SET_ELEM_KEY_END, &value_bytes(key, Bound::Last));
         }
-        match element.map(|element| &element.data[..]) {
-            None | Some([]) => {}
-            Some([Atom::Verdict(verdict)]) => write_verdict(w, k::NFTA_SET_ELEM_DATA, verdict),
-            Some(data) => write_data(w, k::NFTA_SET_ELEM_DATA, &value_bytes(data, Bound::First)),
+        if let Some(Element { data }) = element {
+            match data.iter().next() {
+                None => {}
+                Some(Atom::Verdict(verdict)) => write_verdict(w, k::NFTA_SET_ELEM_DATA, &verdict),
+                Some(_) => write_data(w, k::NFTA_SET_ELEM_DATA, &value_bytes(data, Bound::First)),
+            }
         }
         // nft marks the block without an end, so that it prints as a block and not as a range.
-        if alone.is_some_and(|net| behind(net).is_none()) {
+        if alone.is_some_and(|net| behind(&net).is_none()) {
             w.bytes(k::NFTA_SET_ELEM_USERDATA, &[1, 4, 1, 0, 0, 0]);
         }
     });
-    if let Some(end) = alone.and_then(behind) {
+    if let Some(end) = alone.and_then(|net| behind(&net)) {
         w.nest(k::NFTA_LIST_ELEM, |w| {
             write_data(w, k::NFTA_SET_ELEM_KEY, &end);
             w.u32(k::NFTA_SET_ELEM_FLAGS, k::NFT_SET_ELEM_INTERVAL_END);
@@ -310,16 +315,16 @@ fn read_value(kind: Type, bytes: &[u8]) -> Option<Atom> {
     })
 }
 
-fn read_values(types: &[Type], mut bytes: &[u8]) -> Option<Box<[Atom]>> {
+fn read_values(types: &[Type], mut bytes: &[u8]) -> Option<Atoms> {
     if let [one] = types {
-        return Some(Box::new([read_value(*one, bytes.get(..one.size())?)?]));
+        return Some([read_value(*one, bytes.get(..one.size())?)?].into());
     }
-    let mut atoms = Vec::with_capacity(types.len());
-    for kind in types {
-        atoms.push(read_value(*kind, bytes.get(..kind.size())?)?);
+    let read = types.iter().map(|kind| {
+        let atom = read_value(*kind, bytes.get(..kind.size())?)?;
         bytes = bytes.get(kind.size().next_multiple_of(4)..)?;
-    }
-    Some(atoms.into())
+        Some(atom)
+    });
+    read.collect()
 }
 
 /// The block from `first` to `last`; `None` where they are the ends of none.
@@ -331,7 +336,7 @@ fn block(first: IpAddr, last: IpAddr) -> Option<IpNet> {
 }
 
 /// Elements with their keys.
-pub type Elements = Vec<(Box<[Atom]>, Element)>;
+pub type Elements = Vec<(Atoms, Element)>;
 
 fn bytes_of(data: Option<Attribute<'_>>) -> Option<&[u8]> {
     Some(data?.nested().get(k::NFTA_DATA_VALUE)?.value)
@@ -351,9 +356,11 @@ pub fn read_elements(spec: &SetSpec, list: &[Attributes<'_>]) -> Option<Elements
             if spec.interval {
                 let end = bytes_of(element.get(k::NFTA_SET_ELEM_KEY_END))?;
                 let last = read_values(&spec.key, end)?;
-                for (first, last) in key.iter_mut().zip(&last) {
-                    *first = between(first, last)?;
-                }
+                key = key
+                    .iter()
+                    .zip(&last)
+                    .map(|(first, last)| between(&first, &last))
+                    .collect::<Option<_>>()?;
             }
             Some((key, read_element_data(spec, *element)?))
         })
@@ -410,7 +417,7 @@ fn read_blocks(spec: &SetSpec, list: &[Attributes<'_>]) -> Option<Elements> {
             _ => return None,
         };
         let atom = Atom::Net(block(first, last)?);
-        blocks.push((Box::from([atom]), read_element_data(spec, **element)?));
+        blocks.push((Atoms::from([atom]), read_element_data(spec, **element)?));
     }
     Some(blocks)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use weft_plan::filter::{Element, HookKind, TABLE};
-use weft_plan::{Atom, Hook, Ident, Rule, SetSpec};
+use weft_plan::{Atoms, Hook, Ident, Rule, SetSpec};
 
 use super::attribute::Writer;
 use super::uapi as k;
@@ -35,7 +35,7 @@ pub struct ElementStep<'a> {
     /// Its set or map.
     pub set: &'a Ident,
     /// Its key.
-    pub key: &'a [Atom],
+    pub key: &'a Atoms,
     /// Its data, where it comes.
     pub element: Option<&'a Element>,
     /// What happens to it.

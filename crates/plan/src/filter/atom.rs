@@ -1,17 +1,33 @@
 //! Identifiers, and the typed values that set keys and map data are made of.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use ipnet::IpNet;
+use rustc_hash::FxHashSet;
 use weft_model::IfName;
 
 use super::Verdict;
 
 /// The name of a set, map or chain in the table. Made by code, never from outside input.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ident(Arc<str>);
+///
+/// Each name is in memory once, however many elements bear it.
+#[derive(Clone, PartialOrd, Ord)]
+pub struct Ident(Arc<Box<str>>);
+
+/// The names that are in use, and some that were.
+struct Names {
+    known: FxHashSet<Ident>,
+    /// How many there may be before those that nobody uses any more are looked for.
+    limit: usize,
+}
+
+/// What always holds: whoever has a name has the one of this table, so that equal names are the same.
+static NAMES: LazyLock<Mutex<Names>> =
+    LazyLock::new(|| Mutex::new(Names { known: FxHashSet::default(), limit: 256 }));
 
 impl Ident {
     /// Takes a name of letters, digits and `_./`, starting with a letter, at most 127 bytes (`NFT_NAME_MAXLEN` is 256).
@@ -22,12 +38,44 @@ impl Ident {
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./".contains(c)),
             "{name:?}"
         );
-        Self(name.into())
+        // A panic elsewhere leaves the table whole: each change of it is one call.
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.known.get(name) {
+            return known.clone();
+        }
+        if names.known.len() >= names.limit {
+            names.known.retain(|name| Arc::strong_count(&name.0) > 1);
+            names.limit = (2 * names.known.len()).max(256);
+        }
+        let new = Self(Arc::new(name.into()));
+        names.known.insert(new.clone());
+        new
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl PartialEq for Ident {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Ident {}
+
+impl Hash for Ident {
+    /// As its text does.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl Borrow<str> for Ident {
+    fn borrow(&self) -> &str {
+        self.as_str()
     }
 }
 
@@ -195,5 +243,22 @@ pub(super) fn protocol_name(number: u8) -> Option<&'static str> {
         58 => Some("ipv6-icmp"),
         132 => Some("sctp"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_names_are_one_and_unused_ones_go() {
+        let kept = Ident::new("kept_through_it_all");
+        for number in 0..10_000 {
+            let name = format!("of_a_service_{number}");
+            assert_eq!(Ident::new(&name).as_str(), name);
+        }
+        assert!(NAMES.lock().unwrap().known.len() < 5_000);
+        assert_eq!(Ident::new("kept_through_it_all"), kept);
+        assert_ne!(Ident::new("kept_through"), kept);
     }
 }

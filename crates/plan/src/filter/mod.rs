@@ -7,6 +7,7 @@
 //! All of it lives in one table, `inet weft`.
 
 mod atom;
+mod atoms;
 mod chain;
 mod comment;
 mod field;
@@ -15,6 +16,7 @@ mod set;
 mod words;
 
 pub use atom::{Atom, Ident, Type};
+pub use atoms::Atoms;
 pub use chain::{Chain, Hook, HookKind, NatTarget, Reject, Rule, Statement, Verdict};
 pub use comment::Comment;
 pub use field::{Comparison, ConntrackState, ConntrackStatus, Field, Value};

@@ -1,6 +1,6 @@
 //! Sets and maps, and what an element of one holds.
 
-use super::{Atom, Comment, Type};
+use super::{Atoms, Comment, Type};
 
 /// What a set gives for a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,7 +108,7 @@ impl SetSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
     /// Values, one for each of the map's data types; empty in a set.
-    pub data: Box<[Atom]>,
+    pub data: Atoms,
 }
 
 impl Element {
@@ -118,7 +118,7 @@ impl Element {
     }
 
     /// An element of a map.
-    pub fn maps_to(data: impl Into<Box<[Atom]>>) -> Self {
+    pub fn maps_to(data: impl Into<Atoms>) -> Self {
         Self { data: data.into() }
     }
 }

@@ -394,9 +394,9 @@ fn connections_go_on_to_all_that_serve() {
         let vip = Atom::from(ip("10.96.0.10"));
         let lead = |(key, entry): (&KernelKey, &weft_plan::Entry<KernelRow>)| match (key, &entry.value) {
             (KernelKey::Element(map, key), KernelRow::Element(element))
-                if map.as_str() == "endpoint4" && key[0] == vip =>
+                if map.as_str() == "endpoint4" && key.iter().next() == Some(vip.clone()) =>
             {
-                Some(element.data[0].to_string())
+                Some(element.data.iter().next()?.to_string())
             }
             _ => None,
         };

@@ -9,7 +9,7 @@ mod samples;
 mod scale;
 
 use weft_plan::filter::{Element, HookKind};
-use weft_plan::{Atom, Chain, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec};
+use weft_plan::{Atoms, Chain, Hook, Ident, KernelKey, KernelRow, Rule, SetSpec};
 
 use super::{Change, FilterOutcome, Nft};
 
@@ -30,11 +30,11 @@ pub(crate) fn base(name: &str, hook: (HookKind, bool, i32), rules: Vec<Rule>) ->
     (KernelKey::Chain(Ident::new(name)), KernelRow::Chain(Box::new(chain)))
 }
 
-pub(crate) fn member(set: &str, key: impl Into<Box<[Atom]>>) -> Row {
+pub(crate) fn member(set: &str, key: impl Into<Atoms>) -> Row {
     (KernelKey::Element(Ident::new(set), key.into()), KernelRow::Element(Element::member()))
 }
 
-pub(crate) fn entry(map: &str, key: impl Into<Box<[Atom]>>, data: impl Into<Box<[Atom]>>) -> Row {
+pub(crate) fn entry(map: &str, key: impl Into<Atoms>, data: impl Into<Atoms>) -> Row {
     (KernelKey::Element(Ident::new(map), key.into()), KernelRow::Element(Element::maps_to(data)))
 }
 
