@@ -79,10 +79,10 @@ impl Atoms {
             Atom::V4(address) => self.write(tag::V4, &[&address.octets()]),
             Atom::V6(address) => self.write(tag::V6, &[&address.octets()]),
             Atom::Net(IpNet::V4(net)) => {
-                self.write(tag::NET_V4, &[&[net.prefix_len()], &net.addr().octets()])
+                self.write(tag::NET_V4, &[&[net.prefix_len()], &net.addr().octets()]);
             }
             Atom::Net(IpNet::V6(net)) => {
-                self.write(tag::NET_V6, &[&[net.prefix_len()], &net.addr().octets()])
+                self.write(tag::NET_V6, &[&[net.prefix_len()], &net.addr().octets()]);
             }
             Atom::Link(name) => self.write_text(tag::LINK, name.as_str()),
             Atom::Proto(number) => self.write(tag::PROTO, &[&[*number]]),
