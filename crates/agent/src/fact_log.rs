@@ -80,6 +80,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Vec<Change>>) {
+        crate::background::step_back();
         let mut complete = false;
         while let Ok(changes) = inbox.recv() {
             let done = if changes.is_empty() && !complete {

@@ -9,6 +9,7 @@
 //! where it was ([`records`]).
 
 pub mod api;
+mod background;
 pub mod config;
 pub mod core;
 pub mod crash;

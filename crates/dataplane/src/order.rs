@@ -33,7 +33,7 @@ pub fn arrange(batch: &mut [Op<'_>], rank: impl Fn(&Ident) -> u8) {
         Step::Elements
     };
     let declared = |op: &Op<'_>| !matches!(op.key(), KernelKey::Element(..));
-    batch.sort_by_key(|op| (step(op, filter), op.turn(), !declared(op)));
+    batch.sort_by_cached_key(|op| (step(op, filter), op.turn(), !declared(op)));
 }
 
 /// When an element's change is due, before it is known which of these moments are transactions of their own.
