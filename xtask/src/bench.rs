@@ -20,6 +20,9 @@ pub fn run(options: &[&str]) -> Result<()> {
             Err(error) => eprintln!("NO PEER: kube-proxy can't be had, its columns stay empty: {error:#}"),
         }
     }
+    if options.first() == Some(&"kubernetes") && !options.iter().any(|o| matches!(*o, "--help" | "-h")) {
+        bench.env(kubernetes::PROGRAMS, kubernetes::parts()?.programs);
+    }
     shell::must(&mut bench)
 }
 

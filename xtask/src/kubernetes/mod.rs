@@ -18,7 +18,7 @@ const KUBERNETES: &str = "v1.36.1";
 const STAGED: &str = "v0.36.1";
 
 /// Environment variable: a folder with programs that are used instead of building any; its sibling `img` has the images.
-const PROGRAMS: &str = "WEFT_KUBERNETES_BIN";
+pub const PROGRAMS: &str = "WEFT_KUBERNETES_BIN";
 
 /// What a cluster is made of.
 #[derive(Debug)]

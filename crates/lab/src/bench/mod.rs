@@ -1,4 +1,4 @@
-//! The benchmarks: `cargo xtask bench cni | dataplane | scale | services`.
+//! The benchmarks: `cargo xtask bench cni | dataplane | kubernetes | scale | services`.
 //!
 //! What always holds: everything runs in private namespaces; ours, the peer and the floor or ceiling are measured in one
 //! run, in turns, so that a busy machine is busy for all of them; medians are reported, and the table says what was aimed
@@ -7,6 +7,7 @@
 mod cluster;
 mod cni;
 mod dataplane;
+mod kubernetes;
 mod report;
 mod scale;
 mod services;
@@ -19,16 +20,18 @@ use weft_lab::weft::Programs;
 
 /// Help text of the subcommand.
 pub const USAGE: &str = "\
-Usage: cargo xtask bench cni|dataplane|scale|services [OPTION...]
+Usage: cargo xtask bench cni|dataplane|kubernetes|scale|services [OPTION...]
 
   cni         ADD and DEL beside the reference plugins and beside raw netlink
   dataplane   throughput and round trips beside hand-made links, routes and tunnels
+  kubernetes  one node of a cluster of 5,000 nodes on a real API server, beside a bare watcher
   scale       one node of clusters of 100, 1,000 and 5,000 nodes
   services    100 to 30,000 services beside kube-proxy in nftables and iptables mode
 
-  --rounds N    cni: ADDs and DELs one after the other (100); dataplane: rounds (5); scale: changes of each kind (200)
+  --rounds N    cni: ADDs and DELs one after the other (100); dataplane: rounds (5); scale: changes of each kind (200);
+                kubernetes: changes of each kind (50)
   --seconds N   dataplane: length of each measurement (2)
-  --sizes N,N   services: how many (100,1000,10000,30000)
+  --sizes N,N   services: how many (100,1000,10000,30000); kubernetes: nodes (5000)
   --no-peer     services: without kube-proxy
   --peer MODE   services: kube-proxy in this mode only, nftables or iptables
   --kube-proxy PROGRAM  services: use this one, and don't build any
@@ -120,6 +123,8 @@ pub fn run(arguments: &[&str]) -> Result<()> {
             Ok(())
         }
         ["answer", address] => dataplane::answer(address),
+        ["kubernetes-node", port, ca, token, pods] => kubernetes::node(port, ca, token, pods),
+        ["kubernetes-bare", port, ca, pods] => kubernetes::bare(port, ca, pods),
         ["one-size", nodes, changes] => scale::one_size(positive(nodes)?, positive(changes)?),
         [name, options @ ..] => {
             let options = Options::parse(options)?;
@@ -127,6 +132,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
             let report = match *name {
                 "cni" => cni::run(&options)?,
                 "dataplane" => dataplane::run(&options)?,
+                "kubernetes" => kubernetes::run(&options)?,
                 "scale" => scale::run(&options)?,
                 "services" => services::run(&options)?,
                 other => bail!("I don't know the benchmark {other}.\n\n{USAGE}"),
