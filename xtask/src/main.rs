@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod e2e;
+mod guest;
 mod image;
 mod kubernetes;
 mod oci;
@@ -24,6 +25,7 @@ Usage: cargo xtask COMMAND
   image [OPTION...]  a container image from scratch, as an OCI archive (--help for its options)
   e2e [OPTION...]    a real Kubernetes on this machine with Weft as its network (--help for its options)
   test               tidy's checks, every test, and the tests in network namespaces
+  test --guest       the tests in network namespaces on Debian's own kernel, in an emulated machine
   tidy               layout, licences, crate directions, text rules, rustfmt and clippy
   ci                 what continuous integration runs: test, then tidy's rustfmt and clippy
 ";
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         ["image", options @ ..] => image::run(options),
         ["e2e", options @ ..] => e2e::run(options),
         ["test"] => test::run(),
+        ["test", "--guest", options @ ..] => guest::run(options),
         ["tidy"] => tidy::run(),
         ["ci"] => tidy::format_and_lints().and_then(|()| test::run()),
         ["help" | "--help" | "-h"] => {

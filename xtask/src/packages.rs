@@ -35,6 +35,15 @@ const NEEDED_BY_CLUSTER: [(&str, &str); 7] = [
     ("mount", "mount"),
 ];
 
+/// What an emulated machine needs besides.
+const NEEDED_BY_GUEST: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("strip", "binutils"),
+    ("curl", "curl"),
+];
+
 /// Installs what is missing where we may; otherwise says what to type. Tests that lack a program skip, and say so.
 pub fn provide() {
     install(&missing(&NEEDED));
@@ -43,6 +52,11 @@ pub fn provide() {
 /// [`provide`], and what a real Kubernetes needs.
 pub fn provide_for_cluster() {
     install(&[missing(&NEEDED), missing(&NEEDED_BY_CLUSTER)].concat());
+}
+
+/// [`provide`], and what an emulated machine needs.
+pub fn provide_for_guest() {
+    install(&[missing(&NEEDED), missing(&NEEDED_BY_GUEST)].concat());
 }
 
 fn install(missing: &[&str]) {

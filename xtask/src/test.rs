@@ -9,10 +9,24 @@ use crate::{demo, packages, shell, tidy};
 
 /// Numbers of tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Tally {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
+pub struct Tally {
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
+}
+
+impl Tally {
+    pub fn add(&mut self, more: Self) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+        self.skipped += more.skipped;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
 }
 
 pub fn run() -> Result<()> {
@@ -48,9 +62,7 @@ pub fn run() -> Result<()> {
     }
     let status = cargo.wait().context("can't wait for cargo test")?;
     let tests = counter.finish();
-    tally.passed += tests.passed;
-    tally.failed += tests.failed;
-    tally.skipped += tests.skipped;
+    tally.add(tests);
     if !status.success() && tests.failed == 0 {
         // Something didn't compile, or a test program died before it could say how its tests went.
         tally.failed += 1;
@@ -60,7 +72,7 @@ pub fn run() -> Result<()> {
         demo::Outcome::Failed => tally.failed += 1,
         demo::Outcome::Skipped => tally.skipped += 1,
     }
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    println!("{tally}");
     if tally.failed > 0 {
         bail!("there are failures");
     }
@@ -69,7 +81,7 @@ pub fn run() -> Result<()> {
 
 /// Whether a line is for the user's eyes.
 #[derive(Debug, PartialEq, Eq)]
-enum Shown {
+pub enum Shown {
     Yes,
     /// In other words.
     As(String),
@@ -91,7 +103,7 @@ enum Part {
 /// Reads what test programs say. A test that couldn't run here prints `SKIPPED: reason`; the harness counts it as
 /// passed, we don't.
 #[derive(Debug, Default)]
-struct Counter {
+pub struct Counter {
     tally: Tally,
     /// The test whose output is being read.
     section: Option<String>,
@@ -101,7 +113,7 @@ struct Counter {
 }
 
 impl Counter {
-    fn read(&mut self, line: &str) -> Shown {
+    pub fn read(&mut self, line: &str) -> Shown {
         if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
             self.section = Some(name.to_owned());
             return if self.part == Part::Failures { Shown::Yes } else { Shown::No };
@@ -144,7 +156,7 @@ impl Counter {
         self.part = Part::Verdicts;
     }
 
-    fn finish(self) -> Tally {
+    pub fn finish(self) -> Tally {
         self.tally
     }
 }

@@ -28,7 +28,9 @@ pub fn inside(name: &str) -> bool {
         .output()
         .expect("unshare was there a moment ago");
     let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    // Set in, so that nobody takes the inner harness's lines for the outer one's.
+    let errors = String::from_utf8_lossy(&output.stderr);
+    text.lines().chain(errors.lines()).for_each(|line| println!("  | {line}"));
     assert!(output.status.success(), "the test failed inside its namespace");
     assert!(text.contains("1 passed"), "no test of the name {name} ran");
     false
