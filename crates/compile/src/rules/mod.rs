@@ -22,6 +22,7 @@
 //! | postrouting | 90 | `hairpin` | [`pods`] |
 //! | postrouting | 93 | `services_masquerade` | [`services`] |
 //! | postrouting | 95 | `edge` | [`edge`] |
+//! | postrouting | 110 | `tunnel_port_kept` | [`overlay`] |
 
 pub mod dns_path;
 pub mod edge;

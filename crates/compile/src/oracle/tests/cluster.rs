@@ -361,6 +361,31 @@ fn tunnel_packets_from_strangers_are_dropped() {
 }
 
 #[test]
+fn nobody_leaves_with_the_tunnels_port() {
+    let nodes = Cluster {
+        overlay: Overlay::Vxlan,
+        shape: Shape::Island,
+        dual_stack: true,
+        nodes: vec![(1, 1), (2, 1)],
+    }
+    .compiled();
+    let world = view(&nodes);
+    // The oracle's masquerade keeps the port that the kernel's may choose.
+    for far in ["203.0.113.10", "2001:db8:ffff::10"] {
+        let left = |protocol, sport| {
+            let packet = Packet { sport, ..Packet::to(protocol, ip(far), 53) };
+            trace(&world, &from_pod("n0", "pod-0-0"), packet).outcome
+        };
+        let outcome = left(Protocol::Udp, 4789);
+        assert!(outcome.to_string().contains("answers would be taken for tunnel packets"), "{outcome}");
+        assert!(left(Protocol::Udp, 4790).is_delivered() && left(Protocol::Tcp, 4789).is_delivered());
+    }
+    // A pod's own port is its own business where nothing is translated.
+    let packet = Packet { sport: 4789, ..Packet::to(Protocol::Udp, ip("10.244.1.2"), 53) };
+    assert!(trace(&world, &from_pod("n0", "pod-0-0"), packet).outcome.is_delivered());
+}
+
+#[test]
 fn families_do_not_mix() {
     let nodes =
         Cluster { overlay: Overlay::Auto, shape: Shape::Flat, dual_stack: false, nodes: vec![(1, 1)] }

@@ -136,6 +136,15 @@ fn admit_peers_only(network: &Network, local: IpAddr, origin: &FactKey, out: &mu
         [udp(), is_own(Field::Saddr(family)), to_tunnel(), Statement::Notrack],
     );
     out.base_chain("tunnel_peers_out", filter(HookKind::Output, -305), vec![sent], origin);
+    // A masquerade may choose the tunnel's port, and would for the life of the connection. What is dropped here is tracked no
+    // further, so that the next packet gets another. Tunnel packets have ports of clients.
+    let answers = in_set([Field::L4Proto, Field::Sport], ports);
+    let own = Statement::Match(Field::FibSaddrType, Comparison::Is, Value::Local);
+    let kept = weft_plan::Rule::new(
+        "answers would be taken for tunnel packets",
+        [udp(), answers, own].into_iter().chain(refused),
+    );
+    out.base_chain("tunnel_port_kept", filter(HookKind::Postrouting, 110), vec![kept], origin);
 }
 
 /// The table that a network's pods look at first: each network reaches nodes by a tunnel of its own.
