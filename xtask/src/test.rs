@@ -29,7 +29,19 @@ impl std::fmt::Display for Tally {
     }
 }
 
-pub fn run() -> Result<()> {
+/// How many endpoints change in the test of churn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Churn {
+    /// As many as the test has by itself.
+    Short,
+    /// As many as a busy cluster has in a week.
+    Week,
+}
+
+/// What the test of churn (`weft-lab`, `tests/live/churn.rs`) reads its number from.
+const CHANGES: (&str, &str) = ("WEFT_CHURN", "100000");
+
+pub fn run(churn: Churn) -> Result<()> {
     packages::provide();
     let mut tally = Tally::default();
     for check in tidy::static_checks()? {
@@ -43,11 +55,12 @@ pub fn run() -> Result<()> {
     }
     // The programs first: tests in namespaces start them.
     shell::must(shell::cargo().args(["build", "--quiet", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]))?;
-    let mut cargo = shell::cargo()
-        .args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("can't run cargo test")?;
+    let mut command = shell::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]).stdout(Stdio::piped());
+    if churn == Churn::Week {
+        command.env(CHANGES.0, CHANGES.1);
+    }
+    let mut cargo = command.spawn().context("can't run cargo test")?;
     let mut counter = Counter::default();
     if let Some(stdout) = cargo.stdout.take() {
         for line in BufReader::new(stdout).lines() {

@@ -5,10 +5,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
+    setsockopt, sockopt,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::resolve;
@@ -81,6 +86,9 @@ fn start(name: &str) -> io::Result<()> {
     thread::spawn(move || accept(&sink, swallow));
     let socket = UdpSocket::bind((wildcard(), UDP))
         .map_err(|e| io::Error::new(e.kind(), format!("can't bind UDP port {UDP}: {e}")))?;
+    if socket.local_addr()?.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    }
     let name = name.to_owned();
     thread::spawn(move || answer_packets(&socket, &name));
     Ok(())
@@ -147,18 +155,55 @@ fn answer_packets(socket: &UdpSocket, name: &str) {
     let mut buffer = [0; 2048];
     loop {
         // An ICMP error about an earlier answer is reported here; the next packet is what matters.
-        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok((length, client, asked)) = receive(socket, &mut buffer) else { continue };
         let packet = &buffer[..length];
         if packet.starts_with(ECHO) {
-            let _ = socket.send_to(packet, client);
+            answer(socket, packet, client, asked);
             continue;
         }
-        let server = own_address_towards(client).unwrap_or(client);
+        let server = asked.map(|info| SocketAddr::new(Ipv6Addr::from(info.ipi6_addr.s6_addr).into(), UDP));
+        let server = server.unwrap_or_else(|| own_address_towards(client).unwrap_or(client));
         let greeting = Greeting { name: name.into(), server: plain(server), client: plain(client) };
         if let Ok(body) = serde_json::to_vec(&greeting) {
-            let _ = socket.send_to(&body, client);
+            answer(socket, &body, client, asked);
         }
     }
+}
+
+/// A packet's length, its sender, and at which address it came; not that where the machine has no IPv6.
+fn receive(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> io::Result<(usize, SocketAddr, Option<libc::in6_pktinfo>)> {
+    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let flags = MsgFlags::empty();
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let asked = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
+        _ => None,
+    });
+    let sender = message.address.as_ref();
+    let v6 = sender.and_then(|a| a.as_sockaddr_in6()).map(|a| SocketAddr::V6((*a).into()));
+    let v4 = || sender.and_then(|a| a.as_sockaddr_in()).map(|a| SocketAddr::V4((*a).into()));
+    let sender = v6.or_else(v4).ok_or_else(|| io::Error::other("a packet from nobody"))?;
+    Ok((message.bytes, sender, asked))
+}
+
+/// Answers from the address that was asked: a machine may have many.
+fn answer(socket: &UdpSocket, body: &[u8], client: SocketAddr, asked: Option<libc::in6_pktinfo>) {
+    // A client that is gone harms nobody but itself.
+    let _ = match (asked, client) {
+        (Some(info), SocketAddr::V6(client)) => {
+            // By whichever link: only the address is the question's.
+            let from = libc::in6_pktinfo { ipi6_ifindex: 0, ..info };
+            let (parts, control) = ([io::IoSlice::new(body)], [ControlMessage::Ipv6PacketInfo(&from)]);
+            let to = SockaddrIn6::from(client);
+            sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&to))
+                .map_err(io::Error::from)
+        }
+        _ => socket.send_to(body, client),
+    };
 }
 
 /// The address that an answer to `client` comes from.

@@ -6,9 +6,11 @@ mod cells;
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod churn;
 mod even;
 mod generated;
 mod objects;
+mod packets;
 mod services;
 mod traffic;
 
