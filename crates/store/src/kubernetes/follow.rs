@@ -316,12 +316,16 @@ impl Follower {
                 // A server that has no idea of streamed lists sends what there is, and never an end.
                 return if is_listing { End::NoStream } else { End::Lost };
             };
-            // What came before something went wrong is true all the same.
             if !news.is_empty() {
                 progress = Instant::now();
-                if let Err(Gone) = self.tell_in_chunks(&mut news).await {
-                    return End::Gone;
-                }
+            }
+            // A list comes an object a frame: handed over one by one, each would cost a switch of threads.
+            let goes_on =
+                is_listing && matches!((&heard, &more), (Ok(Some(Heard::Object(_))) | Ok(None), Ok(true)));
+            let waits = goes_on && news.changes.len() < CHUNK;
+            // What came before something went wrong is true all the same.
+            if !waits && self.tell_in_chunks(&mut news).await.is_err() {
+                return End::Gone;
             }
             match heard {
                 Err(failure) => return failure.into(),
