@@ -1,11 +1,12 @@
 //! What every node has: forwarding on, its own blocks closed against loops, and firewalls open for its servers.
 
-use weft_model::{FactKey, Family};
+use weft_model::{Cidr, FactKey, Family, NodeCidr};
 use weft_plan::kernel::{MAIN_TABLE, Opening};
 use weft_plan::{KernelKey, KernelRow, Route, RouteKey, RouteKind};
 
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
+use crate::topology::aggregate;
 
 /// Metric of the route that closes a block: behind anything that somebody else may have for it.
 const CLOSING_METRIC: u32 = 9338;
@@ -37,8 +38,10 @@ impl Rule for NodeRule {
         for (protocol, port) in &context.settings.open_ports {
             out.kernel(KernelKey::Opening(Opening::Input(*protocol, *port)), KernelRow::Opening, &origin);
         }
+        for block in forwarded(&cidrs, context) {
+            out.kernel(KernelKey::Opening(Opening::Forward(block)), KernelRow::Opening, &origin);
+        }
         for block in &cidrs {
-            out.kernel(KernelKey::Opening(Opening::Forward(block.cidr)), KernelRow::Opening, &origin);
             let key = RouteKey { table: MAIN_TABLE, destination: block.cidr, metric: CLOSING_METRIC };
             let route =
                 Route { kind: RouteKind::Unreachable, link: None, via: None, onlink: false, source: None };
@@ -78,4 +81,15 @@ impl Rule for NodeRule {
             );
         }
     }
+}
+
+/// Blocks whose packets must pass where others drop what is forwarded: this node's own; and all of the networks' where there are
+/// services, since a port of this node, or a balancer's address, leads to pods of other nodes too.
+fn forwarded(own: &[NodeCidr], context: &Context<'_>) -> Vec<Cidr> {
+    let networks = context.facts.networks().filter(|_| context.settings.services.is_some());
+    aggregate(
+        own.iter()
+            .map(|block| block.cidr)
+            .chain(networks.flat_map(|network| network.pod_cidrs.iter().copied())),
+    )
 }

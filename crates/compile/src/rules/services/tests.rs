@@ -214,3 +214,27 @@ fn what_is_computed_again_follows_the_change() {
     // Its own zone is compared with everybody's hints.
     assert!(cost(node("n1", "b")) >= SERVICES);
 }
+
+/// A port of this node leads to pods of others: where somebody drops what is forwarded, their blocks are let through as well.
+#[test]
+fn all_pods_blocks_are_forwarded_where_there_are_services() {
+    let check = |services: bool, expected: &[&str]| {
+        let mut settings = settings();
+        if !services {
+            settings.services = None;
+        }
+        let mut node = Node::named(settings.node.clone());
+        let block = |cidr: &str| weft_model::NodeCidr {
+            network: weft_model::NetworkName::ordinary(),
+            cidr: cidr.parse().unwrap(),
+        };
+        node.pod_cidrs = vec![block("10.244.1.0/24"), block("10.9.1.0/24")];
+        let pod_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+        let network = Network { pod_cidrs, ..Network::ordinary() };
+        let text = crate::compile(settings, [Fact::Node(node), Fact::Network(network)]).to_string();
+        let found = text.lines().filter_map(|line| line.split("forward from and to ").nth(1));
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    };
+    check(true, &["10.9.1.0/24", "10.244.0.0/16"]);
+    check(false, &["10.9.1.0/24", "10.244.1.0/24"]);
+}
