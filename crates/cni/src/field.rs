@@ -1,6 +1,6 @@
 //! Reading fields of the configuration's JSON, with errors that name the field by its path.
 //!
-//! What always holds: `null` reads as absent. Go writes it for empty lists and maps.
+//! What always holds: `null` reads as absent, as Go writes it for empty lists and maps; case doesn't matter in a field's name.
 
 use serde_json::{Map, Value};
 
@@ -48,9 +48,12 @@ impl<'a> Object<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The field, where it is present and not null.
+    /// The field, where it is present and not null. One that differs in case alone counts where the right one isn't there, as it
+    /// does for Go's programs: containerd writes `HostPort` where the convention says `hostPort`.
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
-        self.fields?.get(key).filter(|value| !value.is_null())
+        let fields = self.fields?;
+        let alike = || fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+        fields.get(key).or_else(alike).filter(|value| !value.is_null())
     }
 
     /// True where the field is present and not null.

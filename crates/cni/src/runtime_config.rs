@@ -181,6 +181,8 @@ mod tests {
                 {"hostPort": 0, "containerPort": 81},
                 {"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "192.0.2.1"},
                 {"hostPort": 54, "containerPort": 54, "hostIP": "[2001:db8::1]"},
+                // In containerd's own words.
+                {"HostPort": 8088, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": ""},
             ]}, "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}, "labels": {"x": "y"}}}),
             "",
         )
@@ -197,6 +199,7 @@ mod tests {
                 mapping(None, 8080, 80, HostPortProtocol::Tcp),
                 mapping(Some("192.0.2.1"), 53, 5353, HostPortProtocol::Udp),
                 mapping(Some("2001:db8::1"), 54, 54, HostPortProtocol::Tcp),
+                mapping(None, 8088, 8080, HostPortProtocol::Tcp),
             ]
         );
         assert_eq!(wishes.labels["app"], "web");
