@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use weft_model::IfName;
 
@@ -144,8 +145,14 @@ fn originals_error(action: &'static str, file: &Path, error: &io::Error) -> Kern
     KernelError::Originals { action, path: file.display().to_string(), reason: error.to_string() }
 }
 
+/// Environment variable: where sysctls are, instead of `/proc/sys`. In a container that may not be written to; the host's, seen
+/// by another path, may.
+const PROC_SYS: &str = "WEFT_PROC_SYS";
+
 fn file_of(path: &str) -> PathBuf {
-    Path::new("/proc/sys").join(path)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| std::env::var_os(PROC_SYS).map_or_else(|| "/proc/sys".into(), PathBuf::from))
+        .join(path)
 }
 
 /// A sysctl's value; runs of white space become one blank, as lists print with tabs.
