@@ -84,6 +84,16 @@ pub enum LabError {
         /// What was wrong.
         why: String,
     },
+    /// Something that was waited for didn't come.
+    #[error("{what}: not within {} s; at last: {last}", patience.as_secs())]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        patience: std::time::Duration,
+        /// What was there instead.
+        last: String,
+    },
     /// Something of the lab outlived it.
     #[error("the lab left something behind: {0}")]
     Leftovers(String),

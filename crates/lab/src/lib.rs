@@ -13,6 +13,7 @@
 mod directory;
 mod error;
 mod exec;
+pub mod kubernetes;
 pub mod lab;
 pub mod leftovers;
 pub mod load;

@@ -8,10 +8,13 @@ use weft_lab::{Lab, LabError, Tool, Topology, sandbox, tool};
 
 mod bench;
 mod demo;
+mod e2e;
+mod progress;
 
 const USAGE: &str = "\
 Usage: weft-lab demo [--short] [--keep] a cluster of three nodes, shown and tested
        weft-lab bench cni|dataplane|scale|services  measurements beside peers
+       weft-lab e2e                     a real Kubernetes with Weft (`cargo xtask e2e --help`)
        weft-lab up [routed|one-link]    start machines without agents, until standard input ends
        weft-lab list                    what runs in a lab
        weft-lab exec NAME -- COMMAND    run a command on a machine or in a pod
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         ["up"] | ["up", "routed"] => up(Topology::routed()),
         ["up", "one-link"] => up(Topology::one_link(3)),
         ["demo", options @ ..] => demo::run(options),
+        ["e2e", options @ ..] => e2e::run(options),
         ["bench", options @ ..] => bench::run(options),
         ["exec" | "list", ..] => return weft_lab::exec_main(&arguments),
         _ => {

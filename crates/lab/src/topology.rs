@@ -124,6 +124,13 @@ impl Topology {
         )
     }
 
+    /// [`Topology::one_link`], and a machine `control` beside the nodes.
+    pub fn with_control_plane(count: u8) -> Self {
+        let mut topology = Self::one_link(count);
+        topology.machines.push(RACK_A.machine("control", Role::Host, 10));
+        topology
+    }
+
     fn around_router(nodes: Vec<MachineSpec>) -> Self {
         let subnets = [RACK_A, RACK_B, OFFICE, WORLD];
         let ports = subnets.iter().enumerate().map(|(i, subnet)| Port {
@@ -178,7 +185,7 @@ mod tests {
 
     #[test]
     fn every_port_is_on_a_lan_that_exists_and_addresses_are_unique() {
-        for topology in [Topology::routed(), Topology::one_link(9)] {
+        for topology in [Topology::routed(), Topology::one_link(9), Topology::with_control_plane(3)] {
             let mut seen = std::collections::BTreeSet::new();
             for port in topology.machines.iter().flat_map(|m| &m.ports) {
                 assert!(topology.lans.iter().any(|l| l.name == port.lan), "{port:?}");

@@ -5,7 +5,6 @@
 mod checks;
 mod cluster;
 mod matrix;
-mod progress;
 mod services;
 mod trouble;
 
@@ -15,8 +14,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use weft_lab::sandbox;
 
+use crate::progress::Progress;
 use cluster::Cluster;
-use progress::Progress;
 
 /// Help text of the subcommand.
 pub const USAGE: &str = "\

@@ -4,6 +4,7 @@
 //! power cut would; init ends when the lab's process does, however that ends.
 
 mod init;
+mod lend;
 mod process;
 mod rootfs;
 

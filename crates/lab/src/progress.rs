@@ -1,4 +1,4 @@
-//! What the demo shows while it runs: a line a step, live on a terminal, plain elsewhere.
+//! What demo and e2e show while they run: a line a step, live on a terminal, plain elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

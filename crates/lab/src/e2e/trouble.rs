@@ -1,0 +1,155 @@
+//! What a cluster goes through: an upgrade under load, an API server that is down, a node that loses power.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::kubernetes::Kubectl;
+
+use super::clients::{addresses, in_client, shop_is_ready};
+use super::options::Length;
+use super::rig::Rig;
+use super::{storm, weft};
+
+/// A load in the client's pod: it asks the web server by its service's address and by name, over a new connection each, and
+/// notes what failed.
+struct Load {
+    kubectl: Kubectl,
+}
+
+/// Questions so far, by address and by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    asked: u64,
+    failed: u64,
+}
+
+const LOAD: &str = r#"
+rm -f /tmp/stop; ask() { n=0; f=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); curl -s -m 2 -o /dev/null http://$1/hostname || f=$((f+1));
+echo "$n $f" > /tmp/$2.new; mv /tmp/$2.new /tmp/$2; sleep 0.05; done; echo done > /tmp/$2.end; }
+rm -f /tmp/address* /tmp/name*; ask $ADDRESS address </dev/null >/dev/null 2>&1 & ask web name </dev/null >/dev/null 2>&1 &
+"#;
+
+impl Load {
+    fn start(kubectl: &Kubectl) -> Result<Self> {
+        let service = kubectl.get(&["service", "web", "-n", "shop"])?;
+        let address =
+            service["spec"]["clusterIP"].as_str().context("the web server's service has no address")?;
+        in_client(kubectl, &format!("ADDRESS={address}; {LOAD}"))?;
+        let load = Self { kubectl: kubectl.clone() };
+        kubectl.wait("the load", Duration::from_secs(20), || {
+            load.tally("name")
+                .map_err(|e| e.to_string())
+                .and_then(|t| if t.asked > 5 { Ok(()) } else { Err("slow".into()) })
+        })?;
+        Ok(load)
+    }
+
+    fn tally(&self, what: &str) -> Result<Tally> {
+        let text = in_client(&self.kubectl, &format!("cat /tmp/{what}"))?;
+        let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(asked)), Some(Ok(failed))) => Ok(Tally { asked, failed }),
+            _ => anyhow::bail!("the load says {text:?}"),
+        }
+    }
+
+    /// Ends it; returns what was asked by address and by name.
+    fn stop(self) -> Result<[Tally; 2]> {
+        in_client(&self.kubectl, "touch /tmp/stop")?;
+        self.kubectl.wait("the load's end", Duration::from_secs(20), || {
+            in_client(&self.kubectl, "cat /tmp/address.end /tmp/name.end").map_err(|e| e.to_string())
+        })?;
+        Ok([self.tally("address")?, self.tally("name")?])
+    }
+}
+
+/// What is left of a load's failures is an error.
+fn judge([address, name]: [Tally; 2]) -> Result<String> {
+    let text = format!(
+        "{} of {} requests by address failed, {} of {} by name",
+        address.failed, address.asked, name.failed, name.asked
+    );
+    ensure!(address.failed == 0 && name.failed == 0, "{text}");
+    Ok(text)
+}
+
+/// Step: every agent is replaced, one after the other, under load.
+pub fn upgrade(rig: &mut Rig) -> Result<String> {
+    let kubectl = rig.kubectl();
+    let load = Load::start(&kubectl)?;
+    kubectl.run(&["rollout", "restart", "daemonset/weft", "-n", "kube-system"])?;
+    weft::ready(rig)?;
+    std::thread::sleep(Duration::from_secs(2));
+    judge(load.stop()?)
+}
+
+/// Step: the API server is down for a while, and an agent starts meanwhile; then a pod is created.
+pub fn outage(rig: &mut Rig) -> Result<String> {
+    let length = match rig.options().length {
+        Length::Quick => Duration::from_secs(30),
+        Length::Full => Duration::from_secs(600),
+    };
+    let kubectl = rig.kubectl();
+    // The client is asked through the API server: what it found is read when that is back.
+    let load = Load::start(&kubectl)?;
+    rig.cluster().control().kill_api_server();
+    let begun = Instant::now();
+    std::thread::sleep(length / 2);
+    kill_agent(rig)?;
+    std::thread::sleep(length.saturating_sub(begun.elapsed()));
+    rig.cluster().control().start_api_server()?;
+    weft::ready(rig)?;
+    let text = judge(load.stop()?)?;
+    kubectl.run(&["delete", "pod", "db-0", "-n", "shop"])?;
+    shop_is_ready(&kubectl)?;
+    Ok(format!("{} s down, an agent killed meanwhile: {text}", length.as_secs()))
+}
+
+/// Kills the agent on the first node; its kubelet starts another.
+fn kill_agent(rig: &mut Rig) -> Result<()> {
+    let machine = rig.lab().machine("n1")?;
+    // The number in its lock file is that of its own process namespace: it is found by its program instead.
+    let holder = machine.run(
+        "sh",
+        &[
+            "-c",
+            "for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = /weft ] && echo ${p#/proc/}; done; true",
+        ],
+    )?;
+    let holder = holder.split_whitespace().next().context("no agent runs on n1")?;
+    machine.run("kill", &["-9", holder])?;
+    Ok(())
+}
+
+/// Step: a node loses power and comes back: its pods start again, each address has one owner, and none is lost.
+pub fn reboot(rig: &mut Rig) -> Result<String> {
+    let kubectl = rig.kubectl();
+    let begun = Instant::now();
+    rig.cluster().reboot("n2")?;
+    weft::ready(rig)?;
+    shop_is_ready(&kubectl)?;
+    let took = begun.elapsed();
+    let answer = in_client(
+        &kubectl,
+        "for i in 1 2 3 4 5 6 7 8; do curl -sS -m 2 http://web/hostname >/dev/null || exit 1; done; echo good",
+    )?;
+    ensure!(answer.trim() == "good", "the shop says {answer:?}");
+    let everything = kubectl.get(&["pods", "-A"])?;
+    let living: Vec<_> = everything["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|p| p["status"]["phase"] == "Running")
+        .cloned()
+        .collect();
+    let given = addresses(&living);
+    let different: BTreeSet<_> = given.iter().map(ToString::to_string).collect();
+    ensure!(different.len() == given.len(), "two pods have one address: {given:?}");
+    kubectl.wait("leases of living pods only", Duration::from_secs(60), || {
+        let leases = storm::leases(rig).map_err(|e| format!("{e:#}"))?;
+        let leased: BTreeSet<String> = leases.into_values().flatten().collect();
+        if leased == different { Ok(()) } else { Err(format!("leased: {leased:?}, in use: {different:?}")) }
+    })?;
+    Ok(format!("the shop was whole again after {:.0} s", took.as_secs_f64()))
+}

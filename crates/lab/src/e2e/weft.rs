@@ -1,0 +1,84 @@
+//! Weft comes into the cluster as its users bring it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use weft_lab::kubernetes::Kubectl;
+
+use super::rig::Rig;
+
+/// How long nodes may take to become ready, images unpacked and all.
+const READY: Duration = Duration::from_secs(120);
+
+/// Step: brings the image onto the nodes, applies the manifest, and waits until every node is ready.
+pub fn install(rig: &mut Rig) -> Result<String> {
+    let options = rig.options().clone();
+    rig.cluster().import(&options.image)?;
+    let manifest = std::fs::read_to_string(&options.manifest)
+        .with_context(|| format!("can't read {}", options.manifest.display()))?;
+    let begun = std::time::Instant::now();
+    rig.kubectl().apply(&manifest)?;
+    ready(rig)?;
+    Ok(format!("all nodes ready {:.1} s after kubectl apply", begun.elapsed().as_secs_f64()))
+}
+
+/// Waits until every node is ready and every agent says so.
+pub fn ready(rig: &mut Rig) -> Result<()> {
+    let (kubectl, count) = (rig.kubectl(), rig.cluster().node_names().len());
+    kubectl.wait("ready nodes and agents", READY, || {
+        let nodes = ready_nodes(&kubectl)?;
+        let agents = ready_agents(&kubectl)?;
+        if nodes == count && agents == count {
+            return Ok(());
+        }
+        Err(format!("{nodes} nodes and {agents} agents of {count} are ready"))
+    })?;
+    Ok(())
+}
+
+fn ready_nodes(kubectl: &Kubectl) -> Result<usize, String> {
+    let nodes = kubectl.get(&["nodes"]).map_err(|e| e.to_string())?;
+    Ok(nodes["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count())
+}
+
+/// Agents of the DaemonSet's present form that are ready.
+fn ready_agents(kubectl: &Kubectl) -> Result<usize, String> {
+    let set = kubectl.get(&["daemonset", "weft", "-n", "kube-system"]).map_err(|e| e.to_string())?;
+    let status = &set["status"];
+    if status["observedGeneration"] != set["metadata"]["generation"] {
+        return Ok(0);
+    }
+    let number = |field: &str| status[field].as_u64().unwrap_or(0);
+    Ok(usize::try_from(number("numberReady").min(number("updatedNumberScheduled"))).unwrap_or(0))
+}
+
+/// Whether a node's or a pod's condition `Ready` is true.
+pub fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.filter(|c| c["type"] == "Ready").any(|c| c["status"] == "True")
+}
+
+/// Step: the agents' own view: ready, no warnings, the kernel as planned.
+pub fn status(rig: &mut Rig) -> Result<String> {
+    let kubectl = rig.kubectl();
+    let agents = kubectl.get(&["pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=weft"])?;
+    let names =
+        agents["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
+    let mut wrong = Vec::new();
+    for name in names {
+        let ask = |words: &[&str]| {
+            kubectl.run(&[&["exec", "-n", "kube-system", name, "--", "/weft"], words].concat())
+        };
+        let text = ask(&["status", "--output", "json"])?;
+        let status: Value = serde_json::from_str(&text).with_context(|| format!("{name} says {text:?}"))?;
+        let warnings = status["warnings"].as_array().into_iter().flatten();
+        wrong.extend(warnings.map(|warning| format!("{name}: {warning}")));
+        if let Err(error) = ask(&["plan", "--diff"]) {
+            wrong.push(error.to_string());
+        }
+    }
+    wrong.iter().for_each(|line| rig.show(line.clone()));
+    ensure!(wrong.is_empty(), "{} warnings or differences", wrong.len());
+    Ok("no warnings, and the kernel is as planned".into())
+}
