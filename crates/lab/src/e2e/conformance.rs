@@ -159,7 +159,7 @@ const PAGE: &str = "\
 
 The [sig-network] specs of Kubernetes' own conformance tests, as the last full run of `cargo xtask e2e` left them: Kubernetes v1.36.1, two
 nodes, Weft installed by [deploy/kubernetes.yaml](../deploy/kubernetes.yaml) as CNI plugin, DNS server and service proxy, with neither
-kube-proxy nor CoreDNS. With the reference plugins, kube-proxy and CoreDNS all of them pass in the same cluster.
+kube-proxy nor CoreDNS. With the reference plugins, kube-proxy and CoreDNS all of them pass in a cluster of the same parts.
 
 ";
 
