@@ -55,7 +55,8 @@ fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-fn restarts(pod: &Value) -> u64 {
+/// How often a pod's containers were started again.
+pub fn restarts(pod: &Value) -> u64 {
     let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
     containers.filter_map(|status| status["restartCount"].as_u64()).sum()
 }

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use weft_lab::kubernetes::Kubectl;
 
-use super::clients::{addresses, in_client, shop_is_ready};
+use super::clients::{addresses, in_client, pods, restarts, shop_is_ready};
 use super::options::Length;
 use super::rig::Rig;
 use super::{storm, weft};
 
-/// A load in the client's pod: it asks the web server by its service's address and by name, over a new connection each, and
-/// notes what failed.
+/// The load in the client's pod, while it runs.
 struct Load {
     kubectl: Kubectl,
 }
@@ -24,18 +23,9 @@ struct Tally {
     failed: u64,
 }
 
-const LOAD: &str = r#"
-rm -f /tmp/stop; ask() { n=0; f=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); curl -s -m 2 -o /dev/null http://$1/hostname || f=$((f+1));
-echo "$n $f" > /tmp/$2.new; mv /tmp/$2.new /tmp/$2; sleep 0.05; done; echo done > /tmp/$2.end; }
-rm -f /tmp/address* /tmp/name*; ask $ADDRESS address </dev/null >/dev/null 2>&1 & ask web name </dev/null >/dev/null 2>&1 &
-"#;
-
 impl Load {
     fn start(kubectl: &Kubectl) -> Result<Self> {
-        let service = kubectl.get(&["service", "web", "-n", "shop"])?;
-        let address =
-            service["spec"]["clusterIP"].as_str().context("the web server's service has no address")?;
-        in_client(kubectl, &format!("ADDRESS={address}; {LOAD}"))?;
+        in_client(kubectl, "rm -f /load/address /load/name; touch /load/go")?;
         let load = Self { kubectl: kubectl.clone() };
         kubectl.wait("the load", Duration::from_secs(20), || {
             load.tally("name")
@@ -46,7 +36,7 @@ impl Load {
     }
 
     fn tally(&self, what: &str) -> Result<Tally> {
-        let text = in_client(&self.kubectl, &format!("cat /tmp/{what}"))?;
+        let text = in_client(&self.kubectl, &format!("cat /load/{what}"))?;
         let mut numbers = text.split_whitespace().map(str::parse::<u64>);
         match (numbers.next(), numbers.next()) {
             (Some(Ok(asked)), Some(Ok(failed))) => Ok(Tally { asked, failed }),
@@ -56,10 +46,9 @@ impl Load {
 
     /// Ends it; returns what was asked by address and by name.
     fn stop(self) -> Result<[Tally; 2]> {
-        in_client(&self.kubectl, "touch /tmp/stop")?;
-        self.kubectl.wait("the load's end", Duration::from_secs(20), || {
-            in_client(&self.kubectl, "cat /tmp/address.end /tmp/name.end").map_err(|e| e.to_string())
-        })?;
+        in_client(&self.kubectl, "rm /load/go")?;
+        // The question that is under way ends within two seconds.
+        std::thread::sleep(Duration::from_secs(3));
         Ok([self.tally("address")?, self.tally("name")?])
     }
 }
@@ -127,6 +116,15 @@ pub fn reboot(rig: &mut Rig) -> Result<String> {
     let kubectl = rig.kubectl();
     let begun = Instant::now();
     rig.cluster().reboot("n2")?;
+    kubectl.wait("pods of n2 that have started again", Duration::from_secs(120), || {
+        let pods = pods(&kubectl, "shop").map_err(|e| e.to_string())?;
+        let mut there = pods.iter().filter(|pod| pod["spec"]["nodeName"] == "n2");
+        if there.all(|pod| restarts(pod) > 0) {
+            Ok(())
+        } else {
+            Err("the API server has their old state".into())
+        }
+    })?;
     weft::ready(rig)?;
     shop_is_ready(&kubectl)?;
     let took = begun.elapsed();
