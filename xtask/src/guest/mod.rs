@@ -32,18 +32,20 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const INIT: &str = include_str!("init.sh");
 
 const USAGE: &str = "\
-Usage: cargo xtask test --guest [--only PART]
+Usage: cargo xtask test --guest [--only PART [TEST]]
 
-  --only PART   only the test programs whose names have this part, such as dataplane/tables";
+  --only PART   only the test programs whose names have this part, such as dataplane/tables;
+                of them only the tests whose names have the part TEST";
 
 /// Builds, boots and counts.
 ///
 /// # Errors
 /// Where something can't be built or fetched, and where a test fails.
 pub fn run(options: &[&str]) -> Result<()> {
-    let part = match options {
-        [] => "",
-        ["--only", part] => part,
+    let (part, test) = match options {
+        [] => ("", None),
+        ["--only", part] => (*part, None),
+        ["--only", part, test] => (*part, Some(*test)),
         _ => bail!("I don't know these options.\n\n{USAGE}"),
     };
     let chosen: Vec<Suite> = SUITES.into_iter().filter(|suite| suite.name().contains(part)).collect();
@@ -58,17 +60,18 @@ pub fn run(options: &[&str]) -> Result<()> {
     }
     let kernel = kernel::provide()?;
     let built = suites::build(&chosen)?;
+    let words = |suite: &Suite| test.unwrap_or(suite.words).to_owned();
     let folder = shell::target().join("guest");
     std::fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let files = folder.join(format!("files-{}", std::process::id()));
-    let result = pack(&files, &kernel, &built).and_then(|()| watch(&files, &kernel, &built));
+    let result = pack(&files, &kernel, &built, &words).and_then(|()| watch(&files, &kernel, &built));
     // Hundreds of megabytes that the next run makes anew.
     let _ = std::fs::remove_file(&files);
     result
 }
 
 /// Writes the guest's file system.
-fn pack(files: &Path, kernel: &Kernel, built: &Built) -> Result<()> {
+fn pack(files: &Path, kernel: &Kernel, built: &Built, words: &dyn Fn(&Suite) -> String) -> Result<()> {
     let file = File::create(files).with_context(|| format!("can't make {}", files.display()))?;
     let mut archive = Archive::new(BufWriter::new(file));
     userland::pack(&mut archive)?;
@@ -78,7 +81,7 @@ fn pack(files: &Path, kernel: &Kernel, built: &Built) -> Result<()> {
     for (suite, program) in &built.suites {
         userland::pack_stripped(&mut archive, program, &scratch)?;
         let (name, program) = (suite.name(), program.display());
-        lines += &format!("{name} {} {} {program} {}\n", shell::root().display(), suite.cases, suite.words);
+        lines += &format!("{name} {} {} {program} {}\n", shell::root().display(), suite.cases, words(suite));
     }
     for program in &built.programs {
         userland::pack_stripped(&mut archive, program, &scratch)?;

@@ -14,7 +14,7 @@ use crate::shell;
 #[derive(Debug, Clone, Copy)]
 pub struct Suite {
     package: &'static str,
-    /// `lib`, or the name of a file or folder in `tests`.
+    /// `lib`, the package's name for its program, or the name of a file or folder in `tests`.
     target: &'static str,
     /// Words for the test program: parts of names, or `--skip` and one.
     pub words: &'static str,
@@ -67,11 +67,19 @@ pub struct Built {
 /// # Errors
 /// Where something doesn't compile, or a suite is no target of its package.
 pub fn build(suites: &[Suite]) -> Result<Built> {
-    let packages: BTreeSet<&str> = suites.iter().map(|suite| suite.package).collect();
+    let packages: BTreeSet<&str> = SUITES.iter().map(|suite| suite.package).collect();
     let mut cargo = shell::cargo();
     cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
+    // Always the same packages: with others, those that they share would have other features, and be built again.
     for package in packages {
         cargo.args(["-p", package]);
+    }
+    for suite in suites {
+        match suite.target {
+            "lib" => cargo.arg("--lib"),
+            program if program == suite.package => cargo.args(["--bin", program]),
+            file => cargo.args(["--test", file]),
+        };
     }
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("can't run cargo test")?;
     let stdout = child.stdout.take().context("cargo has no output")?;

@@ -13,24 +13,13 @@ use super::archive::Archive;
 use crate::shell;
 
 /// Programs that tests call, and what their answers depend on. One that isn't here makes its tests skip, or say what they miss.
-const PROGRAMS: [&str; 31] = [
+const PROGRAMS: [&str; 18] = [
     "sh",
     "ip",
     "tc",
     "ss",
     "bridge",
     "nft",
-    "iptables",
-    "ip6tables",
-    "iptables-save",
-    "ip6tables-save",
-    "iptables-restore",
-    "ip6tables-restore",
-    "iptables-legacy",
-    "ip6tables-legacy",
-    "iptables-legacy-save",
-    "ip6tables-legacy-save",
-    "ipset",
     "conntrack",
     "sysctl",
     "ping",
@@ -43,9 +32,10 @@ const PROGRAMS: [&str; 31] = [
     "hostname",
     "modprobe",
     "setpriv",
-    "grep",
-    "sort",
 ];
+/// iptables is many: its families, kinds and verbs.
+const IPTABLES: ([&str; 2], [&str; 3], [&str; 3]) =
+    (["iptables", "ip6tables"], ["", "-nft", "-legacy"], ["", "-save", "-restore"]);
 const FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// What programs open by name: iptables' matches, the names of protocols, and the plugins to compare with.
 const TREES: [&str; 5] =
@@ -85,7 +75,11 @@ pub fn pack<W: Write>(archive: &mut Archive<W>) -> Result<()> {
     archive.file(Path::new("/etc/hosts"), 0o644, b"127.0.0.1 localhost\n::1 localhost\n")?;
     let busybox = find("busybox").context("there is no busybox; install busybox-static")?;
     archive.file(Path::new(BUSYBOX), 0o755, &std::fs::read(&busybox)?)?;
-    for program in PROGRAMS.iter().filter_map(|name| find(name)) {
+    let (families, kinds, verbs) = IPTABLES;
+    let many =
+        families.iter().flat_map(|family| kinds.map(|kind| verbs.map(|verb| [*family, kind, verb].concat())));
+    let names = PROGRAMS.map(str::to_owned).into_iter().chain(many.flatten());
+    for program in names.filter_map(|name| find(&name)) {
         program_at(archive, &program)?;
     }
     for tree in TREES.map(Path::new).iter().filter(|tree| tree.exists()) {
