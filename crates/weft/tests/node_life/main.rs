@@ -7,3 +7,4 @@ mod interfaces;
 mod networkd;
 mod node;
 mod restart;
+mod sctp;
