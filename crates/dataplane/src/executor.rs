@@ -329,7 +329,9 @@ impl<K: Kernel> Executor<K> {
     fn postpone(&mut self, op: &Op<'_>, error: &KernelError, now: Instant) {
         let attempts = self.failed.get(op.key()).map_or(0, |failure| failure.attempts + 1);
         let before = match op.key() {
-            KernelKey::Element(..) => op.was().cloned().map(Box::new),
+            KernelKey::Element(..) | KernelKey::Chain(_) | KernelKey::Set(_) => {
+                op.was().cloned().map(Box::new)
+            }
             _ => None,
         };
         let failure = Failure { error: error.clone(), attempts, due: now + pause(attempts), before };

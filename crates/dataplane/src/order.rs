@@ -13,11 +13,13 @@
 //! The packet filter's changes always stand together. They are one transaction, unless sets of several ranks
 //! ([`weft_plan::SetSpec::rank`]) are among them: then each rank's elements come and change in a transaction of their own, from
 //! the lowest up, and go in one of their own, from the highest down. What is declared is so in the first one, and what
-//! is no longer declared goes with the last.
+//! is no longer declared goes with the last. A chain whose rules change does so when all has come that it may ask for now, and
+//! before anything goes that it asked for until then.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use weft_plan::kernel::LinkKind;
 use weft_plan::{Ident, KernelKey, KernelRow};
 
@@ -43,6 +45,8 @@ enum Moment {
     First,
     /// It comes or changes, in a set of this rank.
     Come(u8),
+    /// Its rules change: from asking for what was to asking for what will be.
+    Switch,
     /// It goes, from a set of this rank.
     Go(u8),
     /// With what is no longer declared.
@@ -50,40 +54,62 @@ enum Moment {
 }
 
 fn take_turns(batch: &mut [Op<'_>], rank: impl Fn(&Ident) -> u8) {
-    let mut ranks: FxHashMap<&Ident, u8> = FxHashMap::default();
-    let mut leaving: FxHashSet<&Ident> = FxHashSet::default();
-    for op in batch.iter() {
-        match (op, op.key()) {
-            (_, KernelKey::Element(set, _)) => {
-                ranks.entry(set).or_insert_with(|| rank(set));
-            }
-            (Op::Remove { .. }, KernelKey::Set(set)) => {
-                leaving.insert(set);
-            }
-            _ => {}
-        }
-    }
-    if ranks.values().all(|rank| *rank == 0) {
+    let ranks = Ranks::of(batch, rank);
+    if ranks.sets.values().chain(ranks.leaving.values()).all(|rank| *rank == 0) {
         return;
     }
-    let moment = |op: &Op<'_>| match (op, op.key()) {
-        (Op::Remove { .. }, KernelKey::Element(set, _)) if leaving.contains(set) => Some(Moment::Last),
-        (Op::Set { .. }, KernelKey::Element(set, _)) => Some(Moment::Come(ranks[set])),
-        (Op::Remove { .. }, KernelKey::Element(set, _)) => Some(Moment::Go(ranks[set])),
-        (Op::Set { .. }, KernelKey::Set(_) | KernelKey::Chain(_)) => Some(Moment::First),
-        (Op::Remove { .. }, KernelKey::Set(_) | KernelKey::Chain(_)) => Some(Moment::Last),
-        _ => None,
-    };
-    let moments: Vec<Moment> = batch.iter().filter_map(moment).collect();
-    let come: BTreeSet<u8> =
-        moments.iter().filter_map(|m| if let Moment::Come(r) = m { Some(*r) } else { None }).collect();
-    let go: BTreeSet<u8> =
-        moments.iter().filter_map(|m| if let Moment::Go(r) = m { Some(*r) } else { None }).collect();
-    let turns = Turns { come: come.into_iter().collect(), go: go.into_iter().rev().collect() };
+    let turns = Turns::of(batch.iter().filter_map(|op| Some((ranks.moment(op)?, op.key()))));
     for op in batch.iter_mut() {
-        if let Some(moment) = moment(op) {
-            op.take_turn(turns.of(moment));
+        if let Some(moment) = ranks.moment(op) {
+            op.take_turn(turns.number(moment));
         }
+    }
+}
+
+/// What of the sets of a batch says when its changes are due.
+struct Ranks<'a> {
+    /// Of sets whose elements change.
+    sets: FxHashMap<&'a Ident, u8>,
+    /// Of sets that go; 0 where it isn't known.
+    leaving: FxHashMap<&'a Ident, u8>,
+    /// A set is made anew. The chains that look into it have to change with it.
+    anew: bool,
+}
+
+impl<'a> Ranks<'a> {
+    fn of(batch: &[Op<'a>], rank: impl Fn(&Ident) -> u8) -> Self {
+        let mut ranks = Ranks { sets: FxHashMap::default(), leaving: FxHashMap::default(), anew: false };
+        for op in batch {
+            match (op, op.key()) {
+                (_, KernelKey::Element(set, _)) => {
+                    ranks.sets.entry(set).or_insert_with(|| rank(set));
+                }
+                (Op::Remove { was, .. }, KernelKey::Set(set)) => {
+                    let rank = if let Some(KernelRow::Set(spec)) = was { spec.rank } else { 0 };
+                    ranks.leaving.insert(set, rank);
+                }
+                (Op::Set { row: KernelRow::Set(is), was: Some(KernelRow::Set(was)), .. }, _) => {
+                    ranks.anew |= !is.declares_like(was);
+                }
+                _ => {}
+            }
+        }
+        ranks
+    }
+
+    fn moment(&self, op: &Op<'_>) -> Option<Moment> {
+        Some(match (op, op.key()) {
+            (Op::Set { .. }, KernelKey::Element(set, _)) => Moment::Come(self.sets[set]),
+            (Op::Remove { .. }, KernelKey::Element(set, _)) => match self.leaving.get(set) {
+                Some(0) => Moment::Last,
+                Some(rank) => Moment::Go(*rank),
+                None => Moment::Go(self.sets[set]),
+            },
+            (Op::Set { was: Some(_), .. }, KernelKey::Chain(_)) if !self.anew => Moment::Switch,
+            (Op::Set { .. }, KernelKey::Set(_) | KernelKey::Chain(_)) => Moment::First,
+            (Op::Remove { .. }, KernelKey::Set(_) | KernelKey::Chain(_)) => Moment::Last,
+            _ => return None,
+        })
     }
 }
 
@@ -93,24 +119,63 @@ struct Turns {
     come: Vec<u8>,
     /// Ranks of elements that go, highest first.
     go: Vec<u8>,
+    /// Goers wait for a transaction of their own: what was asked for an answer, and has none any more, may be asked before
+    /// what has it now.
+    goers_wait: bool,
 }
 
 impl Turns {
-    /// Number of the transaction in which the first elements go. It is the one in which the last ones come, unless these
-    /// stand above: what leads away from an element has to be in force before it goes.
-    fn first_to_go(&self) -> usize {
-        match (self.come.last(), self.go.first()) {
-            (None, _) => 0,
-            (Some(last), Some(first)) if first < last => self.come.len(),
-            (Some(_), _) => self.come.len() - 1,
+    fn of<'k>(changes: impl Iterator<Item = (Moment, &'k KernelKey)>) -> Self {
+        let (mut come, mut go) = (BTreeMap::new(), BTreeMap::new());
+        let mut switches = false;
+        for (moment, key) in changes {
+            let (sets, rank): (&mut BTreeMap<u8, BTreeSet<&Ident>>, u8) = match moment {
+                Moment::Come(rank) => (&mut come, rank),
+                Moment::Go(rank) => (&mut go, rank),
+                Moment::Switch => {
+                    switches = true;
+                    continue;
+                }
+                Moment::First | Moment::Last => continue,
+            };
+            if let KernelKey::Element(set, _) = key {
+                sets.entry(rank).or_default().insert(set);
+            }
+        }
+        let meet = match (come.last_key_value(), go.last_key_value()) {
+            (Some((last, into)), Some((first, from))) => match first.cmp(last) {
+                Ordering::Less => true,
+                // Between sets of one rank things move.
+                Ordering::Equal => into.union(from).count() > 1,
+                Ordering::Greater => false,
+            },
+            _ => false,
+        };
+        Self {
+            come: come.into_keys().collect(),
+            go: go.into_keys().rev().collect(),
+            goers_wait: switches || meet,
         }
     }
 
-    fn of(&self, moment: Moment) -> u8 {
+    /// Number of the transaction in which the last elements come, and chains change.
+    fn last_to_come(&self) -> usize {
+        self.come.len().saturating_sub(1)
+    }
+
+    /// Number of the transaction in which the first elements go. It is the one in which the last ones come, unless these
+    /// stand above, or are looked for where others go, or chains change with them: what leads away from an element has to be
+    /// in force before it goes.
+    fn first_to_go(&self) -> usize {
+        self.last_to_come() + usize::from(self.goers_wait)
+    }
+
+    fn number(&self, moment: Moment) -> u8 {
         let place = |list: &[u8], rank: u8| list.iter().position(|r| *r == rank).unwrap_or_default();
         let turn = match moment {
             Moment::First => 0,
             Moment::Come(rank) => place(&self.come, rank),
+            Moment::Switch => self.last_to_come(),
             Moment::Go(rank) => self.first_to_go() + place(&self.go, rank),
             Moment::Last => self.first_to_go() + self.go.len().saturating_sub(1),
         };
@@ -176,8 +241,8 @@ fn link_step(row: &KernelRow, was: Option<&KernelRow>) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::rows::{element, fdb, neighbour, pod, route, set, sysctl, vxlan};
-    use weft_plan::text;
+    use crate::fake::rows::{chain, element, fdb, neighbour, pod, ranked_set, route, set, sysctl, vxlan};
+    use weft_plan::{SetSpec, Type, text};
 
     type Row = (KernelKey, KernelRow);
 
@@ -224,30 +289,39 @@ mod tests {
         );
     }
 
-    /// Arranges elements of sets whose names end in their rank: `+` comes, `-` goes; a set or chain that comes or goes is
-    /// written alone. Prints the transactions.
+    /// Arranges elements of sets whose names end in their rank: `+` comes, `-` goes; a set that comes or goes is
+    /// written alone, and so is a chain, whose name begins with a capital; `~` is one whose rules change. `!` is a set that goes
+    /// and was of rank 2, `*` one that is made anew. Prints the transactions.
     fn check_turns(changes: &[&str], expected: &str) {
-        let rows: Vec<(bool, Row)> = changes
+        let rows: Vec<(&str, Row)> = changes
             .iter()
             .map(|change| {
                 let row = match change[1..].split_once(' ') {
                     Some((name, port)) => element(name, port.parse().unwrap()),
+                    None if change[1..].starts_with(char::is_uppercase) => chain(&change[1..]),
+                    None if change.starts_with('!') => ranked_set(&change[1..], 2),
                     None => set(&change[1..]),
                 };
-                (change.starts_with('+'), row)
+                (&change[..1], row)
             })
             .collect();
+        let another = KernelRow::Set(Box::new(SetSpec::set(&[Type::Mark], "of another type")));
         let mut batch: Vec<Op<'_>> = rows
             .iter()
-            .map(|(comes, (key, row))| if *comes { Op::set(key, row, None) } else { Op::remove(key, None) })
+            .map(|(sign, (key, row))| match *sign {
+                "+" => Op::set(key, row, None),
+                "~" => Op::set(key, row, Some(row)),
+                "!" => Op::remove(key, Some(row)),
+                "*" => Op::set(key, row, Some(&another)),
+                _ => Op::remove(key, None),
+            })
             .collect();
         arrange(&mut batch, |set| set.as_str()[set.as_str().len() - 1..].parse().unwrap());
         let name = |op: &Op<'_>| {
-            let (_, (key, _)) = rows.iter().find(|(_, row)| row.0 == *op.key()).unwrap();
-            let sign = if matches!(op, Op::Set { .. }) { "+" } else { "-" };
+            let (sign, (key, _)) = rows.iter().find(|(_, row)| row.0 == *op.key()).unwrap();
             match key {
                 KernelKey::Element(set, port) => format!("{sign}{set} {}", port.iter().next().unwrap()),
-                KernelKey::Set(set) => format!("{sign}{set}"),
+                KernelKey::Set(name) | KernelKey::Chain(name) => format!("{sign}{name}"),
                 _ => String::new(),
             }
         };
@@ -271,6 +345,8 @@ mod tests {
         check_turns(&["+c2 1", "-c2 2", "-b1 1", "-b1 2", "-a0 2"], "+c2 1 -c2 2 | -b1 1 -b1 2 | -a0 2");
         check_turns(&["+a0 1", "-c2 1", "-b1 1"], "+a0 1 -c2 1 | -b1 1");
         check_turns(&["+c2 1", "-a0 1"], "+c2 1 | -a0 1");
+        // Something moves from one set to another: who asks the new one first finds it in the old one yet.
+        check_turns(&["+c2 1", "-d2 1", "-b1 1"], "+c2 1 | -d2 1 | -b1 1");
     }
 
     #[test]
@@ -285,6 +361,21 @@ mod tests {
         check_turns(&["-c2 1", "-c2", "-b1 1", "-a0 1"], "-b1 1 | -c2 -c2 1 -a0 1");
         check_turns(&["+x0", "-c2", "-b1 1"], "+x0 -c2 -b1 1");
         check_turns(&["+x0", "-c2", "+a0 1", "+b1 1"], "+x0 +a0 1 | -c2 +b1 1");
+        // A set that is made anew takes the chains along that look into it.
+        check_turns(&["~C", "*d2", "+c2 1", "+a0 1"], "~C *d2 +a0 1 | +c2 1");
+    }
+
+    #[test]
+    fn a_chain_changes_between_what_it_asks_for_and_what_it_asked_for() {
+        check_turns(&["~C", "+a0 1", "+c2 1", "-c2 2"], "+a0 1 | ~C +c2 1 | -c2 2");
+        // It asks another set, new or old.
+        check_turns(&["~C", "+d2", "+d2 1", "-c2 1", "+a0 1"], "+d2 +a0 1 | ~C +d2 1 | -c2 1");
+        check_turns(&["~C", "+c2 1", "-d2", "-d2 1"], "~C +c2 1 | -d2 -d2 1");
+        // What it led to goes after the elements that led there, though their set goes too.
+        check_turns(&["~C", "!d2", "-d2 1", "-b1 1"], "~C | -d2 1 | !d2 -b1 1");
+        check_turns(&["~C", "-c2 1", "-a0 1"], "~C | -c2 1 | -a0 1");
+        // One that is new is there first, and one that goes does so last.
+        check_turns(&["+C", "+a0 1", "+c2 1", "-D", "-c2 2"], "+C +a0 1 | -D +c2 1 -c2 2");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use weft_dataplane::{Executor, ExecutorError, Kernel};
 use weft_model::FactKey;
 use weft_plan::filter::Element;
 use weft_plan::kernel::MAIN_TABLE;
-use weft_plan::{Atom, Ident, KernelKey, KernelRow, Plan, SetSpec, Type};
+use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, Plan, Rule, SetSpec, Statement, Type};
 
 type Row = (KernelKey, KernelRow);
 
@@ -158,53 +158,74 @@ proptest! {
     }
 }
 
-/// A service's end points by number, each reached through a slot of the service: the look-ups of a packet.
-#[derive(Debug, Clone, Default)]
-struct Services(BTreeMap<u8, Vec<u8>>);
-
-fn services() -> impl Strategy<Value = Services> {
-    proptest::collection::btree_map(1_u8..4, proptest::collection::vec(1_u8..7, 1..4), 0..4)
-        .prop_map(Services)
+/// A service, as packets look it up.
+#[derive(Debug, Clone)]
+struct Service {
+    /// Which of the maps of services has it: those of [`ASKED`].
+    map: usize,
+    /// Its end points by number, each reached through a slot.
+    endpoints: Vec<u8>,
 }
 
-/// Sets of ranks 0, 1 and 2, and what they hold: endpoint → address; (service, slot) → endpoint; service → slots.
-const MAPS: [&str; 3] = ["endpoint", "slot", "service"];
+#[derive(Debug, Clone, Default)]
+struct Services(BTreeMap<u8, Service>);
 
-fn map_key(map: usize, key: &[u32]) -> KernelKey {
-    KernelKey::Element(Ident::new(MAPS[map]), key.iter().map(|n| Atom::Mark(*n)).collect())
+fn services() -> impl Strategy<Value = Services> {
+    let service = (0..ASKED.len(), proptest::collection::vec(1_u8..7, 1..4))
+        .prop_map(|(map, endpoints)| Service { map, endpoints });
+    proptest::collection::btree_map(1_u8..4, service, 0..4).prop_map(Services)
+}
+
+/// Maps of ranks 0 and 1: endpoint → address; (service, slot) → endpoint.
+const MAPS: [&str; 2] = ["endpoint", "slot"];
+/// Maps of rank 2: service → slots. Only those that have a service are there, and a chain asks them in turn.
+const ASKED: [&str; 3] = ["service", "service_keep_60", "service_keep_600"];
+
+fn map_key(map: &str, key: &[u32]) -> KernelKey {
+    KernelKey::Element(Ident::new(map), key.iter().map(|n| Atom::Mark(*n)).collect())
+}
+
+fn asking_chain() -> KernelKey {
+    KernelKey::Chain(Ident::new("services"))
 }
 
 impl Services {
     fn rows(&self) -> Vec<Row> {
-        let mark = || Type::Mark;
-        let spec = |parts: usize, rank: u8| SetSpec::map(&vec![mark(); parts], &[mark()], "").ranked(rank);
-        let mut rows: Vec<Row> = [(1, 0), (2, 1), (1, 2)]
-            .into_iter()
-            .map(|(parts, rank)| {
-                let key = KernelKey::Set(Ident::new(MAPS[usize::from(rank)]));
-                (key, KernelRow::Set(Box::new(spec(parts, rank))))
-            })
-            .collect();
-        let mut entry = |map: usize, key: &[u32], data: u32| {
+        let declare = |map: &str, parts: usize, rank: u8| {
+            let spec = SetSpec::map(&vec![Type::Mark; parts], &[Type::Mark], "").ranked(rank);
+            (KernelKey::Set(Ident::new(map)), KernelRow::Set(Box::new(spec)))
+        };
+        let asked = || {
+            let there = |map: &usize| self.0.values().any(|service| service.map == *map);
+            (0..ASKED.len()).filter(there).map(|map| ASKED[map])
+        };
+        let rules = asked()
+            .map(|map| Rule::new("", [Statement::SetCtMarkFrom(vec![Field::CtMark], Ident::new(map))]));
+        let chain = Chain { hook: None, rules: rules.collect() };
+        let mut rows = vec![declare(MAPS[0], 1, 0), declare(MAPS[1], 2, 1)];
+        rows.extend(asked().map(|map| declare(map, 1, 2)));
+        rows.push((asking_chain(), KernelRow::Chain(Box::new(chain))));
+        let mut entry = |map: &str, key: &[u32], data: u32| {
             rows.push((map_key(map, key), KernelRow::Element(Element::maps_to([Atom::Mark(data)]))));
         };
-        for (service, endpoints) in &self.0 {
-            let service = u32::from(*service);
-            entry(2, &[service], endpoints.len() as u32);
-            for (slot, endpoint) in (0..).zip(endpoints) {
-                let endpoint = u32::from(*endpoint) + service * 100;
-                entry(1, &[service, slot], endpoint);
-                entry(0, &[endpoint], 7);
+        for (number, service) in &self.0 {
+            let number = u32::from(*number);
+            entry(ASKED[service.map], &[number], service.endpoints.len() as u32);
+            for (slot, endpoint) in (0..).zip(&service.endpoints) {
+                let endpoint = u32::from(*endpoint) + number * 100;
+                entry(MAPS[1], &[number, slot], endpoint);
+                entry(MAPS[0], &[endpoint], 7);
             }
         }
         rows
     }
 }
 
-type Elements = BTreeMap<KernelKey, KernelRow>;
+/// Elements, and the chain that asks.
+type State = BTreeMap<KernelKey, KernelRow>;
 
-fn found(elements: &Elements, map: usize, key: &[u32]) -> Option<u32> {
-    match elements.get(&map_key(map, key))? {
+fn found(state: &State, map: &str, key: &[u32]) -> Option<u32> {
+    match state.get(&map_key(map, key))? {
         KernelRow::Element(element) => match element.data.to_vec()[..] {
             [Atom::Mark(mark)] => Some(mark),
             _ => None,
@@ -213,24 +234,61 @@ fn found(elements: &Elements, map: usize, key: &[u32]) -> Option<u32> {
     }
 }
 
-/// A packet whose look-ups may each see a later state than the one before: what led it nowhere, if anything.
-fn astray(states: &[Elements]) -> Option<String> {
+/// The maps that a packet asks whose look-up begins now.
+fn asked(state: &State) -> Vec<String> {
+    let Some(KernelRow::Chain(chain)) = state.get(&asking_chain()) else { return Vec::new() };
+    let map = |rule: &Rule| match &rule.statements[..] {
+        [Statement::SetCtMarkFrom(_, map)] => map.to_string(),
+        _ => panic!("such a rule is not made here"),
+    };
+    chain.rules.iter().map(map).collect()
+}
+
+/// Packets whose look-ups may each see a later state than the one before: what led one nowhere, if anything.
+fn astray(states: &[State]) -> Option<String> {
     for (first, seen) in states.iter().enumerate() {
+        let next = states.get(first + 1).unwrap_or(seen);
+        let maps = asked(seen);
         for service in 1..4 {
-            let Some(slots) = found(seen, 2, &[service]) else { continue };
-            for (second, later) in states.iter().enumerate().skip(first).take(2) {
-                for slot in 0..slots {
-                    let Some(endpoint) = found(later, 1, &[service, slot]) else {
-                        return Some(format!(
-                            "service {service} of state {first}, slot {slot} of state {second}"
-                        ));
-                    };
-                    if let Some(last) =
-                        states.iter().skip(second).take(2).position(|s| found(s, 0, &[endpoint]).is_none())
-                    {
-                        return Some(format!("endpoint {endpoint} of state {second}, {last} later"));
+            let is_there = |state: &State| ASKED.iter().any(|map| found(state, map, &[service]).is_some());
+            // The commit falls before this look-up.
+            for commit in 0..=maps.len() {
+                let mut answers = maps.iter().enumerate().map(|(at, map)| {
+                    let later = at >= commit;
+                    Some((
+                        found(if later { next } else { seen }, map, &[service])?,
+                        first + usize::from(later),
+                    ))
+                });
+                match answers.find_map(|answer| answer) {
+                    Some((slots, now)) => {
+                        if let Some(where_to) = lost_behind(states, service, slots, now) {
+                            return Some(where_to);
+                        }
                     }
+                    None if is_there(seen) && is_there(next) => {
+                        return Some(format!(
+                            "service {service} of state {first}, found in none of {maps:?}"
+                        ));
+                    }
+                    None => {}
                 }
+            }
+        }
+    }
+    None
+}
+
+/// The same for one that has found its service in this state.
+fn lost_behind(states: &[State], service: u32, slots: u32, first: usize) -> Option<String> {
+    for (second, later) in states.iter().enumerate().skip(first).take(2) {
+        for slot in 0..slots {
+            let Some(endpoint) = found(later, MAPS[1], &[service, slot]) else {
+                return Some(format!("service {service} of state {first}, slot {slot} of state {second}"));
+            };
+            let missed = |state: &State| found(state, MAPS[0], &[endpoint]).is_none();
+            if let Some(last) = states.iter().skip(second).take(2).position(missed) {
+                return Some(format!("endpoint {endpoint} of state {second}, {last} later"));
             }
         }
     }
@@ -245,7 +303,7 @@ proptest! {
     fn no_commit_leads_a_packet_to_what_is_not_there(history in proptest::collection::vec(services(), 2..5)) {
         let mut executor = Executor::new(FakeKernel::new());
         let mut plan = Plan::default();
-        executor.kernel_mut().commits = Some(vec![Elements::new()]);
+        executor.kernel_mut().commits = Some(vec![State::new()]);
         for (at, services) in history.iter().enumerate() {
             change_to(&mut plan, services.rows());
             let changed = plan.kernel.take_changed();
@@ -262,19 +320,19 @@ proptest! {
     fn what_builds_on_a_refused_transaction_waits(
         first in services(),
         second in services(),
-        refused in 0_usize..3,
+        refused in proptest::sample::select([&MAPS[..], &ASKED[..]].concat()),
     ) {
         let mut executor = Executor::new(FakeKernel::new());
         let mut plan = Plan::default();
-        executor.kernel_mut().commits = Some(vec![Elements::new()]);
+        executor.kernel_mut().commits = Some(vec![State::new()]);
         change_to(&mut plan, first.rows());
         let changed = plan.kernel.take_changed();
         prop_assert!(executor.step(&plan, changed).unwrap().failed.is_empty());
         change_to(&mut plan, second.rows());
-        executor.kernel_mut().trouble.refuse_sets = [Ident::new(MAPS[refused])].into();
+        executor.kernel_mut().trouble.refuse_sets = [Ident::new(refused)].into();
         let changed = plan.kernel.take_changed();
         let outcome = executor.step(&plan, changed).unwrap();
-        let touches = outcome.failed.iter().any(|(key, _)| matches!(key, KernelKey::Element(set, _) if set.as_str() == MAPS[refused]));
+        let touches = outcome.failed.iter().any(|(key, _)| matches!(key, KernelKey::Element(set, _) if set.as_str() == refused));
         prop_assert_eq!(outcome.failed.is_empty(), !touches);
         executor.kernel_mut().calm();
         if let Some(due) = executor.next_retry() {

@@ -45,7 +45,7 @@ pub struct FakeKernel {
     pub connections: Vec<Entry>,
     /// What shall go wrong.
     pub trouble: Trouble,
-    /// The packet filter's elements after each transaction, for tests that ask for them by putting an empty list here.
+    /// The packet filter's elements and chains after each transaction, for tests that ask for them by putting an empty list here.
     pub commits: Option<Vec<BTreeMap<KernelKey, KernelRow>>>,
     /// Lists of connections that were asked for.
     pub lists: u32,
@@ -90,9 +90,9 @@ impl FakeKernel {
     }
 
     fn commit(&mut self) {
-        let is_element = |key: &KernelKey| matches!(key, KernelKey::Element(..));
+        let is_seen = |key: &KernelKey| matches!(key, KernelKey::Element(..) | KernelKey::Chain(_));
         if let Some(commits) = &mut self.commits {
-            let elements = self.owned.iter().filter(|(key, _)| is_element(key));
+            let elements = self.owned.iter().filter(|(key, _)| is_seen(key));
             commits.push(elements.map(|(key, row)| (key.clone(), row.clone())).collect());
         }
     }

@@ -6,8 +6,8 @@ use weft_model::{AttachmentId, Cidr, IfName, Mac, Port, Vni};
 use weft_plan::filter::{Element, SetSpec};
 use weft_plan::kernel::{LinkKind, MAIN_TABLE};
 use weft_plan::{
-    Atom, Fdb, Ident, KernelKey, KernelRow, Link, Neighbour, PodLink, Route, RouteKey, RouteKind, Type,
-    VxlanLink,
+    Atom, Chain, Fdb, Ident, KernelKey, KernelRow, Link, Neighbour, PodLink, Route, RouteKey, RouteKind,
+    Type, VxlanLink,
 };
 
 /// A row with its key.
@@ -31,6 +31,12 @@ fn pod_name(n: u8) -> IfName {
 pub fn sysctl(value: &str) -> Row {
     let key = KernelKey::Sysctl("net/ipv4/ip_forward".into());
     (key, KernelRow::Sysctl(value.into()))
+}
+
+/// A chain without rules.
+pub fn chain(name: &str) -> Row {
+    let chain = Chain { hook: None, rules: Vec::new() };
+    (KernelKey::Chain(Ident::new(name)), KernelRow::Chain(Box::new(chain)))
 }
 
 /// The host end of pod `n`, whose address is 10.244.0.n.
@@ -115,6 +121,12 @@ pub fn neighbour(n: u8) -> Row {
 /// A set of ports.
 pub fn set(name: &str) -> Row {
     let spec = SetSpec::set(&[Type::InetService], "ports of a test");
+    (KernelKey::Set(Ident::new(name)), KernelRow::Set(Box::new(spec)))
+}
+
+/// The same of a rank.
+pub fn ranked_set(name: &str, rank: u8) -> Row {
+    let spec = SetSpec::set(&[Type::InetService], "ports of a test").ranked(rank);
     (KernelKey::Set(Ident::new(name)), KernelRow::Set(Box::new(spec)))
 }
 
