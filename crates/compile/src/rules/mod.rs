@@ -19,6 +19,7 @@
 //! | output | −104 | `host_ports_out` | [`host_ports`] |
 //! | forward | −5 | `isolated` | [`edge`] |
 //! | forward | −4 | `services_unknown` | [`services`] |
+//! | output | −4 | `services_unknown_out` | [`services`] |
 //! | postrouting | 90 | `hairpin` | [`pods`] |
 //! | postrouting | 93 | `services_masquerade` | [`services`] |
 //! | postrouting | 95 | `edge` | [`edge`] |

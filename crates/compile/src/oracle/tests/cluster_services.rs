@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use weft_model::{
-    Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink,
+    Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host, HostLink,
     IngressMode, LoadBalancerAddress, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName,
     ObjectKey, Port, Protocol, Service, ServiceKind, ServicePort, SliceSource, TargetPort,
     TrafficDistribution, TrafficPolicy,
 };
-use weft_plan::{Atom, KernelKey, KernelRow, Plan};
+use weft_plan::filter::{Comparison, Element, HookKind, NatTarget, Value};
+use weft_plan::marks::CHOSEN;
+use weft_plan::{
+    Atom, Chain, Field, Hook, Ident, KernelKey, KernelRow, Plan, Rule, SetSpec, Statement, Type,
+};
 
 use super::rows::{from_node, from_outside, from_pod, ip, link, tcp};
 use crate::oracle::{
@@ -221,13 +225,81 @@ fn a_cluster_address_from_everywhere() {
 
 #[test]
 fn what_is_no_service_is_never_passed_on() {
-    let cluster = all();
-    for (vip, port) in [("10.96.0.11", 80), ("10.96.0.10", 81), ("fd00:96::11", 80)] {
-        check(&cluster, &from_pod("n0", "p0"), tcp(vip, port), &["dropped"]);
-        check(&cluster, &from_node("n0"), tcp(vip, port), &["dropped"]);
-        check(&cluster, &from_outside("n0"), tcp(vip, port).from(client_like(vip)), &["dropped"]);
+    let check_all = |cluster: &Cluster| {
+        for (vip, port, expected) in [
+            ("10.96.0.11", 80, "dropped"),
+            ("10.96.0.10", 81, "refused"),
+            ("fd00:96::11", 80, "dropped"),
+            ("fd00:96::10", 81, "refused"),
+        ] {
+            check(cluster, &from_pod("n0", "p0"), tcp(vip, port), &[expected]);
+            check(cluster, &from_node("n0"), tcp(vip, port), &[expected]);
+            check(cluster, &from_outside("n0"), tcp(vip, port).from(client_like(vip)), &[expected]);
+        }
+        check(cluster, &from_pod("n0", "p0"), Packet::ping(ip("10.96.0.10")), &["refused"]);
+    };
+    check_all(&all());
+    // A node without addresses has no route that ends such packets at the loopback link: they are on their way out.
+    let mut cluster = all();
+    for fact in &mut cluster.facts {
+        if let Fact::Node(node) = fact {
+            node.addresses.clear();
+        }
     }
-    check(&cluster, &from_pod("n0", "p0"), Packet::ping(ip("10.96.0.10")), &["dropped"]);
+    check(&cluster, &from_outside("n0"), tcp("10.96.0.11", 80).from(client()), &["dropped"]);
+    check(&cluster, &from_outside("n0"), tcp("10.96.0.10", 81).from(client()), &["refused"]);
+}
+
+/// A base chain that another program has.
+fn others(plan: &mut Plan, name: &str, hook: Hook, rules: Vec<Rule>) {
+    let key = KernelKey::Chain(Ident::new(name));
+    let chain = Chain { hook: Some(hook), rules };
+    plan.kernel.set(key, KernelRow::Chain(Box::new(chain)), FactKey::Host);
+}
+
+#[test]
+fn another_proxys_service_is_left_to_it() {
+    let mut service = web();
+    service.labels = [("service.kubernetes.io/service-proxy-name", "other")].into_iter().collect();
+    let mut plans = Cluster::new(service, slices(&[0])).plans();
+    for plan in &mut plans {
+        let rule = || {
+            let to_it =
+                Statement::Match(Field::Daddr(Family::V4), Comparison::Is, Value::Address(ip("10.96.0.10")));
+            Rule::new("", [to_it, Statement::Dnat(NatTarget::Address(pod_address(0, Family::V4)))])
+        };
+        for (name, at) in [("other", HookKind::Prerouting), ("other_out", HookKind::Output)] {
+            others(plan, name, Hook { at, nat: true, priority: -100 }, vec![rule()]);
+        }
+    }
+    let hosts: Vec<Host> = (0..3).map(host).collect();
+    let world = world_of(&plans, &hosts);
+    let led = |start: &Start, vip| end(&converse_with(&world, start, tcp(vip, 80), &mut Fixed(0)));
+    assert_eq!(led(&from_pod("n1", "p1"), "10.96.0.10"), "p0:80 from p1");
+    assert_eq!(led(&from_node("n1"), "10.96.0.10"), "p0:80 from n1");
+    // What it doesn't serve goes nowhere either.
+    assert_eq!(led(&from_pod("n1", "p1"), "10.96.0.11"), "dropped");
+    assert_eq!(led(&from_node("n1"), "10.96.0.11"), "dropped");
+}
+
+#[test]
+fn anothers_mark_makes_no_service_of_a_connection() {
+    let mut plans = all().plans();
+    let marks = Ident::new("marks");
+    let spec = SetSpec::map(&[Type::InetProto], &[Type::Mark], "");
+    let element = KernelRow::Element(Element::maps_to([Atom::Mark(CHOSEN | 1)]));
+    let plan = &mut plans[0];
+    plan.kernel.set(KernelKey::Set(marks.clone()), KernelRow::Set(Box::new(spec)), FactKey::Host);
+    let key = KernelKey::Element(marks.clone(), [Atom::Proto(6)].into());
+    plan.kernel.set(key, element, FactKey::Host);
+    let rule = Rule::new("", [Statement::SetCtMarkFrom(vec![Field::L4Proto], marks)]);
+    let hook = Hook { at: HookKind::Prerouting, nat: false, priority: -150 };
+    others(plan, "other", hook, vec![rule]);
+    let hosts: Vec<Host> = (0..3).map(host).collect();
+    let world = world_of(&plans, &hosts);
+    let packet = tcp("10.244.1.2", 80).from(client());
+    let transit = converse_with(&world, &from_outside("n0"), packet, &mut Fixed(0));
+    assert_eq!(end(&transit), "p1:80 from outside", "{transit}");
 }
 
 fn client_like(vip: &str) -> IpAddr {

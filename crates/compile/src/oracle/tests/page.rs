@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use weft_model::{
-    Attachment, AttachmentId, Fact, Host, HostLink, HostPort, Mac, Network, NetworkName, Node, NodeAddress,
-    NodeCidr, NodeName, ObjectKey, PodIdentity, Port, Protocol, Shape,
+    Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink, HostPort,
+    Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, PodIdentity, Port, Protocol,
+    Service, ServicePort, Shape, SliceSource, TargetPort,
 };
 use weft_plan::Plan;
 
@@ -59,10 +60,49 @@ fn attachment(pod: &str, number: u8, last: u8) -> Fact {
     })
 }
 
+/// `app` at 10.96.0.10, port 80, and at port 30080 of every node: led to `app-0` on `n2`.
+fn app() -> [Fact; 2] {
+    let mut service = Service::named(ObjectKey::new("default", "app").unwrap());
+    service.cluster_ips = vec![ip("10.96.0.10")];
+    service.families = vec![Family::V4];
+    service.ports = vec![ServicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: Port::new(80).unwrap(),
+        target: TargetPort::Number(Port::new(8080).unwrap()),
+        node_port: Port::new(30_080).ok(),
+    }];
+    let slice = EndpointSlice {
+        key: ObjectKey::new("default", "app-x7k2p").unwrap(),
+        service: Some(service.key.name.clone()),
+        source: SliceSource::EndpointSlice,
+        family: Family::V4,
+        ports: vec![EndpointPort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: Port::new(8080).ok(),
+        }],
+        endpoints: vec![Endpoint {
+            addresses: vec![ip("10.244.2.2")],
+            ready: true,
+            serving: true,
+            terminating: false,
+            hostname: None,
+            node: NodeName::new("n2").ok(),
+            zone: None,
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+            pod: None,
+        }],
+    };
+    [Fact::Service(service), Fact::EndpointSlice(slice)]
+}
+
 fn cluster(shape: Shape) -> Vec<(NodeName, Plan, Host)> {
     let network = Network {
         shape,
         pod_cidrs: ["10.244.0.0/16", "fd00:244::/48"].map(|block| block.parse().unwrap()).to_vec(),
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         ..Network::ordinary()
     };
     NODES
@@ -79,6 +119,7 @@ fn cluster(shape: Shape) -> Vec<(NodeName, Plan, Host)> {
                 ..Host::default()
             };
             let mut facts = vec![Fact::Host(host.clone()), Fact::Network(network.clone())];
+            facts.extend(app());
             facts.extend(NODES.iter().map(|(name, v4, v6, number)| node(name, v4, v6, *number)));
             facts.extend(
                 PODS.iter()
@@ -118,6 +159,10 @@ fn said() -> BTreeMap<&'static str, String> {
         ("mapped", and_back(&from_outside("n1"), tcp("192.0.2.1", 8080).from(far))),
         ("hairpin", and_back(&web, tcp("192.0.2.1", 8080))),
         ("loopback", and_back(&from_node("n1"), tcp("127.0.0.1", 8080))),
+        ("service", and_back(&web, tcp("10.96.0.10", 80))),
+        ("node-port", and_back(&from_outside("n1"), tcp("192.0.2.1", 30_080).from(far))),
+        ("service-closed", there(&web, tcp("10.96.0.10", 81))),
+        ("service-unknown", there(&web, tcp("10.96.0.99", 80))),
         ("names", and_back(&web, udp("169.254.53.53", 53))),
         ("spoofed", there(&web, tcp("10.244.2.2", 80).from(ip("10.244.1.3")))),
         ("unused", there(&web, tcp("10.244.1.99", 80))),

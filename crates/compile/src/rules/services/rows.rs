@@ -7,7 +7,7 @@ use weft_model::{FactKey, Family, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict, marks};
 
 use super::addresses::{Frontend, frontends, refused};
-use super::table::{ENDPOINTS, LARGE, RESTRICTED, SLOTS, Side, digit, pick, service_map, usable};
+use super::table::{ENDPOINTS, LARGE, LIVING, RESTRICTED, SLOTS, Side, digit, pick, service_map, usable};
 use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
@@ -36,6 +36,10 @@ pub fn service(
     // A service has no rows in a family that it isn't of, whatever addresses and slices say.
     let families = Family::ALL.into_iter().filter(|family| service.families.contains(family));
     for family in families {
+        let of_family = |address: &&IpAddr| Family::of(**address) == family && !is_special(**address);
+        for address in service.cluster_ips.iter().filter(of_family) {
+            out.member(LIVING.of(family), [Atom::from(*address)], origin);
+        }
         let mut restricted = Vec::new();
         for port in &service.ports {
             let frontends = frontends(service, port, family, settings, context);

@@ -1,7 +1,9 @@
 //! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
 
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
-use weft_plan::filter::{Comparison, Flush, HookKind, NatTarget, Reject, Value};
+use weft_plan::filter::{
+    Comparison, ConntrackState, ConntrackStatus, Flush, HookKind, NatTarget, Reject, Value,
+};
 use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
 use weft_plan::marks::{CHOSEN, CLASS};
 use weft_plan::{
@@ -24,6 +26,8 @@ pub const SLOTS: &str = "slot";
 pub const LARGE: &str = "service_large";
 /// (address . protocol . port) → the chain of the sources that may use it.
 pub const RESTRICTED: Pair = Pair { v4: "restricted4", v6: "restricted6" };
+/// Cluster addresses of services.
+pub const LIVING: Pair = Pair { v4: "cluster_ip4", v6: "cluster_ip6" };
 /// Blocks of virtual addresses.
 const RANGES: Pair = Pair { v4: "service_range4", v6: "service_range6" };
 /// (client . address . protocol . port) → number of the endpoint that the client keeps.
@@ -37,8 +41,10 @@ const CLASSES: &str = "service_class";
 const SERVICES: &str = "services";
 /// Base chain for packets of the node itself.
 const SERVICES_OUT: &str = "services_out";
-/// Base chain for packets to virtual addresses that got no translation.
+/// Base chain for packets to virtual addresses that got no translation, from pods and from outside.
 const UNKNOWN: &str = "services_unknown";
+/// Base chain for those of the node itself.
+const UNKNOWN_OUT: &str = "services_unknown_out";
 /// Base chain for packets that another node's endpoint must answer to this node.
 const MASQUERADE: &str = "services_masquerade";
 /// Picks a slot, then translates.
@@ -47,6 +53,8 @@ const LEAD: &str = "service_lead";
 const TRANSLATE: &str = "service_translate";
 /// There is no endpoint.
 const REFUSE: &str = "service_refuse";
+/// The service has no such port.
+const CLOSED: &str = "service_closed";
 
 /// Before port mappings (−104) and the destination translation of others (−100).
 const PRIORITY: i32 = -105;
@@ -58,6 +66,8 @@ impl Rank {
     const ENDPOINTS: u8 = 1;
     const SLOTS: u8 = 2;
     const SERVICES: u8 = 3;
+    /// A service's other ports are closed when its own are open.
+    const LIVING: u8 = 4;
 }
 
 /// Where packets come from.
@@ -133,6 +143,7 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     maps(&timeouts, &origin, out);
     classes(&origin, out);
     for family in Family::ALL {
+        // Of no rank, so that it is there first: a connection that began untranslated would go on so.
         out.table_set(
             RANGES.of(family),
             SetSpec::intervals(address_type(family), "blocks of services' addresses"),
@@ -153,7 +164,8 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     }
     out.chain(Ident::new(LEAD), lead(), &origin);
     out.chain(Ident::new(TRANSLATE), translate(), &origin);
-    out.chain(Ident::new(REFUSE), refuse(), &origin);
+    out.chain(Ident::new(REFUSE), refuse("no endpoint"), &origin);
+    out.chain(Ident::new(CLOSED), refuse("no such port"), &origin);
     out.base_chain(SERVICES, nat(HookKind::Prerouting, PRIORITY), look_up(&sides, &timeouts), &origin);
     out.base_chain(
         SERVICES_OUT,
@@ -161,7 +173,10 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
         look_up(&[Side::Inside], &timeouts),
         &origin,
     );
-    out.base_chain(UNKNOWN, filter(HookKind::Forward, -4), unknown(), &origin);
+    out.base_chain(UNKNOWN, filter(HookKind::Forward, -4), unknown(None), &origin);
+    // The cluster DNS address may be this machine's own.
+    let elsewhere = Statement::Match(Field::FibDaddrType, Comparison::IsNot, Value::Local);
+    out.base_chain(UNKNOWN_OUT, filter(HookKind::Output, -4), unknown(Some(&elsewhere)), &origin);
     out.base_chain(MASQUERADE, nat(HookKind::Postrouting, 93), masquerade(context), &origin);
 }
 
@@ -192,6 +207,8 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
                 out.table_set(service_map(family, side, seconds), map.ranked(Rank::SERVICES), origin);
             }
         }
+        let living = SetSpec::set(&[address], "services' cluster addresses");
+        out.table_set(LIVING.of(family), living.ranked(Rank::LIVING), origin);
         let address = match family {
             Family::V4 => Type::Ipv4Addr,
             Family::V6 => Type::Number,
@@ -261,14 +278,6 @@ fn look_up(sides: &[Side], timeouts: &[u32]) -> Vec<Rule> {
                 rules.push(Rule::new("", from.into_iter().chain(found)));
             }
         }
-        rules.push(Rule::new(
-            "no service at this address",
-            [
-                in_set([Field::Daddr(family)], RANGES.of(family)),
-                Statement::Counter,
-                Statement::Verdict(Verdict::Drop),
-            ],
-        ));
     }
     rules
 }
@@ -314,11 +323,11 @@ fn translate() -> Vec<Rule> {
 }
 
 /// At once: a TCP client would take an ICMP error for a hint and try again.
-fn refuse() -> Vec<Rule> {
+fn refuse(why: &'static str) -> Vec<Rule> {
     let tcp = Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Tcp.number()));
     vec![
-        Rule::new("no endpoint", [tcp, Statement::Counter, Statement::Reject(Reject::TcpReset)]),
-        Rule::new("no endpoint", [Statement::Counter, Statement::Reject(Reject::PortUnreachable)]),
+        Rule::new(why, [tcp, Statement::Counter, Statement::Reject(Reject::TcpReset)]),
+        Rule::new(why, [Statement::Counter, Statement::Reject(Reject::PortUnreachable)]),
     ]
 }
 
@@ -350,10 +359,30 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
     ]
 }
 
-/// A packet that is routed to a block of services has not been translated: the way there ends at the loopback link.
-fn unknown() -> Vec<Rule> {
-    let back = Statement::Match(Field::Oifname, Comparison::Is, Value::Link(IfName::loopback()));
-    vec![Rule::new("no service took it", [back, Statement::Counter, Statement::Verdict(Verdict::Drop)])]
+/// What is on its way to a virtual address was translated by nobody, neither here nor by another proxy, whose translations
+/// all lie before. Where a service has the address, its sender learns that the port is closed; what conntrack can't place
+/// is dropped, because a reset would end the connection that it belongs to.
+fn unknown(which: Option<&Statement>) -> Vec<Rule> {
+    let of = |family: Family, set: Pair| {
+        let to_it = in_set([Field::Daddr(family)], set.of(family));
+        [to_it].into_iter().chain(which.cloned()).collect::<Vec<_>>()
+    };
+    let drop = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
+    let invalid = Statement::Match(Field::CtState, Comparison::Is, Value::State(ConntrackState::Invalid));
+    Family::ALL
+        .into_iter()
+        .flat_map(|family| {
+            let lost = of(family, RANGES).into_iter().chain([invalid.clone()]).chain(drop.clone());
+            let closed =
+                of(family, LIVING).into_iter().chain([Statement::Verdict(Verdict::Goto(Ident::new(CLOSED)))]);
+            let nobody = of(family, RANGES).into_iter().chain(drop.clone());
+            [
+                Rule::new("of no connection", lost),
+                Rule::new("no such port", closed),
+                Rule::new("no service at this address", nobody),
+            ]
+        })
+        .collect()
 }
 
 /// What came in by one node and goes on to an endpoint of another must be answered through the first.
@@ -363,6 +392,8 @@ fn masquerade(context: &Context<'_>) -> Vec<Rule> {
         Rule::new(
             "answered through this node",
             [
+                // Another program's mark may have the bit, and lead nowhere else.
+                Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat)),
                 chosen(),
                 Statement::Match(Field::Saddr(Family::of(own)), Comparison::IsNot, Value::Address(own)),
                 not_a_pods(Field::Iifname),

@@ -199,9 +199,9 @@ pub fn promised(offer: &Offer, client: Client, door: Door) -> BTreeSet<End> {
     // The node that translates.
     let at = if let Door::NodePort(node) = door { node } else { entry };
     match door {
-        // An address of the cluster's services is never passed on.
-        Door::Cluster if !offer.is_ours => return [End::Dropped].into(),
-        Door::Closed => return [End::Dropped].into(),
+        // Its own proxy isn't here, and an address of the cluster's services is never passed on untranslated.
+        Door::Cluster | Door::Closed if !offer.is_ours => return [End::Dropped].into(),
+        Door::Closed => return [End::Refused].into(),
         _ if !offer.is_ours => return [End::Untouched].into(),
         Door::Balancer if offer.balancer == Some(IngressMode::Proxy) => return [End::Untouched].into(),
         Door::Balancer if !offer.may_use_balancer(client) => return [End::Dropped].into(),
