@@ -1,10 +1,12 @@
 //! What services lead to, before any row is made of it: which are ours, who has a place that several want, marks and their
 //! classes, groups of endpoints, and who may be used.
 
+pub mod affinity;
 pub mod eligible;
 pub mod groups;
 pub mod marks;
 pub mod ours;
 pub mod published;
 
+pub use affinity::kept_seconds;
 pub use ours::{is_ours, node_port_addresses};

@@ -19,6 +19,7 @@ use super::rows::{from_node, from_outside, from_pod, ip, link, tcp};
 use crate::oracle::{
     Conversation, Fixed, NodeView, Outcome, Packet, Receiver, Session, Start, World, converse_with, explore,
 };
+use crate::services::affinity::STEPS;
 use crate::{Settings, compile};
 
 /// Three nodes, `n0` and `n1` on one link, `n2` behind a router, in zones `a`, `a` and `b`; pods `p0`, `p1`, `p2`, one a node.
@@ -300,6 +301,23 @@ fn anothers_mark_makes_no_service_of_a_connection() {
     let packet = tcp("10.244.1.2", 80).from(client());
     let transit = converse_with(&world, &from_outside("n0"), packet, &mut Fixed(0));
     assert_eq!(end(&transit), "p1:80 from outside", "{transit}");
+}
+
+#[test]
+fn however_many_times_clients_are_kept_for_a_packet_asks_few_maps() {
+    let mut cluster = all();
+    for number in 0..100_u32 {
+        let mut service = web();
+        service.key = ObjectKey::new("default", &format!("s{number}")).unwrap();
+        service.cluster_ips = vec![ip(&format!("10.96.1.{number}"))];
+        service.affinity_seconds = Some(1 + number * 800);
+        cluster.facts.push(Fact::Service(service));
+    }
+    let plan = &cluster.plans()[0];
+    let Some(KernelRow::Chain(chain)) = plan.kernel.get(&KernelKey::Chain(Ident::new("services"))) else {
+        panic!("no chain for services");
+    };
+    assert!(chain.rules.len() <= 2 * (1 + 2 * (1 + STEPS.len())), "{}", chain.rules.len());
 }
 
 fn client_like(vip: &str) -> IpAddr {

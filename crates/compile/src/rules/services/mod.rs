@@ -26,8 +26,8 @@ use crate::endpoints::affected_services;
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::services::groups::GroupKey;
-use crate::services::is_ours;
 use crate::services::published::{Place, outside_addresses};
+use crate::services::{is_ours, kept_seconds};
 
 /// See the module.
 pub struct ServicesRule;
@@ -100,7 +100,7 @@ impl Rule for ServicesRule {
 /// A chain a time-out: it can be a new one, or the last of its kind.
 fn changes_timeouts(transition: &Transition) -> bool {
     let timeout = |fact: &Option<Fact>| match fact {
-        Some(Fact::Service(service)) => service.affinity_seconds,
+        Some(Fact::Service(service)) => service.affinity_seconds.map(kept_seconds),
         _ => None,
     };
     timeout(&transition.before) != timeout(&transition.after)

@@ -12,6 +12,7 @@ use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
 use crate::services::groups::GroupKey;
+use crate::services::kept_seconds;
 use crate::services::marks::Class;
 use crate::settings::ServiceSettings;
 use crate::topology::aggregate;
@@ -160,7 +161,7 @@ impl Backends {
         let places = [(Side::Inside, inside), (Side::Outside, outside)];
         let differ = inside.mark() != outside.mark();
         for (side, group) in places.into_iter().take(if differ { 2 } else { 1 }) {
-            let map = service_map(self.family, side, service.affinity_seconds);
+            let map = service_map(self.family, side, service.affinity_seconds.map(kept_seconds));
             out.entry(map, key.clone(), [Atom::Mark(group.mark())], origin);
             if service.affinity_seconds.is_some() {
                 for at in &group.members {

@@ -1,5 +1,7 @@
 //! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
 
+use std::collections::BTreeSet;
+
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
 use weft_plan::filter::{
     Comparison, ConntrackState, ConntrackStatus, Flush, HookKind, NatTarget, Reject, Value,
@@ -14,6 +16,7 @@ use weft_plan::{
 use crate::engine::{Context, Output};
 use crate::rules::edge::CLUSTER;
 use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
+use crate::services::kept_seconds;
 use crate::services::marks::{Class, SMALL};
 use crate::topology::aggregate;
 
@@ -32,8 +35,6 @@ pub const LIVING: Pair = Pair { v4: "cluster_ip4", v6: "cluster_ip6" };
 const RANGES: Pair = Pair { v4: "service_range4", v6: "service_range6" };
 /// (client . address . protocol . port) → number of the endpoint that the client keeps.
 const CLIENTS: Pair = Pair { v4: "client4", v6: "client6" };
-/// Seconds for which a client may keep its endpoint: Kubernetes allows a day.
-const LONGEST_AFFINITY: u32 = 86_400;
 /// Class → the chain that picks one of its slots.
 const CLASSES: &str = "service_class";
 
@@ -139,7 +140,8 @@ fn client(family: Family) -> Vec<Field> {
 /// Everything that doesn't belong to one service.
 pub fn constant(context: &Context<'_>, out: &mut Output) {
     let origin = FactKey::Node(context.settings.node.clone());
-    let timeouts: Vec<u32> = context.facts.affinity_timeouts().collect();
+    let timeouts: BTreeSet<u32> = context.facts.affinity_timeouts().map(kept_seconds).collect();
+    let timeouts: Vec<u32> = timeouts.into_iter().collect();
     maps(&timeouts, &origin, out);
     classes(&origin, out);
     for family in Family::ALL {
@@ -215,7 +217,7 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
         };
         let client = [address, address, Type::InetProto, Type::InetService];
         let clients = SetSpec::map(&client, &[Type::Mark], "clients that keep their endpoint");
-        let dynamic_timeout = Some(LONGEST_AFFINITY);
+        let dynamic_timeout = Some(kept_seconds(u32::MAX));
         out.table_set(CLIENTS.of(family), SetSpec { dynamic_timeout, ..clients }, origin);
     }
 }
