@@ -1,119 +1,126 @@
-//! What services are made of, end to end: a virtual address that leads to endpoints by way of the connection's mark, clients that
-//! stay with their endpoint, refusals, and the way back.
+//! Services as they are compiled, look-up by look-up: a virtual address that leads to endpoints by way of the connection's mark,
+//! clients that stay with their endpoint, refusals, and the way back.
 
-use weft_model::{FactKey, Family};
-use weft_plan::filter::{Comparison, HookKind, NatTarget, Reject, Value};
-use weft_plan::{Atom, Field, Ident, Rule, SetSpec, Statement, Type, Verdict};
+use std::net::IpAddr;
 
-use super::rows::{Made, drop, from_node, from_outside, from_pod, ip, node, tcp, udp, world};
+use weft_model::{
+    Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink, Mac,
+    Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Port, Protocol, Service,
+    ServicePort, SliceSource, TargetPort,
+};
+use weft_plan::filter::{Comparison, HookKind, Value};
+use weft_plan::marks::CHOSEN;
+use weft_plan::{Atom, Field, KernelKey, KernelRow, Rule, Statement};
+
+use super::rows::{Made, drop, from_node, from_outside, from_pod, ip, link, tcp, udp, world};
 use crate::oracle::{Conversation, Fixed, Outcome, Random, Session, converse, explore, trace};
+use crate::{Settings, compile};
 
 const V4: Family = Family::V4;
-const ENDPOINT: u32 = 0x8000_0000;
-const CLASS: u32 = 0x7f80_0000;
-/// Services by how they choose, in the bits of [`CLASS`].
-const ANY: u32 = 0x0080_0000;
-const STICKY: u32 = 0x0100_0000;
-const NOBODY: u32 = 0x0180_0000;
+const PODS: [(&str, &str); 2] = [("a", "10.0.0.2"), ("b", "10.0.0.3")];
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn rule(statements: impl IntoIterator<Item = Statement>) -> Rule {
     Rule::new("", statements)
 }
 
-fn from(key: &[Field], map: &str) -> Statement {
-    Statement::SetCtMarkFrom(key.to_vec(), Ident::new(map))
-}
-
-fn goto(chain: &str) -> Statement {
-    Statement::Verdict(Verdict::Goto(Ident::new(chain)))
-}
-
-const SERVICE: [Field; 3] = [Field::Daddr(V4), Field::L4Proto, Field::Dport];
 const CLIENT: [Field; 4] = [Field::Saddr(V4), Field::Daddr(V4), Field::L4Proto, Field::Dport];
 
-/// A node with two pods, and three services: `10.96.0.1` chooses anew for every connection, `10.96.0.2` once for each
-/// client, `10.96.0.3` has nobody.
-fn made() -> Made {
-    let service = SetSpec::map(&[Type::Ipv4Addr, Type::InetProto, Type::InetService], &[Type::Mark], "");
-    let client = [Type::Ipv4Addr, Type::Ipv4Addr, Type::InetProto, Type::InetService];
-    let clients = SetSpec { dynamic_timeout: Some(60), ..SetSpec::map(&client, &[Type::Mark], "") };
-    let endpoint = SetSpec::map(&[Type::Mark, Type::InetProto], &[Type::Ipv4Addr, Type::InetService], "");
-    let translate = Statement::Dnat(NatTarget::AddressPortFrom {
-        family: V4,
-        key: vec![Field::CtMark, Field::L4Proto],
-        map: Ident::new("endpoint4"),
-    });
-    let client_map = || Ident::new("client4");
-    let remember = || Statement::Update {
-        map: client_map(),
-        key: CLIENT.to_vec(),
-        timeout_seconds: 60,
-        data: Field::CtMark,
-    };
-    let forget = Statement::Delete { map: client_map(), key: CLIENT.to_vec(), data: Field::CtMark };
-    let choose = || from(&[Field::CtMark, Field::Random(2)], "slot");
-    let services = vec![
-        rule([from(&SERVICE, "service4")]),
-        rule([Statement::VerdictFrom(vec![Field::CtMarkMasked(CLASS)], Ident::new("classes"))]),
-    ];
-    let sticky = vec![
-        rule([from(&CLIENT, "client4"), remember(), translate.clone()]),
-        rule([forget, from(&SERVICE, "service4"), choose()]),
-        rule([remember()]),
-        rule([goto("translate")]),
-    ];
-    let tcp_only = Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(6));
-    let nobody = vec![
-        rule([tcp_only, Statement::Reject(Reject::TcpReset)]),
-        rule([Statement::Reject(Reject::PortUnreachable)]),
-    ];
-    let made = node("n1")
-        .own("eth0", "192.0.2.1/24")
-        .pod("a", "10.0.0.2")
-        .pod("b", "10.0.0.3")
-        .set("service4", service)
-        .set("classes", SetSpec::map(&[Type::Mark], &[Type::Verdict], ""))
-        .set("slot", SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], ""))
-        .set("endpoint4", endpoint)
-        .set("client4", clients)
-        .nat("services", HookKind::Prerouting, -105, services.clone())
-        .nat("services_out", HookKind::Output, -105, services)
-        .sub("any", vec![rule([choose()]), rule([goto("translate")])])
-        .sub("sticky", sticky)
-        .sub("nobody", nobody)
-        .sub("translate", vec![rule([translate]), rule([drop()])]);
-    [(ANY, "any"), (STICKY, "sticky"), (NOBODY, "nobody")].into_iter().zip(1..).fold(
-        made,
-        |made, ((class, chain), last)| {
-            let leads = [Atom::Verdict(Verdict::Goto(Ident::new(chain)))];
-            let made = made.element("classes", &[Atom::Mark(class)], &leads, FactKey::Host);
-            [6, 17].into_iter().fold(made, |made, protocol| {
-                let key = [Atom::V4([10, 96, 0, last].into()), Atom::Proto(protocol), Atom::Port(80)];
-                made.element("service4", &key, &[Atom::Mark(class | u32::from(last))], FactKey::Host)
-            })
-        },
-    )
-}
-
-/// Slots of a service, and whether an endpoint is there: 1 is pod a, 2 is pod b, others are gone.
-fn with_slots(made: Made, service: u32, slots: [u32; 2]) -> Made {
-    slots.into_iter().zip(0..).fold(made, |made, (endpoint, slot)| {
-        let key = [Atom::Mark(service), Atom::Number(slot)];
-        let made = made.element("slot", &key, &[Atom::Mark(ENDPOINT | endpoint)], FactKey::Host);
-        let pod = match endpoint {
-            1 => "10.0.0.2",
-            2 => "10.0.0.3",
-            _ => return made,
-        };
-        [6, 17].into_iter().fold(made, |made, protocol| {
-            let key = [Atom::Mark(ENDPOINT | endpoint), Atom::Proto(protocol)];
-            made.element("endpoint4", &key, &[Atom::from(ip(pod)), Atom::Port(8080)], FactKey::Host)
-        })
+fn attachment((name, address): (&str, &str)) -> Fact {
+    Fact::Attachment(Attachment {
+        id: AttachmentId { container: name.into(), ifname: link("eth0") },
+        network: NetworkName::ordinary(),
+        pod: None,
+        addresses: vec![ip(address)],
+        mac: Mac::derived(name),
+        mtu: None,
+        host_ports: Vec::new(),
+        netns: String::new(),
     })
 }
 
+/// A service at 10.96.0.`number`, port 80, of TCP and UDP, that leads to port 8080 of these pods.
+fn service(number: u8, affinity_seconds: Option<u32>, pods: &[(&str, &str)]) -> [Fact; 2] {
+    let mut service = Service::named(ObjectKey::new("default", &format!("s{number}")).unwrap());
+    service.cluster_ips = vec![[10, 96, 0, number].into()];
+    service.families = vec![V4];
+    service.affinity_seconds = affinity_seconds;
+    service.ports = PROTOCOLS
+        .map(|protocol| ServicePort {
+            name: protocol.to_string().into(),
+            protocol,
+            port: Port::new(80).unwrap(),
+            target: TargetPort::Number(Port::new(8080).unwrap()),
+            node_port: None,
+        })
+        .to_vec();
+    let endpoint = |address: IpAddr| Endpoint {
+        addresses: vec![address],
+        ready: true,
+        serving: true,
+        terminating: false,
+        hostname: None,
+        node: NodeName::new("n1").ok(),
+        zone: None,
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        pod: None,
+    };
+    let port = |protocol: Protocol| EndpointPort {
+        name: protocol.to_string().into(),
+        protocol,
+        port: Port::new(8080).ok(),
+    };
+    let slice = EndpointSlice {
+        key: service.key.clone(),
+        service: Some(service.key.name.clone()),
+        source: SliceSource::EndpointSlice,
+        family: V4,
+        ports: PROTOCOLS.map(port).to_vec(),
+        endpoints: pods.iter().map(|(_, address)| endpoint(ip(address))).collect(),
+    };
+    [Fact::Service(service), Fact::EndpointSlice(slice)]
+}
+
+/// A node with two pods, and three services: `10.96.0.1` chooses anew for every connection, `10.96.0.2` once for each
+/// client, `10.96.0.3` has nobody.
 fn standard() -> Made {
-    with_slots(with_slots(made(), ANY | 1, [1, 2]), STICKY | 2, [1, 2])
+    let name = NodeName::new("n1").unwrap();
+    let net: ipnet::IpNet = "192.0.2.1/24".parse().unwrap();
+    let mut node = Node::named(name.clone());
+    node.addresses = vec![NodeAddress { ip: net.addr(), prefix: Some(net.prefix_len()) }];
+    node.pod_cidrs =
+        vec![NodeCidr { network: NetworkName::ordinary(), cidr: "10.0.0.0/24".parse().unwrap() }];
+    let network = Network {
+        pod_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        ..Network::ordinary()
+    };
+    let eth0 = HostLink { name: link("eth0"), router_advertisements: false, mtu: 1500, addresses: vec![net] };
+    let host = Host { links: vec![eth0], ..Host::default() };
+    let mut facts = vec![Fact::Host(host.clone()), Fact::Network(network), Fact::Node(node)];
+    facts.extend(PODS.map(attachment));
+    facts.extend(service(1, None, &PODS));
+    facts.extend(service(2, Some(60), &PODS));
+    facts.extend(service(3, None, &[]));
+    Made { plan: compile(Settings::new(name.clone()), facts), name, host }
+}
+
+/// The same in the moment in which an endpoint has gone, and slots haven't yet.
+fn without(mut made: Made, pod: &str) -> Made {
+    let leads_there = |(key, entry): (&KernelKey, &weft_plan::Entry<KernelRow>)| match (key, &entry.value) {
+        (KernelKey::Element(map, _), KernelRow::Element(element)) => {
+            map.as_str() == "endpoint4" && element.data.iter().next() == Some(Atom::from(ip(pod)))
+        }
+        _ => false,
+    };
+    let gone: Vec<KernelKey> =
+        made.plan.kernel.iter().filter(|row| leads_there(*row)).map(|(key, _)| key.clone()).collect();
+    assert_eq!(gone.len(), 4);
+    for key in gone {
+        made.plan.kernel.remove(&key);
+    }
+    made
 }
 
 /// Dice that show these sides, one after the other.
@@ -153,10 +160,7 @@ fn a_service_leads_to_each_of_its_endpoints_and_back() {
     }
     // Another port is no service's.
     let other = trace(&world, &from_pod("n1", "a"), tcp("10.96.0.1", 81)).outcome;
-    assert!(
-        matches!(&other, Outcome::Delivered { seen, .. } if seen.destination == ip("10.96.0.1")),
-        "{other}"
-    );
+    assert!(matches!(other, Outcome::Rejected { .. }), "{other}");
 }
 
 #[test]
@@ -179,8 +183,7 @@ fn a_client_stays_with_its_endpoint() {
 
 #[test]
 fn a_client_of_a_dead_endpoint_gets_another_and_stays_there() {
-    // Slot 0 leads to an endpoint that is gone.
-    let nodes = [with_slots(made(), STICKY | 2, [9, 2])];
+    let nodes = [without(standard(), "10.0.0.2")];
     let world = world(&nodes);
     let mut session = Session::new(&world);
     let mut dice = Sides(vec![0, 1]);
@@ -188,7 +191,7 @@ fn a_client_of_a_dead_endpoint_gets_another_and_stays_there() {
         let packet = crate::oracle::Packet { sport, ..tcp("10.96.0.2", 80) }.from(ip("192.0.2.8"));
         pod(&session.converse(&from_outside("n1"), packet, &mut dice))
     };
-    assert!(connect(1001).starts_with("dropped on n1: chain services: drop"));
+    assert!(connect(1001).starts_with("dropped on n1: chain services: counter drop"));
     assert_eq!(connect(1002), "10.0.0.3");
     assert_eq!(connect(1003), "10.0.0.3");
 }
@@ -220,7 +223,7 @@ fn a_connection_keeps_its_endpoint() {
 
 #[test]
 fn a_service_without_endpoints_refuses() {
-    let nodes = [made()];
+    let nodes = [standard()];
     let world = world(&nodes);
     for start in [from_pod("n1", "a"), from_node("n1")] {
         for packet in [tcp("10.96.0.3", 80), udp("10.96.0.3", 80)] {
@@ -228,8 +231,12 @@ fn a_service_without_endpoints_refuses() {
             assert!(matches!(outcome, Outcome::Rejected { .. }), "{outcome}");
         }
     }
-    // One that has slots and no endpoint behind them is broken, and lets nothing pass.
-    let outcome = trace(&world, &from_pod("n1", "a"), tcp("10.96.0.1", 80)).outcome;
+}
+
+#[test]
+fn a_slot_without_its_endpoint_lets_nothing_pass() {
+    let nodes = [without(standard(), "10.0.0.2")];
+    let outcome = trace(&world(&nodes), &from_pod("n1", "b"), tcp("10.96.0.1", 80)).outcome;
     assert!(matches!(outcome, Outcome::Dropped { .. }), "{outcome}");
 }
 
@@ -252,7 +259,7 @@ fn the_first_destination_is_known_after_translation() {
     assert!(!dropped(is(Field::CtOriginalDaddr(Family::V6), Value::Address(ip("fd00::1")))));
     assert!(dropped(is(Field::CtOriginalDport, Value::Port(80))));
     assert!(dropped(is(Field::Dport, Value::Port(8080))));
-    assert!(dropped(is(Field::CtMarkMasked(ENDPOINT), Value::Mark(ENDPOINT))));
-    assert!(!dropped(is(Field::CtMarkMasked(ENDPOINT), Value::Mark(0))));
+    assert!(dropped(is(Field::CtMarkMasked(CHOSEN), Value::Mark(CHOSEN))));
+    assert!(!dropped(is(Field::CtMarkMasked(CHOSEN), Value::Mark(0))));
     assert!(!dropped(is(Field::FibSaddrType, Value::Local)));
 }
