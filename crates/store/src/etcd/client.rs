@@ -72,7 +72,17 @@ struct State {
     /// The member to ask first.
     at: usize,
     idle: Vec<(usize, Connection)>,
-    token: Option<String>,
+    token: Option<Token>,
+}
+
+/// What a user shows; kept out of logs.
+#[derive(Clone)]
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 impl Client {
@@ -89,6 +99,11 @@ impl Client {
     /// The member that is asked first.
     pub fn at(&self) -> usize {
         self.state().at
+    }
+
+    /// How many members there are.
+    pub fn count(&self) -> usize {
+        self.access.endpoints.len()
     }
 
     /// A member's address.
@@ -132,7 +147,8 @@ impl Client {
         let mut has_new_token = false;
         loop {
             let token = self.token(at).await?;
-            let (status, answer) = self.exchange(at, path, token.as_deref(), body.clone()).await?;
+            let shown = token.as_ref().map(|token| token.0.as_str());
+            let (status, answer) = self.exchange(at, path, shown, body.clone()).await?;
             if status == 200 {
                 return serde_json::from_slice(&answer).map_err(|error| {
                     Failure::Away(format!("it answers {path} with no answer of etcd's: {error}"))
@@ -195,7 +211,7 @@ impl Client {
     }
 
     /// The token to show, where there is a user.
-    async fn token(&self, at: usize) -> Result<Option<String>, Failure> {
+    async fn token(&self, at: usize) -> Result<Option<Token>, Failure> {
         let Some(user) = &self.access.user else { return Ok(None) };
         if let Some(token) = self.state().token.clone() {
             return Ok(Some(token));
@@ -213,8 +229,9 @@ impl Client {
         }
         let answer: Authenticated =
             serde_json::from_slice(&answer).map_err(|error| Failure::Away(error.to_string()))?;
-        self.state().token = Some(answer.token.clone());
-        Ok(Some(answer.token))
+        let token = Token(answer.token);
+        self.state().token = Some(token.clone());
+        Ok(Some(token))
     }
 
     /// Begins an answer that goes on, at one member; on a connection of its own.
@@ -228,7 +245,8 @@ impl Client {
         let opened = Connection::open(endpoint, self.access.tls.as_ref(), self.access.patience).await;
         let mut connection = opened.map_err(away)?;
         let body = Bytes::from(question.to_string());
-        let answer = connection.begin(path, token.as_deref(), body).await.map_err(away)?;
+        let answer =
+            connection.begin(path, token.as_ref().map(|token| token.0.as_str()), body).await.map_err(away)?;
         let status = answer.status().as_u16();
         if status == 200 {
             return Ok(answer.into_body());
@@ -256,5 +274,17 @@ fn judged(error: ServerError) -> Failure {
     match error.code {
         code::UNAVAILABLE | code::DEADLINE_EXCEEDED => Failure::Away(error.message),
         _ => Failure::Refused(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stays_out_of_what_is_printed() {
+        let state = State { token: Some(Token("secret.7".to_owned())), ..State::default() };
+        let text = format!("{state:?}");
+        assert!(text.contains("Token") && !text.contains("secret"), "{text}");
     }
 }

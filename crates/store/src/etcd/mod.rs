@@ -292,13 +292,13 @@ impl Store for EtcdStore {
                 None => None,
             };
             let around = &shared.around;
-            let lease = around.get(&around.keys.session(&node)).await?.map(|kv| kv.lease);
-            publish::forget(around, &node).await?;
-            claim::forget(around, &node).await?;
-            match lease {
-                Some(lease) if lease != 0 => around.revoke(lease).await,
-                _ => Ok(()),
+            // First, and found by all that hangs on it: whatever fails afterwards, nothing is left that somebody renews, and what
+            // is left can be forgotten again.
+            for lease in around.leases(&node).await? {
+                around.revoke(lease).await?;
             }
+            publish::forget(around, &node).await?;
+            claim::forget(around, &node).await
         })
     }
 }

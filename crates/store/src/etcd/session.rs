@@ -3,7 +3,8 @@
 //! What always holds: a node relies on its lease for [`HELD`] of its time, counted from *before* the renewal was sent, by a clock that
 //! nobody can set ([`BootTime`]); etcd keeps the lease for the whole of its time, counted from when the renewal arrived. So
 //! when a node's blocks become anybody's, the node has known for a quarter of that time that they will, and has given out none of their
-//! addresses since. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again.
+//! addresses since. A renewal counts only where the session's key and every claimed block's still hang on the lease afterwards, by a read
+//! that the leader has confirmed. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again.
 //!
 //! What is absent: which blocks ([`super::claim`]), and what a node does that relies on nothing any more (the agent).
 
@@ -25,6 +26,8 @@ use crate::store::Hold;
 const HELD: u32 = 3;
 /// Between renewals at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Claims that one transaction looks at; etcd takes 128 comparisons (`--max-txn-ops`).
+const COMPARED: usize = 100;
 /// Between attempts to renew while etcd doesn't answer, at least.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -123,8 +126,8 @@ impl Session {
             ));
         }
         match state.held_until {
-            Some(until) if !state.claims.is_empty() => Hold::Until(until),
-            Some(_) => Hold::Unbound,
+            // Also before the first claim: who relies on one as soon as it is made must know until when.
+            Some(until) => Hold::Until(until),
             None => {
                 Hold::Lapsed("etcd has not confirmed this node's blocks since the agent started".to_owned())
             }
@@ -202,16 +205,28 @@ impl Around {
         }
     }
 
-    /// Renews a lease: its time in seconds, or 0 where it is gone.
-    async fn keep_alive(&self, lease: i64) -> Result<i64, Failure> {
+    /// Renews a lease by one member: its time in seconds, or 0 where it is gone.
+    async fn keep_alive(&self, at: usize, lease: i64) -> Result<i64, Failure> {
         let question = json!({ "ID": lease.to_string() });
-        let answer: Streamed<Granted> = self.client.ask(wire::KEEP_ALIVE, &question).await?;
+        let answer: Streamed<Granted> = self.client.ask_at(at, wire::KEEP_ALIVE, &question).await?;
         match (answer.result, answer.error) {
             (Some(granted), None) => Ok(granted.ttl),
             (_, Some(error)) if error.code == code::NOT_FOUND => Ok(0),
             (_, Some(error)) => Err(Failure::Away(error.message)),
             (None, None) => Err(Failure::Away("an empty answer to a renewal".to_owned())),
         }
+    }
+
+    /// Every lease under which a node has something.
+    pub async fn leases(&self, node: &NodeName) -> Result<BTreeSet<i64>, Failure> {
+        let mut own = self.list(&self.keys.all_blocks()).await?;
+        own.retain(|kv| {
+            kv.text() == node.as_str() && kv.key().and_then(|key| self.keys.claimed(key)).is_some()
+        });
+        own.extend(self.list(&self.keys.pods_of(node)).await?);
+        own.extend(self.get(&self.keys.node(node)).await?);
+        own.extend(self.get(&self.keys.session(node)).await?);
+        Ok(own.into_iter().map(|kv| kv.lease).filter(|lease| *lease != 0).collect())
     }
 
     pub async fn revoke(&self, lease: i64) -> Result<(), Failure> {
@@ -283,13 +298,66 @@ impl Around {
         if session.is_late(sent) {
             return Ok(false);
         }
-        let ttl = self.keep_alive(lease).await?;
-        let there = self.get(&self.keys.session(&session.node)).await?;
-        if ttl <= 0 || there.is_none_or(|kv| kv.lease != lease) {
-            return Ok(false);
+        let mut failures = Vec::new();
+        for _ in 0..self.client.count() {
+            let at = self.client.at();
+            match self.renew_at(at, session, lease).await {
+                Ok(Some(time)) => {
+                    session.renewed(lease, time, sent);
+                    return Ok(true);
+                }
+                Ok(None) => return Ok(false),
+                Err(Failure::Away(reason)) => {
+                    failures.push(format!("{}: {reason}", self.client.name(at)));
+                    self.client.leave(at);
+                }
+                Err(failure) => return Err(failure),
+            }
         }
-        session.renewed(lease, Duration::from_secs(ttl.unsigned_abs()), sent);
-        Ok(true)
+        Err(Failure::Away(failures.join("; ")))
+    }
+
+    /// Renews the lease by one member: its time, or nothing where it is not the node's lease any more.
+    ///
+    /// A leader that hangs may go on renewing leases while its successor ends them (etcd#15247). So the same member says before and after,
+    /// each time by a read that the leader of that moment has confirmed, what hangs on the lease: if its term didn't change, the leader that
+    /// renewed was the leader.
+    async fn renew_at(&self, at: usize, session: &Session, lease: i64) -> Result<Option<Duration>, Failure> {
+        let Some(before) = self.confirm(at, session, lease).await? else { return Ok(None) };
+        let ttl = self.keep_alive(at, lease).await?;
+        if ttl <= 0 {
+            return Ok(None);
+        }
+        let Some(after) = self.confirm(at, session, lease).await? else { return Ok(None) };
+        if before != after {
+            return Err(Failure::Away("another member leads since; the renewal doesn't count".to_owned()));
+        }
+        Ok(Some(Duration::from_secs(ttl.unsigned_abs())))
+    }
+
+    /// Which member answered, and in which term, that the session and all its claims hang on the lease; nothing where one doesn't.
+    async fn confirm(&self, at: usize, session: &Session, lease: i64) -> Result<Option<(i64, i64)>, Failure> {
+        let own = self.keys.session(&session.node);
+        let claims = session.claims();
+        let blocks: Vec<String> =
+            claims.iter().map(|(network, cidr)| self.keys.block(network, *cidr)).collect();
+        // A transaction that reads nothing is answered from what the member knows; with a range, the leader is asked.
+        let read = [json!({ "request_range": wire::get(&own) })];
+        let mut seat = None;
+        for part in blocks.chunks(COMPARED).chain(blocks.is_empty().then_some(&[][..])) {
+            let mut compare = vec![wire::is_leased(&own, lease)];
+            compare.extend(part.iter().map(|key| wire::is_leased(key, lease)));
+            let question = wire::txn(&compare, &read, &read);
+            let answer: Transacted = self.client.ask_at(at, wire::TXN, &question).await?;
+            if !answer.succeeded {
+                return Ok(None);
+            }
+            let now = (answer.header.member_id, answer.header.raft_term);
+            if *seat.get_or_insert(now) != now {
+                return Err(Failure::Away("another member leads since".to_owned()));
+            }
+        }
+        Ok(seat)
     }
 
     /// The lease is not to be relied on: takes a new one, and puts the node's keys under it, as far as no other node has taken

@@ -49,6 +49,14 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     }
 }
 
+/// The longest text of a server's that is repeated, in characters.
+const LONGEST_WORDS: usize = 300;
+
+fn words<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = std::borrow::Cow::<str>::deserialize(from)?;
+    Ok(text.chars().take(LONGEST_WORDS).collect())
+}
+
 fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
     let text = std::borrow::Cow::<str>::deserialize(from)?;
     STANDARD.decode(text.as_bytes()).map_err(serde::de::Error::custom)
@@ -64,6 +72,12 @@ pub(super) struct Header {
     /// Its revision at that moment.
     #[serde(deserialize_with = "number")]
     pub revision: i64,
+    /// Which member answers.
+    #[serde(deserialize_with = "number")]
+    pub member_id: i64,
+    /// Its term: each leader has one of its own.
+    #[serde(deserialize_with = "number")]
+    pub raft_term: i64,
 }
 
 /// A key and its value.
@@ -109,6 +123,7 @@ pub(super) struct Ranged {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Transacted {
+    pub header: Header,
     pub succeeded: bool,
     responses: Vec<Response>,
 }
@@ -162,6 +177,7 @@ pub(super) struct Watched {
     pub header: Header,
     pub created: bool,
     pub canceled: bool,
+    #[serde(deserialize_with = "words")]
     pub cancel_reason: String,
     /// What is older than this revision is forgotten, and the watch asked for it.
     #[serde(deserialize_with = "number")]
@@ -192,6 +208,8 @@ pub(super) struct Happened {
 pub(super) struct ServerError {
     #[serde(alias = "grpc_code", deserialize_with = "number")]
     pub code: i64,
+    /// Cut where it is long: whoever answers may be anybody, and it goes into logs.
+    #[serde(deserialize_with = "words")]
     pub message: String,
 }
 
@@ -254,6 +272,16 @@ mod tests {
             r#"{"grpc_code":14,"http_code":503,"message":"no leader","http_status":"x"}"#,
             (14, "no leader"),
         );
+    }
+
+    #[test]
+    fn long_words_of_a_server_are_cut() {
+        let text = json!({ "code": 5, "message": "é".repeat(LONGEST_WORDS * 9) }).to_string();
+        let error: ServerError = serde_json::from_str(&text).unwrap();
+        assert_eq!(error.message, "é".repeat(LONGEST_WORDS));
+        let text = json!({ "canceled": true, "cancel_reason": "x".repeat(LONGEST_WORDS + 1) }).to_string();
+        let watched: Watched = serde_json::from_str(&text).unwrap();
+        assert_eq!(watched.cancel_reason.len(), LONGEST_WORDS);
     }
 
     #[test]

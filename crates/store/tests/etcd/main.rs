@@ -172,6 +172,62 @@ fn a_lost_block_is_known_to_be_lost() {
     heard.until("the block", |h| matches!(h.hold, Some(Hold::Until(_))));
 }
 
+/// A renewed lease says nothing of keys that don't hang on it any more: a person may have taken them away.
+#[test]
+fn a_lease_without_its_keys_is_not_relied_on() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let (network, n1) = (narrow(), node("n1"));
+    let store = open(members.endpoints());
+    assert!(matches!(store.hold(), Hold::Lapsed(_)), "{:?}", store.hold());
+    let said = Published::Node(PublishedNode {
+        name: n1.clone(),
+        addresses: vec![],
+        pod_cidrs: vec![],
+        vtep_mac: None,
+    });
+    store.publish(&said).unwrap();
+    assert!(matches!(store.hold(), Hold::Until(_)), "before the first claim: {:?}", store.hold());
+    store.claim_pod_cidrs(&network, &n1, &[]).unwrap();
+    let (session, block) = ("/weft/sessions/n1", "/weft/blocks/default/10.244.7.0_24");
+    for key in [session, block] {
+        members.delete(key);
+        // By the renewal alone: nothing is published.
+        wait_for("the key", || members.lease_of(key).filter(|lease| lease != "0"));
+    }
+    // Somebody removes the node while it lives: it starts anew.
+    open(members.endpoints()).forget_node(&n1).unwrap();
+    wait_for("the session", || members.lease_of(session));
+    wait_for("the block", || members.lease_of(block));
+    wait_for("the node", || members.lease_of("/weft/nodes/n1"));
+    store.publish(&said).unwrap();
+    members.put(block, "n2");
+    let lapsed = |hold: &Hold| matches!(hold, Hold::Lapsed(reason) if reason.contains("another node has"));
+    wait_for("the loss", || Some(store.hold()).filter(lapsed));
+}
+
+/// Forgetting ends every lease of a node's, also one whose session is gone already: an attempt before may have ended halfway.
+#[test]
+fn forgetting_ends_every_lease_of_the_node() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let left = ["blocks/default/10.244.7.0_24", "nodes/n3", "pods/n3/shop/web", "sessions/n3"];
+    let leases = left.map(|key| {
+        let granted = members.ask("/v3/lease/grant", &json!({ "TTL": "600" }));
+        let lease = granted["ID"].as_str().unwrap().to_owned();
+        let key = format!("/weft/{key}");
+        members.ask("/v3/kv/put", &json!({ "key": encode(&key), "value": encode("n3"), "lease": lease }));
+        (key, lease)
+    });
+    members.put("/weft/blocks/default/10.244.8.0_24", "n4");
+    let store = open(members.endpoints());
+    store.forget_node(&node("n3")).unwrap();
+    store.forget_node(&node("n3")).unwrap();
+    for (key, lease) in leases {
+        let time = members.ask("/v3/lease/timetolive", &json!({ "ID": lease }));
+        assert_eq!((time["TTL"].as_str(), members.lease_of(&key)), (Some("-1"), None), "{key}");
+    }
+    assert!(members.lease_of("/weft/blocks/default/10.244.8.0_24").is_some());
+}
+
 #[test]
 fn a_store_outlives_members_leaders_and_quorums() {
     let Some(mut members) = Members::start(3, &Terms::default()) else { return };

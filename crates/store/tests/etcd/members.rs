@@ -217,6 +217,13 @@ impl Members {
         self.ask("/v3/kv/deleterange", &json!({ "key": encode(key) }));
     }
 
+    /// The lease that a key goes with, "0" for none; nothing where there is no such key.
+    pub fn lease_of(&self, key: &str) -> Option<String> {
+        let answer = self.ask("/v3/kv/range", &json!({ "key": encode(key) }));
+        let found = answer.pointer("/kvs/0")?;
+        Some(found.get("lease").and_then(Value::as_str).unwrap_or("0").to_owned())
+    }
+
     /// Forgets what was before the present revision.
     pub fn compact(&self) {
         let answer = self.ask("/v3/kv/range", &json!({ "key": encode("x") }));
