@@ -65,15 +65,20 @@ impl Follower {
         self.words.withdraw(key, &writer);
     }
 
-    /// All keys that aren't listed are gone. True where a listed one was written since it was taken in.
-    pub fn compare(&mut self, listed: &BTreeMap<String, i64>) -> bool {
+    /// All keys that aren't listed are gone. Of those that are listed with another version than the one that was taken in: the least revision.
+    /// It can be one that is long past, where etcd was restored.
+    pub fn compare(&mut self, listed: &BTreeMap<String, i64>) -> Option<i64> {
         let gone: Vec<String> = self.known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect();
         for key in gone {
             self.delete(&key);
         }
         listed
             .iter()
-            .any(|(key, revision)| self.keys.place(key).is_some() && self.known.get(key) != Some(revision))
+            .filter(|(key, revision)| {
+                self.keys.place(key).is_some() && self.known.get(*key) != Some(*revision)
+            })
+            .map(|(_, revision)| *revision)
+            .min()
     }
 
     /// Nothing that was taken in counts as the version that is there.
@@ -184,10 +189,12 @@ mod tests {
         follower.put(&kv("/weft/objects/depot", &NS.replace("shop", "depot"), 4));
         told(&mut follower);
         let listed = |key: &str, revision| BTreeMap::from([(format!("/weft/{key}"), revision)]);
-        assert!(!follower.compare(&listed("objects/shop", 3)));
+        assert_eq!(follower.compare(&listed("objects/shop", 3)), None);
         assert_eq!(told(&mut follower), ["remove namespace depot"]);
-        assert!(follower.compare(&listed("objects/shop", 9)));
-        assert!(!follower.compare(&listed("blocks/default/10.0.0.0_24", 9)));
+        assert_eq!(follower.compare(&listed("objects/shop", 9)), Some(9));
+        // An earlier one, which came back.
+        assert_eq!(follower.compare(&listed("objects/shop", 2)), Some(2));
+        assert_eq!(follower.compare(&listed("blocks/default/10.0.0.0_24", 9)), None);
         assert_eq!(told(&mut follower), ["remove namespace shop"]);
     }
 

@@ -207,13 +207,15 @@ impl<'a> Watch<'a> {
                     }
                 }
             };
+            let before = text.len();
             match heard {
                 None => return Ended::Broken("it ended the watch".to_owned()),
                 Some(Err(error)) => return Ended::Broken(super::connection::reason(&error)),
                 Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
             }
             // Each element ends with its line.
-            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let end = text[before..].iter().rposition(|byte| *byte == b'\n');
+            let whole = end.map_or(0, |end| before + end + 1);
             for line in text.drain(..whole).collect::<Vec<u8>>().split(|byte| *byte == b'\n') {
                 if !line.is_empty()
                     && let Err(ended) = self.take(line)
@@ -271,8 +273,7 @@ impl<'a> Watch<'a> {
         if is_anew {
             self.follower.doubt();
         }
-        if self.follower.compare(&listed) {
-            let since = if is_anew { 0 } else { self.revision + 1 };
+        if let Some(since) = self.follower.compare(&listed) {
             self.pages(header.revision, true, since, &mut listed).await?;
         }
         (self.cluster, self.revision) = (Some(header.cluster_id), header.revision);
