@@ -110,7 +110,15 @@ mod tests {
         check("endpoints: [http://127.0.0.1:2379]", Ok(()));
         check("{endpoints: [https://e:2379], caFile: /ca}", Ok(()));
         check("{endpoints: [https://e:2379], caFile: /ca, certFile: /c, keyFile: /k}", Ok(()));
-        check("{endpoints: [http://e:2379], username: weft, passwordFile: /p}", Ok(()));
+        check("{endpoints: [https://e:2379], caFile: /ca, username: weft, passwordFile: /p}", Ok(()));
+        // A password over the network needs TLS.
+        let with_user =
+            |endpoints: &str| format!("{{endpoints: [{endpoints}], username: weft, passwordFile: /p}}");
+        check(&with_user("http://127.0.0.1:2379"), Ok(()));
+        check(&with_user("'http://[::1]:2379', http://localhost:2379"), Ok(()));
+        check(&with_user("http://127.0.0.1:2379, http://e:2379"), Err("store.etcd.endpoints"));
+        check(&with_user("http://192.0.2.1:2379"), Err("store.etcd.endpoints"));
+        check("endpoints: ['http://weft:secret@e:2379']", Err("store.etcd.endpoints"));
         check("endpoints: []", Err("store.etcd.endpoints"));
         check("endpoints: [127.0.0.1:2379]", Err("store.etcd.endpoints"));
         check("endpoints: [https://e:2379]", Err("store.etcd.caFile"));

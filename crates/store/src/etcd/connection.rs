@@ -3,6 +3,7 @@
 //! What always holds: nothing is waited for without end, but the next piece of a watch; no answer is read beyond [`LARGEST`].
 //! Certificates are read anew for each connection, so that replaced files count without a restart.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,19 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 /// Bytes above which an answer, or one piece of a watch, is not read.
 pub(super) const LARGEST: usize = 64 << 20;
+/// How much longer a whole answer may take than its next piece.
+const WHOLE: u32 = 12;
+/// Between attempts to connect to a name's addresses.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Addresses of a name that are tried.
+const MOST_ADDRESSES: usize = 8;
 
 /// Files of a connection with TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +62,9 @@ impl Endpoint {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(bad());
         }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("an endpoint takes no user; write username and passwordFile".to_owned());
+        }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
         Ok(Self {
             text: text.trim_end_matches('/').to_owned(),
@@ -61,6 +72,12 @@ impl Endpoint {
             port: uri.port_u16().unwrap_or(2379),
             is_tls,
         })
+    }
+
+    /// True where nothing that is sent there leaves the machine.
+    pub fn is_loopback(&self) -> bool {
+        let is_named = self.host.eq_ignore_ascii_case("localhost");
+        is_named || self.host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
     }
 }
 
@@ -100,7 +117,8 @@ impl Connection {
     }
 
     async fn connect(endpoint: &Endpoint, tls: Option<&EtcdTls>) -> Result<SendRequest<Full<Bytes>>, Broken> {
-        let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(Broken::lost)?;
+        let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(Broken::lost)?;
+        let tcp = first_of(addresses).await?;
         tcp.set_nodelay(true).map_err(Broken::lost)?;
         let failed = |error: hyper::Error| Broken::lost(reason(&error));
         if !endpoint.is_tls {
@@ -149,6 +167,11 @@ impl Connection {
         token: Option<&str>,
         body: Bytes,
     ) -> Result<(u16, Vec<u8>), Broken> {
+        let whole = self.patience * WHOLE;
+        timeout(whole, self.read(path, token, body)).await.map_err(|_| silent(whole))?
+    }
+
+    async fn read(&mut self, path: &str, token: Option<&str>, body: Bytes) -> Result<(u16, Vec<u8>), Broken> {
         let answer = self.begin(path, token, body).await?;
         let status = answer.status().as_u16();
         let mut pieces = answer.into_body();
@@ -165,6 +188,29 @@ impl Connection {
             }
         }
     }
+}
+
+/// The first of these that takes a connection. Each gets a head start before the next one is tried as well (RFC 8305), so that
+/// one that is dead doesn't hide the others.
+async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, Broken> {
+    let mut attempts = JoinSet::new();
+    let mut wait = Duration::ZERO;
+    for address in addresses.take(MOST_ADDRESSES) {
+        attempts.spawn(async move {
+            sleep(wait).await;
+            TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))
+        });
+        wait += HEAD_START;
+    }
+    let mut failures = Vec::new();
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(reason)) => failures.push(reason),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    Err(Broken::Lost(if failures.is_empty() { "it has no address".to_owned() } else { failures.join(", ") }))
 }
 
 fn silent(patience: Duration) -> Broken {
@@ -232,6 +278,28 @@ mod tests {
         check("192.0.2.1:2379", None);
         check("ftp://x", None);
         check("https://x/v3", None);
+        check("https://weft:secret@x", None);
         check("", None);
+    }
+
+    #[test]
+    fn an_address_that_takes_nothing_hides_no_other() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let full = socket.listen(1).unwrap();
+            let dead = full.local_addr().unwrap();
+            // Nobody accepts them: when the queue is full, the kernel drops all further attempts.
+            let mut queue = Vec::new();
+            while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(dead)).await {
+                queue.push(stream.unwrap());
+            }
+            let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let live = other.local_addr().unwrap();
+            let found = timeout(Duration::from_secs(10), first_of([dead, live].into_iter())).await;
+            assert_eq!(found.unwrap().unwrap().peer_addr().unwrap(), live);
+            assert_eq!(first_of(std::iter::empty()).await.err(), Some(Broken::lost("it has no address")));
+        });
     }
 }

@@ -90,6 +90,12 @@ impl EtcdOptions {
                     format!("{text} needs it: who vouches for the server's certificate"),
                 ));
             }
+            if self.user.is_some() && !endpoint.is_tls && !endpoint.is_loopback() {
+                let reason = format!(
+                    "{text} would show the user's password to everybody on the way; write https:// and give caFile, or leave username out"
+                );
+                return Err(("store.etcd.endpoints", reason));
+            }
         }
         if !self.prefix.starts_with('/') || self.prefix.trim_end_matches('/').is_empty() {
             return Err((
