@@ -9,6 +9,7 @@
 //! What is absent: what facts mean for this node (`weft-compile`), and addresses of single pods (`weft-ipam`).
 
 mod blocks;
+mod claiming;
 pub mod clock;
 pub mod directory;
 pub mod etcd;

@@ -237,6 +237,10 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
 fn gives_every_node_blocks_of_its_own(bench: &(impl Bench + ?Sized)) {
     let network = network();
     let given: Mutex<Vec<(String, Vec<Cidr>)>> = Mutex::default();
+    for i in 0..16 {
+        bench.join(&node_name(&format!("node-{i}")));
+    }
+    bench.join(&node_name("late"));
     std::thread::scope(|scope| {
         for i in 0..12 {
             let (store, network, given) = (bench.store(), &network, &given);

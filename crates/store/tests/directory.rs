@@ -479,3 +479,29 @@ fn a_killed_claim_neither_locks_a_block_nor_gives_it_twice() {
     let text = fs::read_to_string(folder.root().join(".weft/claims/default/10.244.1.0_24")).unwrap();
     assert_eq!(text, "n1\n");
 }
+
+#[test]
+fn a_claim_that_was_never_relied_on_yields_to_one_that_is() {
+    let folder = Folder::with(&[]);
+    let network = Network { pod_cidrs: vec!["10.244.0.0/22".parse().unwrap()], ..Network::ordinary() };
+    let claim = |node: &str| {
+        folder.store.claim_pod_cidrs(&network, &NodeName::new(node).unwrap(), &[]).unwrap().cidrs
+    };
+    // n2 believes in smaller shares. n1 was killed after it had made its claim, and before it looked around.
+    folder.put(".weft/claims/default/10.244.0.0_26", "n2\n");
+    folder.put(".weft/claims/default/.10.244.0.0_24.n1.unconfirmed", "");
+    folder.put(".weft/claims/default/10.244.0.0_24", "n1\n");
+    assert_eq!(claim("n1"), ["10.244.1.0/24".parse().unwrap()]);
+    let names = || {
+        let there = fs::read_dir(folder.root().join(".weft/claims/default")).unwrap();
+        let mut names: Vec<_> = there.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["10.244.0.0_26", "10.244.1.0_24"]);
+    // Where nobody is in the way, the same is simply gone on with.
+    folder.put(".weft/claims/default/.10.244.2.0_24.n3.unconfirmed", "");
+    folder.put(".weft/claims/default/10.244.2.0_24", "n3\n");
+    assert_eq!(claim("n3"), ["10.244.2.0/24".parse().unwrap()]);
+    assert_eq!(names(), ["10.244.0.0_26", "10.244.1.0_24", "10.244.2.0_24"]);
+}

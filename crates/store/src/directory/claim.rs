@@ -1,10 +1,11 @@
 //! Which node has which block of pod addresses, decided by files alone.
 //!
 //! What always holds: a claim's file appears with its contents, in one step, and only where there is none; it bears the
-//! block's name and holds the node's. A node that finds, after its claim, another's claim that overlaps, steps back and
-//! takes another block: so two nodes never keep one address between them, not even while they see different versions of
-//! the network.
+//! block's name and holds the node's. Beside it stands a mark from before it is made until the node has seen that no other
+//! claim overlaps ([`crate::claiming`]): so two nodes never keep one address between them, not even while they see different
+//! versions of the network, or are killed in between.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -16,15 +17,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use weft_model::{Cidr, Network, NodeName};
 
 use super::layout;
-use crate::blocks::{lowest_free, share_of};
+use crate::claiming::{Claimed, Standing, Step, Wanted, step};
 use crate::store::{Claim, StoreError};
-
-/// A claim that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Claimed {
-    cidr: Cidr,
-    node: String,
-}
 
 pub(super) fn claim(
     root: &Path,
@@ -38,79 +32,105 @@ pub(super) fn claim(
         return Ok(Claim::default());
     }
     std::fs::create_dir_all(&dir).map_err(failed)?;
-    let mut claims = list(&dir).map_err(failed)?;
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
-        let share = share_of(network, block.family());
-        let fits = |c: &Claimed| {
-            c.node == node.as_str() && c.cidr.prefix() == share && block.net().contains(&c.cidr.net())
-        };
-        let own = claims.iter().find(|c| fits(c)).map(|c| c.cidr);
-        let cidr = match own {
-            Some(cidr) => cidr,
-            None => take(&dir, network, *block, node, in_use, &mut claims)?,
-        };
-        result.cidrs.push(cidr);
+        result.cidrs.push(obtain(&dir, network, *block, node, in_use)?);
     }
+    let claims = list(&dir).map_err(failed)?;
     let unfit = claims.iter().filter(|c| c.node == node.as_str() && !result.cidrs.contains(&c.cidr));
     result.unfit = unfit.map(|c| c.cidr).collect();
     Ok(result)
 }
 
-/// Takes the lowest free share of `block`.
-fn take(
+/// The node's share of `block`: the one that it has, or a free one.
+fn obtain(
     dir: &Path,
     network: &Network,
     block: Cidr,
     node: &NodeName,
     in_use: &[Cidr],
-    claims: &mut Vec<Claimed>,
 ) -> Result<Cidr, StoreError> {
     let failed = |source| StoreError::Claim { path: dir.to_owned(), source };
-    let share = share_of(network, block.family());
-    let mut steps_back = 0;
+    let mut busy = in_use.to_vec();
+    let mut fruitless = 0;
     loop {
-        let busy: Vec<Cidr> = claims.iter().map(|c| c.cidr).chain(in_use.iter().copied()).collect();
-        let Some(cidr) = lowest_free(block, share, &busy) else {
-            return Err(StoreError::BlocksExhausted {
-                network: network.name.to_string(),
-                node: node.clone(),
-                block,
-                taken: busy.iter().filter(|c| c.overlaps(&block)).count(),
-            });
-        };
-        let is_ours = create(dir, cidr, node)?;
-        *claims = list(dir).map_err(failed)?;
-        if !is_ours {
-            continue;
+        let claims = list(dir).map_err(failed)?;
+        match step(&claims, &Wanted::of(network, block, node.as_str(), &busy)) {
+            Step::Keep(cidr) => return Ok(cidr),
+            Step::Confirm(cidr) => {
+                unmark(dir, cidr, node).map_err(failed)?;
+                return Ok(cidr);
+            }
+            Step::Take(cidr) => {
+                mark(dir, cidr, node).map_err(failed)?;
+                if create(dir, cidr, node)? {
+                    continue;
+                }
+                unmark(dir, cidr, node).map_err(failed)?;
+                // Somebody was first, though perhaps no look at the folder shows it yet.
+                busy.push(cidr);
+            }
+            Step::Back(cidr) => {
+                remove(&dir.join(layout::claim_name(cidr))).map_err(failed)?;
+                unmark(dir, cidr, node).map_err(failed)?;
+            }
+            Step::Exhausted(taken) => {
+                let network = network.name.to_string();
+                return Err(StoreError::BlocksExhausted { network, node: node.clone(), block, taken });
+            }
         }
-        let overlaps = |c: &Claimed| c.cidr.overlaps(&cidr) && (c.cidr != cidr || c.node != node.as_str());
-        if !claims.iter().any(overlaps) {
-            return Ok(cidr);
-        }
-        // Another node claimed a share of another size meanwhile: both may step back, and come again at other times.
-        std::fs::remove_file(dir.join(layout::claim_name(cidr))).map_err(failed)?;
-        claims.retain(|c| c.cidr != cidr || c.node != node.as_str());
-        steps_back += 1;
-        let jitter = u64::from(node.as_str().bytes().fold(0_u8, u8::wrapping_add)) % 17;
-        std::thread::sleep(Duration::from_millis((steps_back * (3 + jitter)).min(200)));
+        // Others are at it too: all may have stepped back, and come again at other times.
+        fruitless += 1;
+        let longest = (fruitless * 10).min(200);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(1..=longest)));
     }
 }
 
 /// Every claim in a network's folder.
 fn list(dir: &Path) -> std::io::Result<Vec<Claimed>> {
-    let mut claims = Vec::new();
+    let mut files = Vec::new();
+    let mut marks = BTreeSet::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        let Some(cidr) = entry.file_name().to_str().and_then(layout::claim_cidr) else { continue };
-        match std::fs::read_to_string(entry.path()) {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        match layout::claim_cidr(&name) {
+            Some(cidr) => files.push((cidr, entry.path())),
+            None => drop(marks.insert(name)),
+        }
+    }
+    let mut claims = Vec::new();
+    for (cidr, path) in files {
+        match std::fs::read_to_string(path) {
             // A claim without a name is nobody's that we know of; it is left alone, like any other node's.
-            Ok(node) => claims.push(Claimed { cidr, node: node.trim().to_owned() }),
+            Ok(text) => {
+                let node = text.trim().to_owned();
+                let is_marked = marks.contains(&layout::claim_mark(cidr, &node));
+                let standing = if is_marked { Standing::Made } else { Standing::Confirmed };
+                claims.push(Claimed { cidr, node, standing });
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
     }
     Ok(claims)
+}
+
+/// Notes that a claim, which may be there or not, isn't relied on. That is on the disk before the claim is.
+fn mark(dir: &Path, cidr: Cidr, node: &NodeName) -> std::io::Result<()> {
+    File::create(dir.join(layout::claim_mark(cidr, node.as_str())))?;
+    File::open(dir)?.sync_all()
+}
+
+fn unmark(dir: &Path, cidr: Cidr, node: &NodeName) -> std::io::Result<()> {
+    remove(&dir.join(layout::claim_mark(cidr, node.as_str())))
+}
+
+/// Removes a file that may be gone already.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// Makes the claim's file with its contents in one step. False where somebody was first.
@@ -171,7 +191,8 @@ pub(super) fn forget(root: &Path, node: &NodeName) -> Result<(), StoreError> {
         for claim in list(&dir).map_err(failed(dir.clone()))? {
             let path = dir.join(layout::claim_name(claim.cidr));
             if claim.node == node.as_str() {
-                std::fs::remove_file(&path).map_err(failed(path))?;
+                remove(&path).map_err(failed(path))?;
+                unmark(&dir, claim.cidr, node).map_err(failed(dir.clone()))?;
             }
         }
     }

@@ -70,6 +70,11 @@ pub(super) fn claim_cidr(name: &str) -> Option<Cidr> {
     name.replace('_', "/").parse().ok()
 }
 
+/// The mark beside a claim on which its node doesn't rely yet.
+pub(super) fn claim_mark(cidr: Cidr, node: &str) -> String {
+    format!(".{}.{node}.unconfirmed", claim_name(cidr))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,95 +1,61 @@
 //! Which node has which block of pod addresses, where no controller gives them out: one Lease object a block.
 //!
-//! What always holds: a Lease bears the name of its block, and the server makes no two of one name: whoever made it has the
-//! block. A node that finds, after its claim, another's that overlaps, steps back and takes another block. A Lease belongs
-//! to its Node's object: the cluster removes it after the Node, and nobody else takes it away.
+//! What always holds: the server makes no two Leases of one name, and [`crate::claiming`] decides between those that overlap. A
+//! Lease belongs to its Node's object: the cluster ends it after the Node. Then its block is nobody's until
+//! [`Patience::spare`](super::Patience) has passed by the server's clock: as long as the node, which may be cut off from the server, could still
+//! rely on it ([`super::hold`]).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use hyper::{Method, StatusCode};
-use serde::Deserialize;
-use serde_json::json;
 use weft_model::{Cidr, Network, NetworkName, NodeName};
 
-use super::client::{Ask, Client, Failure};
+use super::client::Failure;
+use super::lease::{Changed, Lease, Leases};
 use super::publish::{self, NodeObject};
-use crate::blocks::{lowest_free, share_of};
+use crate::claiming::{Standing, Step, Wanted, step};
+use crate::clock::BootTime;
 use crate::store::{Claim, StoreError};
 
-/// Label of a claim: the network that its block is of.
-const NETWORK: &str = "weft.dev/network";
-/// Annotation of a claim: its block.
-const BLOCK: &str = "weft.dev/block";
-
-/// Leases of a list (`coordination.k8s.io/v1`).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct LeaseList {
-    items: Vec<Lease>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Lease {
-    metadata: LeaseMeta,
-    spec: LeaseSpec,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct LeaseMeta {
-    name: String,
-    resource_version: String,
-    annotations: std::collections::BTreeMap<String, String>,
-    owner_references: Vec<Owner>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Owner {
-    uid: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct LeaseSpec {
-    holder_identity: String,
-}
-
-/// A claim that is there.
+/// Why a block was not claimed.
 #[derive(Debug)]
-struct Claimed {
-    cidr: Cidr,
-    node: String,
-    name: String,
-    version: String,
-    /// Uid of the Node object that it belongs to; empty for none.
-    owner: String,
+pub(super) enum Unclaimed {
+    Failed(Failure),
+    /// With so many claims in the block.
+    Exhausted(usize),
+}
+
+impl From<Failure> for Unclaimed {
+    fn from(failure: Failure) -> Self {
+        Unclaimed::Failed(failure)
+    }
+}
+
+/// The node's own claims in a network, and when it began to ask for them.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub asked: BootTime,
+    pub cidrs: Vec<Cidr>,
 }
 
 /// Who claims, and where claims are.
 pub(super) struct Claims<'a> {
-    pub client: &'a Client,
-    /// The namespace of the Leases.
-    pub namespace: &'a str,
+    pub leases: Leases<'a>,
     pub node: &'a NodeName,
+    /// How long a block is nobody's after its claim has ended.
+    pub spare: Duration,
 }
 
 impl Claims<'_> {
-    fn path(&self) -> String {
-        format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace)
-    }
-
     fn failed(&self, failure: &Failure) -> StoreError {
         StoreError::Server {
-            action: format!("cannot claim a block for node {} ({})", self.node, self.path()),
+            action: format!("cannot claim a block for node {} ({})", self.node, self.leases.path()),
             reason: failure.to_string(),
         }
     }
 
     /// The blocks that the cluster has given to the node.
     pub async fn given(&self, network: &Network) -> Result<Claim, StoreError> {
-        let there = self.object().await?.unwrap_or_default();
+        let there = self.object().await.map_err(|e| self.failed(&e))?.unwrap_or_default();
         let cidrs = given(&there);
         if !network.pod_cidrs.is_empty() && cidrs.is_empty() {
             return Err(StoreError::Server {
@@ -103,194 +69,172 @@ impl Claims<'_> {
     }
 
     /// The node's blocks, those that are given and those that it claims.
-    pub async fn claim(&self, network: &Network, in_use: &[Cidr]) -> Result<Claim, StoreError> {
+    pub async fn claim(&self, network: &Network, in_use: &[Cidr]) -> Result<(Claim, Held), StoreError> {
         let mut result = Claim::default();
-        if network.pod_cidrs.is_empty() {
-            return Ok(result);
-        }
-        let object = self.object().await?;
-        let owner = object.as_ref().map_or("", |node| &node.metadata.uid);
-        let mut claims = self.list(Some(&network.name)).await.map_err(|e| self.failed(&e))?;
-        let given = match network.name == NetworkName::ordinary() {
-            true => object.as_ref().map(given).unwrap_or_default(),
-            false => Vec::new(),
-        };
-        for block in &network.pod_cidrs {
-            if let Some(cidr) = given.iter().find(|c| c.family() == block.family()) {
-                result.cidrs.push(*cidr);
-                continue;
-            }
-            let share = share_of(network, block.family());
-            let fits = |c: &&Claimed| {
-                c.node == self.node.as_str()
-                    && c.cidr.prefix() == share
-                    && block.net().contains(&c.cidr.net())
+        let mut claimed = Vec::new();
+        if !network.pod_cidrs.is_empty() {
+            let object = self.object().await.map_err(|e| self.failed(&e))?;
+            let given = match network.name == NetworkName::ordinary() {
+                true => object.as_ref().map(given).unwrap_or_default(),
+                false => Vec::new(),
             };
-            let cidr = match claims.iter().find(fits) {
-                Some(own) => {
-                    self.adopt(own, owner).await?;
-                    own.cidr
+            for block in &network.pod_cidrs {
+                if let Some(cidr) = given.iter().find(|c| c.family() == block.family()) {
+                    result.cidrs.push(*cidr);
+                    continue;
                 }
-                None => self.take(network, *block, owner, in_use, &mut claims).await?,
-            };
-            result.cidrs.push(cidr);
+                let wanted = Wanted::of(network, *block, self.node.as_str(), in_use);
+                let cidr =
+                    self.obtain(&network.name, &wanted, object.as_ref()).await.map_err(|e| match e {
+                        Unclaimed::Failed(failure) => self.failed(&failure),
+                        Unclaimed::Exhausted(taken) => StoreError::BlocksExhausted {
+                            network: network.name.to_string(),
+                            node: self.node.clone(),
+                            block: *block,
+                            taken,
+                        },
+                    })?;
+                claimed.push(cidr);
+                result.cidrs.push(cidr);
+            }
         }
-        let unfit = claims.iter().filter(|c| c.node == self.node.as_str());
-        result.unfit = unfit.map(|c| c.cidr).filter(|cidr| !result.cidrs.contains(cidr)).collect();
-        Ok(result)
+        if claimed.is_empty() {
+            return Ok((result, Held { asked: BootTime::now(), cidrs: claimed }));
+        }
+        let held = self.held(&network.name).await.map_err(|e| self.failed(&e))?;
+        if let Some(cidr) = claimed.iter().find(|cidr| !held.cidrs.contains(cidr)) {
+            let text = format!("the claim of {cidr} was taken away as soon as it was made");
+            return Err(self.failed(&Failure::Lost(text)));
+        }
+        result.unfit = held.cidrs.iter().filter(|cidr| !result.cidrs.contains(cidr)).copied().collect();
+        Ok((result, held))
     }
 
-    async fn object(&self) -> Result<Option<NodeObject>, StoreError> {
-        publish::read(self.client, self.node).await.map_err(|e| self.failed(&e))
+    pub async fn object(&self) -> Result<Option<NodeObject>, Failure> {
+        publish::read(self.leases.client, self.node).await
     }
 
-    /// Takes the lowest free share of `block`.
-    async fn take(
+    /// Claims a block again that was taken away; false where another node has it, or a part of it.
+    pub async fn claim_again(&self, network: &NetworkName, cidr: Cidr) -> Result<bool, Failure> {
+        let wanted =
+            Wanted { node: self.node.as_str(), block: cidr, share: cidr.prefix(), busy: &[], before: &[] };
+        let object = self.object().await?;
+        match self.obtain(network, &wanted, object.as_ref()).await {
+            Ok(_) => Ok(true),
+            Err(Unclaimed::Exhausted(_)) => Ok(false),
+            Err(Unclaimed::Failed(failure)) => Err(failure),
+        }
+    }
+
+    /// All blocks of a network that the node may rely on.
+    async fn held(&self, network: &NetworkName) -> Result<Held, Failure> {
+        let asked = BootTime::now();
+        let (leases, _) = self.leases.list(Some(network)).await?;
+        let own = leases.into_iter().filter(|lease| lease.is_relied_on_by(self.node));
+        Ok(Held { asked, cidrs: own.map(|lease| lease.claim.cidr).collect() })
+    }
+
+    /// A share of a block: the one that the node has, or a free one. `object` is its Node.
+    pub async fn obtain(
         &self,
-        network: &Network,
-        block: Cidr,
-        owner: &str,
-        in_use: &[Cidr],
-        claims: &mut Vec<Claimed>,
-    ) -> Result<Cidr, StoreError> {
-        let share = share_of(network, block.family());
-        let mut steps_back = 0;
+        network: &NetworkName,
+        wanted: &Wanted<'_>,
+        object: Option<&NodeObject>,
+    ) -> Result<Cidr, Unclaimed> {
+        let uid = object.map_or("", |node| &node.metadata.uid);
+        if uid.is_empty() {
+            // A claim that belongs to nothing would never end.
+            let text = "the cluster has no such Node yet: the kubelet registers it; is `node` its name?";
+            return Err(Failure::Lost(text.into()).into());
+        }
+        let (mut busy, mut before) = (wanted.busy.to_vec(), wanted.before.to_vec());
+        let mut fruitless = 0_u32;
         loop {
-            let busy: Vec<Cidr> = claims.iter().map(|c| c.cidr).chain(in_use.iter().copied()).collect();
-            let Some(cidr) = lowest_free(block, share, &busy) else {
-                return Err(StoreError::BlocksExhausted {
-                    network: network.name.to_string(),
-                    node: self.node.clone(),
-                    block,
-                    taken: busy.iter().filter(|c| c.overlaps(&block)).count(),
-                });
-            };
-            let is_ours = self.create(&network.name, cidr, owner).await.map_err(|e| self.failed(&e))?;
-            *claims = self.list(Some(&network.name)).await.map_err(|e| self.failed(&e))?;
-            // Where the answer to a creation got lost, the next attempt finds the claim as its own.
-            let holds = claims.iter().any(|c| c.cidr == cidr && c.node == self.node.as_str());
-            if !is_ours && !holds {
+            let (leases, now) = self.leases.list(Some(network)).await?;
+            if self.free_what_is_over(&leases, now).await? == Changed::Done {
                 continue;
             }
-            let overlaps =
-                |c: &&Claimed| c.cidr.overlaps(&cidr) && (c.cidr != cidr || c.node != self.node.as_str());
-            if !claims.iter().any(|c| overlaps(&c)) {
-                return Ok(cidr);
+            let claims: Vec<_> = leases.iter().map(|lease| lease.claim.clone()).collect();
+            let about = |cidr| leases.iter().find(|lease| lease.claim.cidr == cidr);
+            let next = step(&claims, &Wanted { busy: &busy, before: &before, ..*wanted });
+            let done = match (next, next_cidr(next).and_then(about)) {
+                (Step::Keep(cidr), Some(lease)) if lease.ended.is_some() => {
+                    // It can't be kept; whoever was cut off is this node, and it is here: it claims it anew.
+                    before.push(cidr);
+                    self.leases.release(lease).await?
+                }
+                (Step::Keep(cidr), Some(lease)) if lease.owner == uid => return Ok(cidr),
+                (Step::Keep(_) | Step::Confirm(_), Some(lease)) => {
+                    self.leases.confirm(lease, self.node, uid).await?
+                }
+                (Step::Back(_), Some(lease)) => {
+                    self.leases.remove(lease).await?;
+                    // Another node claimed a share of another size: both may step back, and come again at other times.
+                    Changed::Meanwhile
+                }
+                (Step::Take(cidr), _) => {
+                    let made = self.leases.create(network, cidr, self.node, uid).await?;
+                    if made == Changed::Meanwhile {
+                        // Somebody was first, perhaps with a Lease that is no claim.
+                        busy.push(cidr);
+                    }
+                    made
+                }
+                (Step::Exhausted(taken), _) => return Err(Unclaimed::Exhausted(taken)),
+                // `step` names only what it was given.
+                (_, None) => Changed::Meanwhile,
+            };
+            if done == Changed::Meanwhile {
+                fruitless += 1;
+                let pause = Duration::from_millis(u64::from((fruitless * 20).min(500)));
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             }
-            // Another node claimed a share of another size meanwhile: both may step back, and come again at other times.
-            let name = claim_name(&network.name, cidr);
-            self.delete(&name).await.map_err(|e| self.failed(&e))?;
-            claims.retain(|c| c.cidr != cidr || c.node != self.node.as_str());
-            steps_back += 1;
-            let pause = Duration::from_millis((steps_back * 20).min(500));
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 
-    /// All claims, of one network or of all. The server answers with what is true now, never from a cache.
-    async fn list(&self, network: Option<&NetworkName>) -> Result<Vec<Claimed>, Failure> {
-        let selector = match network {
-            Some(network) => format!("weft.dev%2Fnetwork%3D{network}"),
-            None => "weft.dev%2Fnetwork".to_owned(),
-        };
-        let bytes = self.client.whole(&Ask::get(format!("{}?labelSelector={selector}", self.path()))).await?;
-        let list: LeaseList = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::Garbled(format!("a list of leases: {error}")))?;
-        let claimed = |lease: Lease| {
-            Some(Claimed {
-                cidr: lease.metadata.annotations.get(BLOCK)?.parse().ok()?,
-                node: lease.spec.holder_identity,
-                name: lease.metadata.name,
-                version: lease.metadata.resource_version,
-                owner: lease.metadata.owner_references.into_iter().next().unwrap_or_default().uid,
-            })
-        };
-        Ok(list.items.into_iter().filter_map(claimed).collect())
-    }
-
-    fn lease(&self, network: &NetworkName, cidr: Cidr, owner: &str) -> serde_json::Value {
-        let mut metadata = json!({
-            "name": claim_name(network, cidr),
-            "labels": { NETWORK: network },
-            "annotations": { BLOCK: cidr },
-        });
-        if !owner.is_empty() {
-            let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": owner });
-            metadata["ownerReferences"] = json!([owner]);
+    /// Lets go of other nodes' claims that ended so long ago that nobody relies on them.
+    async fn free_what_is_over(&self, leases: &[Lease], now: SystemTime) -> Result<Changed, Failure> {
+        let mut result = Changed::Meanwhile;
+        let is_others = |lease: &&Lease| lease.claim.node != self.node.as_str();
+        for lease in leases.iter().filter(is_others) {
+            let age = lease.ended.and_then(|ended| now.duration_since(ended).ok());
+            if age.is_some_and(|age| age > self.spare) && lease.claim.standing == Standing::Confirmed {
+                result = self.leases.release(lease).await?;
+            }
         }
-        json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": metadata,
-            "spec": { "holderIdentity": self.node },
-        })
-    }
-
-    /// Makes the claim's object; false where there is one.
-    async fn create(&self, network: &NetworkName, cidr: Cidr, owner: &str) -> Result<bool, Failure> {
-        let body = self.lease(network, cidr, owner).to_string();
-        match self.client.whole(&Ask::with(Method::POST, self.path(), "application/json", body)).await {
-            Err(failure) if failure.is(StatusCode::CONFLICT) => Ok(false),
-            answer => answer.map(|_| true),
-        }
-    }
-
-    /// Gives an own claim to the Node object of today: one of an earlier object of the name would be removed with that.
-    async fn adopt(&self, own: &Claimed, owner: &str) -> Result<(), StoreError> {
-        if own.owner == owner || owner.is_empty() {
-            return Ok(());
-        }
-        let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": owner });
-        let metadata = json!({ "resourceVersion": own.version, "ownerReferences": [owner] });
-        let body = json!({ "metadata": metadata }).to_string();
-        let path = format!("{}/{}", self.path(), own.name);
-        let ask = Ask::with(Method::PATCH, path, "application/merge-patch+json", body);
-        self.client.whole(&ask).await.map(drop).map_err(|e| self.failed(&e))
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), Failure> {
-        let ask = Ask::with(Method::DELETE, format!("{}/{name}", self.path()), "", String::new());
-        match self.client.whole(&ask).await {
-            Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(()),
-            answer => answer.map(drop),
-        }
+        Ok(result)
     }
 
     /// Removes every claim of the node, in every network.
     pub async fn forget(&self) -> Result<(), Failure> {
-        for claim in self.list(None).await? {
-            if claim.node == self.node.as_str() {
-                self.delete(&claim.name).await?;
+        loop {
+            let (leases, _) = self.leases.list(None).await?;
+            let is_there = |lease: &&Lease| {
+                let is_over = lease.claim.standing == Standing::Made && lease.ended.is_some();
+                lease.claim.node == self.node.as_str() && !is_over
+            };
+            let mut own = leases.iter().filter(is_there).peekable();
+            if own.peek().is_none() {
+                return Ok(());
+            }
+            for lease in own {
+                match lease.claim.standing {
+                    Standing::Confirmed => self.leases.release(lease).await?,
+                    Standing::Made => self.leases.remove(lease).await?,
+                };
             }
         }
-        Ok(())
+    }
+}
+
+/// The block that a step is about.
+fn next_cidr(next: Step) -> Option<Cidr> {
+    match next {
+        Step::Keep(cidr) | Step::Confirm(cidr) | Step::Back(cidr) => Some(cidr),
+        Step::Take(_) | Step::Exhausted(_) => None,
     }
 }
 
 fn given(node: &NodeObject) -> Vec<Cidr> {
     node.spec.pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect()
-}
-
-/// The name of a block's claim: `weft-default-10-244-1-0-24`. An IPv6 address is written in full.
-fn claim_name(network: &NetworkName, cidr: Cidr) -> String {
-    let address = match cidr.first() {
-        std::net::IpAddr::V4(ip) => ip.octets().map(|o| o.to_string()).join("-"),
-        std::net::IpAddr::V6(ip) => ip.segments().map(|s| format!("{s:x}")).join("-"),
-    };
-    format!("weft-{network}-{address}-{}", cidr.prefix())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_claims_name_is_a_name_that_the_server_takes() {
-        let check = |cidr: &str, expected: &str| {
-            assert_eq!(claim_name(&NetworkName::ordinary(), cidr.parse().unwrap()), expected);
-            assert!(weft_model::ObjectName::new(expected).is_ok());
-        };
-        check("10.244.1.0/24", "weft-default-10-244-1-0-24");
-        check("fd00:244:0:1::/64", "weft-default-fd00-244-0-1-0-0-0-0-64");
-    }
 }

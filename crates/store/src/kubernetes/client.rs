@@ -6,12 +6,12 @@
 //! What is absent: what a request means, and when to try again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::access::{Access, AccessSource, Token};
+use super::time::parse_http_date;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -174,10 +175,17 @@ impl Client {
 
     /// Sends a request and reads the whole answer.
     pub async fn whole(&self, ask: &Ask) -> Result<Bytes, Failure> {
+        Ok(self.dated(ask).await?.0)
+    }
+
+    /// The same, with the server's time, where it says it.
+    pub async fn dated(&self, ask: &Ask) -> Result<(Bytes, Option<SystemTime>), Failure> {
         let response = self.send(ask).await?;
+        let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
+        let date = date.and_then(parse_http_date);
         let body = Limited::new(response.into_body(), WHOLE).collect();
         match timeout(HEAD, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Ok(body)) => Ok((body.to_bytes(), date)),
             Ok(Err(error)) => Err(Failure::Lost(format!("the answer broke off: {error}"))),
             Err(_) => Err(Failure::Lost("the answer broke off: it takes too long".into())),
         }

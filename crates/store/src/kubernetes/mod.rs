@@ -2,7 +2,7 @@
 //!
 //! Facts are the objects that it serves, pruned as they arrive; the networks are described by the configuration. A node
 //! writes annotations and one condition on its own Node object, and, where no controller gives out pod CIDRs, a Lease for
-//! each block that it claims. A pod's addresses are published by its kubelet, so Weft doesn't.
+//! each block that it claims, which it relies on only as long as the server confirms it. A pod's addresses are published by its kubelet, so Weft doesn't.
 //!
 //! What always holds: an outage of the server takes nothing away. Nothing but this node's own objects and Weft's own
 //! Leases is ever written. `docs/interfaces/cluster-state.md` is the long form, with the rights that are asked for.
@@ -13,11 +13,14 @@ mod backoff;
 mod claim;
 mod client;
 mod follow;
+mod hold;
 mod kind;
+mod lease;
 mod lines;
 mod mirror;
 mod networks;
 mod publish;
+mod time;
 
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -34,7 +37,9 @@ use self::assembly::Assembly;
 use self::claim::Claims;
 use self::client::{Client, Failure};
 use self::follow::Follower;
+use self::hold::Holds;
 use self::kind::Kind;
+use self::lease::Leases;
 use crate::store::{Claim, Event, Published, Store, StoreError};
 
 pub use self::access::{AccessError, AccessSource};
@@ -66,6 +71,13 @@ pub struct Patience {
     pub quiet: Duration,
     /// How long a watch lasts at least, as the server is asked; at most twice as long.
     pub watch: Duration,
+    /// Time between looks at the claims of this node.
+    pub look: Duration,
+    /// How long a node relies on its claims after a look has found them.
+    pub held: Duration,
+    /// How long a block is nobody's after its claim has ended; longer than `held`, by more than servers' clocks differ. The
+    /// same on all nodes.
+    pub spare: Duration,
     /// How long a single request may take with all that belongs to it.
     pub request: Duration,
 }
@@ -80,6 +92,9 @@ impl Default for Patience {
             stalled_list: Duration::from_secs(60),
             quiet: Duration::from_secs(1),
             watch: Duration::from_secs(300),
+            look: Duration::from_secs(120),
+            held: Duration::from_secs(600),
+            spare: Duration::from_secs(900),
             request: Duration::from_secs(60),
         }
     }
@@ -106,6 +121,8 @@ pub struct KubernetesOptions {
 pub struct KubernetesStore {
     options: KubernetesOptions,
     client: Arc<Client>,
+    /// What this node holds, where nodes claim their blocks.
+    holds: Option<Arc<Holds>>,
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
 }
@@ -128,7 +145,12 @@ impl KubernetesStore {
             .build()
             .map_err(|error| failed(format!("no thread: {error}")))?;
         let client = Arc::new(Client::new(options.access.clone()));
-        Ok(Self { options, client, stop: watch::Sender::new(false), runtime: Some(runtime) })
+        let allocates = options.networks.iter().any(|described| described.blocks == BlockSource::Nodes);
+        let holds = allocates.then(|| Arc::new(Holds::of(&options)));
+        if let Some(holds) = &holds {
+            runtime.spawn(holds.clone().keep(client.clone()));
+        }
+        Ok(Self { options, client, holds, stop: watch::Sender::new(false), runtime: Some(runtime) })
     }
 
     /// Asks for this node's own object, and returns the server's address.
@@ -167,12 +189,8 @@ impl KubernetesStore {
     }
 
     fn claims<'a>(&'a self, node: &'a NodeName) -> Claims<'a> {
-        Claims { client: &self.client, namespace: self.options.namespace.as_str(), node }
-    }
-
-    /// True where nodes claim their blocks.
-    fn allocates(&self) -> bool {
-        self.options.networks.iter().any(|described| described.blocks == BlockSource::Nodes)
+        let leases = Leases { client: &self.client, namespace: self.options.namespace.as_str() };
+        Claims { leases, node, spare: self.options.patience.spare }
     }
 
     fn followers(&self, out: &mpsc::Sender<follow::Told>) -> JoinSet<()> {
@@ -219,12 +237,27 @@ impl Store for KubernetesStore {
         let mut followers = self.followers(&out);
         drop(out);
         let mut assembly = Assembly::new(self.options.patience.grace);
+        let mut held = self.holds.as_ref().map(|holds| holds.subscribe());
+        if let Some(held) = &mut held
+            && sink(Event::Hold(held.borrow_and_update().clone())).is_break()
+        {
+            return Ok(());
+        }
         let ended = self.runtime().block_on(async {
             loop {
                 let due = assembly.due();
                 let wake = async {
                     match due {
                         Some(due) => sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let news = async {
+                    match &mut held {
+                        Some(held) => match held.changed().await {
+                            Ok(()) => held.borrow_and_update().clone(),
+                            Err(_) => std::future::pending().await,
+                        },
                         None => std::future::pending().await,
                     }
                 };
@@ -238,6 +271,7 @@ impl Store for KubernetesStore {
                             reason: "its threads have ended; this is an error in Weft".into(),
                         }),
                     },
+                    hold = news => vec![Event::Hold(hold)],
                     () = wake => assembly.tick(Instant::now()).into_iter().collect(),
                 };
                 if events.into_iter().try_for_each(&mut *sink).is_break() {
@@ -256,6 +290,12 @@ impl Store for KubernetesStore {
     fn publish(&self, fact: &Published) -> Result<(), StoreError> {
         match fact {
             Published::Node(node) => self.wait(async {
+                if let Some(reason) = self.holds.as_ref().and_then(|holds| holds.refusal(node)) {
+                    return Err(StoreError::Server {
+                        action: format!("cannot publish node {}", node.name),
+                        reason,
+                    });
+                }
                 let failed = server_error(format!("cannot publish node {}", node.name));
                 publish::publish(&self.client, node).await.map_err(failed)
             }),
@@ -281,17 +321,27 @@ impl Store for KubernetesStore {
         let claims = self.claims(node);
         match described.map(|d| d.blocks) {
             Some(BlockSource::Cluster) => self.wait(claims.given(network)),
-            _ => self.wait(claims.claim(network, in_use)),
+            _ => {
+                let (claim, held) = self.wait(claims.claim(network, in_use))?;
+                if let Some(holds) = self.holds.as_ref().filter(|_| *node == self.options.node) {
+                    holds.set(&network.name, &held);
+                }
+                Ok(claim)
+            }
         }
     }
 
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         self.wait(async {
             let failed = server_error(format!("cannot remove what node {node} has left"));
+            let _forgotten = match self.holds.as_ref().filter(|_| *node == self.options.node) {
+                Some(holds) => Some(holds.forget().await),
+                None => None,
+            };
             publish::forget(&self.client, node).await.map_err(&failed)?;
             match self.claims(node).forget().await {
                 // Where the cluster gives out the blocks, there are no claims, and no right to look for any.
-                Err(failure) if failure.is(hyper::StatusCode::FORBIDDEN) && !self.allocates() => Ok(()),
+                Err(failure) if failure.is(hyper::StatusCode::FORBIDDEN) && self.holds.is_none() => Ok(()),
                 done => done.map_err(failed),
             }
         })

@@ -4,14 +4,15 @@
 //! writers have on the object stays theirs.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use weft_model::{NetworkName, NodeName};
+use weft_model::{Cidr, NetworkName, NodeName};
 
 use super::client::{Ask, Client, Failure};
+use super::time::timestamp;
 use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
 use crate::store::PublishedNode;
 
@@ -127,9 +128,36 @@ async fn annotate(
     if patch.is_empty() {
         return Ok(());
     }
+    write_annotations(client, node, patch.into()).await
+}
+
+async fn write_annotations(client: &Client, node: &NodeName, patch: Value) -> Result<(), Failure> {
     let body = json!({ "metadata": { "annotations": patch } }).to_string();
     let path = format!("{}?{MANAGER}", path(node));
     client.whole(&Ask::with(Method::PATCH, path, "application/merge-patch+json", body)).await.map(drop)
+}
+
+/// Takes blocks that the node has lost out of what its object says.
+pub(super) async fn withdraw(
+    client: &Client,
+    node: &NodeName,
+    is_lost: impl Fn(&NetworkName, &Cidr) -> bool,
+) -> Result<(), Failure> {
+    let Some(there) = read(client, node).await? else { return Ok(()) };
+    let Some(said) = there.metadata.annotations.get(POD_CIDRS_ANNOTATION) else { return Ok(()) };
+    let stays = |entry: &&str| {
+        let parsed = entry
+            .trim()
+            .split_once('=')
+            .and_then(|(network, cidr)| Some((NetworkName::new(network).ok()?, cidr.parse::<Cidr>().ok()?)));
+        parsed.is_none_or(|(network, cidr)| !is_lost(&network, &cidr))
+    };
+    let left = said.split(',').filter(stays).collect::<Vec<_>>().join(",");
+    if left == *said {
+        return Ok(());
+    }
+    let value = if left.is_empty() { Value::Null } else { left.into() };
+    write_annotations(client, node, json!({ POD_CIDRS_ANNOTATION: value })).await
 }
 
 /// Says that the node's network is there, where nobody has said so.
@@ -173,26 +201,8 @@ pub(super) async fn forget(client: &Client, node: &NodeName) -> Result<(), Failu
     }
 }
 
-/// Seconds since 1970 in RFC 3339's form, in UTC.
-fn timestamp(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date of the Gregorian calendar, in eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use weft_model::{NodeAddress, NodeCidr};
 
     use super::*;
@@ -238,16 +248,5 @@ mod tests {
                 "weft.dev/vtep-mac": null,
             }),
         );
-    }
-
-    #[test]
-    fn times_are_written_as_the_server_reads_them() {
-        let check = |seconds, expected: &str| {
-            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
-        };
-        check(0, "1970-01-01T00:00:00Z");
-        check(951_827_696, "2000-02-29T12:34:56Z");
-        check(1_772_323_199, "2026-02-28T23:59:59Z");
-        check(4_107_542_400, "2100-03-01T00:00:00Z");
     }
 }

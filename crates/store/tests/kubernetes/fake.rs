@@ -1,7 +1,7 @@
 //! An API server of the test's own, which can do all that servers should not.
 //!
 //! It speaks HTTP/1.1, one request a connection, and knows objects, versions, lists, streamed lists, watches with
-//! bookmarks, and patches of annotations. What goes wrong is said by [`Faults`].
+//! bookmarks, patches, and deletions with preconditions and finalizers. What goes wrong is said by [`Faults`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -116,13 +116,15 @@ impl Fake {
     }
 
     pub fn delete(&self, collection: &str, name: &str) {
-        self.change(|state| {
-            let Some(object) = state.objects.entry(collection.into()).or_default().remove(name) else {
-                return;
-            };
-            state.version += 1;
-            state.note(collection, "DELETED", object);
-        });
+        self.change(|state| state.delete(collection, name));
+    }
+
+    /// Ends an object as the garbage collector does: one with finalizers stays until they are taken off.
+    pub fn collect(&self, collection: &str, name: &str) {
+        let (method, path) = ("DELETE".to_owned(), format!("/{collection}/{name}"));
+        let (query, token) = (BTreeMap::new(), String::new());
+        let request = Request { method, path, query, token, body: Value::Null };
+        self.change(|state| state.write(&request)).unwrap();
     }
 
     pub fn object(&self, collection: &str, name: &str) -> Option<Value> {
@@ -344,10 +346,53 @@ impl State {
         let (collection, name) = path.rsplit_once('/').unwrap();
         let there = self.objects.get(collection).and_then(|objects| objects.get(name)).cloned();
         let mut object = there.ok_or(404_u16)?;
-        merge(&mut object, &request.body);
-        self.put(collection, object.clone());
+        let is_deletion = request.method == "DELETE";
+        let version =
+            if is_deletion { "/preconditions/resourceVersion" } else { "/metadata/resourceVersion" };
+        let version = request.body.pointer(version);
+        if version.is_some_and(|version| *version != object["metadata"]["resourceVersion"]) {
+            return Err(409);
+        }
+        if is_deletion {
+            object["metadata"]["deletionTimestamp"] = now().into();
+        } else {
+            merge(&mut object, &request.body);
+        }
+        let is_free = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+        match is_free && object["metadata"]["deletionTimestamp"].is_string() {
+            true => self.delete(collection, name),
+            false => self.put(collection, object.clone()),
+        }
         Ok(object)
     }
+
+    fn delete(&mut self, collection: &str, name: &str) {
+        let Some(object) = self.objects.entry(collection.into()).or_default().remove(name) else { return };
+        self.version += 1;
+        self.note(collection, "DELETED", object);
+    }
+}
+
+/// The time, as objects have it.
+fn now() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let (days, rest) = (now / 86_400, now % 86_400);
+    let (mut year, mut day) = (1970, days);
+    let is_leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
+    let length = |year: u64| 365 + u64::from(is_leap(year));
+    while day >= length(year) {
+        day -= length(year);
+        year += 1;
+    }
+    let february = length(year) - 337;
+    let mut month = 0;
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    while day >= months[month] {
+        day -= months[month];
+        month += 1;
+    }
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1, day + 1)
 }
 
 /// RFC 7396, which is near enough.

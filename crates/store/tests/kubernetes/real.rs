@@ -41,7 +41,8 @@ fn give_rights(server: &ApiServer) {
     let role = json!({ "metadata": { "name": "weft" }, "rules": rules });
     server.ask("POST", &format!("{ROLES}/clusterroles"), Some(&role));
     server.ask("POST", &format!("{ROLES}/clusterrolebindings"), Some(&binding("ClusterRole")));
-    let leases: (_, _, &[&str]) = ("coordination.k8s.io", "leases", &["list", "create", "patch", "delete"]);
+    let leases: (_, _, &[&str]) =
+        ("coordination.k8s.io", "leases", &["get", "list", "create", "patch", "delete"]);
     let role = json!({ "metadata": { "name": "weft" }, "rules": [rule(leases)] });
     let namespaced = format!("{ROLES}/namespaces/kube-system");
     server.ask("POST", &format!("{namespaced}/roles"), Some(&role));

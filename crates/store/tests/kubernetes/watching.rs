@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weft_model::{Change, Fact, FactKey, NamespaceName, NodeName};
-use weft_store::kubernetes::{AccessSource, Patience, PodScope};
-use weft_store::{Event, KubernetesOptions, KubernetesStore, Remark, Store, StoreError};
+use weft_model::{Change, Fact, FactKey, NamespaceName, Network, NodeName};
+use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
+use weft_store::{Event, Hold, KubernetesOptions, KubernetesStore, Remark, Store, StoreError};
 
 use super::fake::Fake;
 
@@ -27,6 +27,9 @@ pub fn impatient() -> Patience {
         stalled_list: Duration::from_millis(300),
         quiet: Duration::from_millis(100),
         watch: Duration::from_secs(300),
+        look: Duration::from_millis(100),
+        held: Duration::from_secs(1),
+        spare: Duration::from_secs(2),
         request: Duration::from_secs(10),
     }
 }
@@ -38,15 +41,27 @@ pub fn store(fake: &Fake, token_file: Option<PathBuf>) -> Arc<KubernetesStore> {
 
 /// The same, with other times.
 pub fn store_with(fake: &Fake, token_file: Option<PathBuf>, patience: Patience) -> Arc<KubernetesStore> {
-    let options = KubernetesOptions {
+    Arc::new(KubernetesStore::open(options(fake, token_file, patience)).unwrap())
+}
+
+/// A store of this node, where nodes claim their blocks.
+pub fn claiming(fake: &Fake, node: &str) -> Arc<KubernetesStore> {
+    let network = Network { pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Network::ordinary() };
+    let networks = vec![DescribedNetwork { network, blocks: BlockSource::Nodes }];
+    let node = NodeName::new(node).unwrap();
+    let options = KubernetesOptions { node, networks, ..options(fake, None, impatient()) };
+    Arc::new(KubernetesStore::open(options).unwrap())
+}
+
+fn options(fake: &Fake, token_file: Option<PathBuf>, patience: Patience) -> KubernetesOptions {
+    KubernetesOptions {
         node: NodeName::new("n1").unwrap(),
         access: AccessSource { server: Some(fake.address()), token_file, ..AccessSource::default() },
         networks: Vec::new(),
         pods: PodScope::Own,
         namespace: NamespaceName::new("kube-system").unwrap(),
         patience,
-    };
-    Arc::new(KubernetesStore::open(options).unwrap())
+    }
 }
 
 /// A node of this name, whose label `v` tells its versions apart.
@@ -66,6 +81,8 @@ pub struct Watching {
     pub notices: BTreeMap<String, String>,
     /// Facts that were told to be gone.
     pub removed: Vec<FactKey>,
+    /// How far the node may rely on its claims.
+    pub hold: Hold,
 }
 
 impl Watching {
@@ -87,6 +104,7 @@ impl Watching {
             said: Vec::new(),
             notices: BTreeMap::new(),
             removed: Vec::new(),
+            hold: Hold::default(),
         }
     }
 
@@ -118,7 +136,7 @@ impl Watching {
                 }
                 None => drop(self.notices.remove(&notice.about)),
             },
-            Event::Hold(_) => panic!("an API server's claims don't run out"),
+            Event::Hold(hold) => self.hold = hold,
         }
     }
 
