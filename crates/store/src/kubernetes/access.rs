@@ -94,7 +94,7 @@ impl AccessSource {
                 return Err(wrong("store.kubernetes", reason));
             }
         };
-        let server = parse_server(server).map_err(|reason| wrong(place, reason))?;
+        let server = parse_server(server).map_err(|reason| wrong(&*place, reason))?;
         let roots = match (&self.ca_file, &config) {
             (Some(path), _) => certificates(&read(path)?, &path.display().to_string())?,
             (None, Some(config)) => config.roots()?,
@@ -109,6 +109,11 @@ impl AccessSource {
             (None, Some(config)) => config.credentials()?,
             (None, None) => (None, Token::None),
         };
+        let is_secret = identity.is_some() || token != Token::None;
+        if is_secret && server.scheme_str() == Some("http") && !is_this_machine(&server) {
+            let reason = "credentials would cross the network in the clear; write https://HOST:PORT";
+            return Err(wrong(place, reason));
+        }
         let tls_name = config.and_then(|c| c.cluster.tls_server_name).filter(|name| !name.is_empty());
         Ok(Access { server, tls_name, roots, identity, token })
     }
@@ -120,6 +125,12 @@ fn parse_server(text: &str) -> Result<Uri, String> {
         (Some("https" | "http"), Some(_)) => Ok(uri),
         _ => Err(format!("{text:?} is no address; write https://HOST:PORT")),
     }
+}
+
+/// True for addresses that no other machine has. A name may lead anywhere, `localhost` apart (RFC 6761 §6.3).
+fn is_this_machine(server: &Uri) -> bool {
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A kubeconfig's fields (`k8s.io/client-go/tools/clientcmd/api/v1`), as far as they are used.
@@ -340,7 +351,7 @@ mod tests {
     }
 
     const CONFIG: &str = "
-clusters: [{name: k, cluster: {server: \"http://192.0.2.1:8080/\"}}]
+clusters: [{name: k, cluster: {server: \"http://127.0.0.1:8080/\"}}]
 users: [{name: u, user: {token: hush}}]
 contexts: [{name: c, context: {cluster: k, user: u}}]
 current-context: c
@@ -349,27 +360,23 @@ current-context: c
     #[test]
     fn a_kubeconfig_is_read_and_overridden_and_what_is_wrong_is_named() {
         let keep = |_: &mut AccessSource| {};
-        check(CONFIG, keep, Ok(("http://192.0.2.1:8080/", "hush")));
-        check(
-            CONFIG,
-            |s| s.server = Some("http://[2001:db8::1]:80".into()),
-            Ok(("http://[2001:db8::1]:80/", "hush")),
-        );
+        check(CONFIG, keep, Ok(("http://127.0.0.1:8080/", "hush")));
+        check(CONFIG, |s| s.server = Some("http://[::1]:80".into()), Ok(("http://[::1]:80/", "hush")));
         check(
             &CONFIG.replace("token: hush", "tokenFile: token"),
             keep,
-            Ok(("http://192.0.2.1:8080/", "from-file")),
+            Ok(("http://127.0.0.1:8080/", "from-file")),
         );
         // With a token of its own, Weft doesn't care what the kubeconfig's credentials are.
         let exec = CONFIG.replace("token: hush", "exec: {command: get-hush}");
         check(
             &exec,
             |s| s.token_file = s.kubeconfig.as_ref().map(|p| p.with_file_name("token")),
-            Ok(("http://192.0.2.1:8080/", "from-file")),
+            Ok(("http://127.0.0.1:8080/", "from-file")),
         );
         check(&exec, keep, Err("exec: Weft runs no programs"));
         check(&CONFIG.replace("http:", "https:"), keep, Err("caFile: no CA is known"));
-        check(&CONFIG.replace("http:", "ftp:"), keep, Err("server: \"ftp://192.0.2.1:8080/\" is no address"));
+        check(&CONFIG.replace("http:", "ftp:"), keep, Err("server: \"ftp://127.0.0.1:8080/\" is no address"));
         check(&CONFIG.replace("current-context: c", "current-context: d"), keep, Err("no context \"d\""));
         check(&CONFIG.replace("user: u", "user: v"), keep, Err("no user \"v\""));
         check("clusters: hush", keep, Err("config:1: it is no kubeconfig"));
@@ -382,6 +389,20 @@ current-context: c
             &CONFIG.replace("8080/\"", "8080\", insecure-skip-tls-verify: true"),
             keep,
             Err("insecure-skip-tls-verify: a server that isn't verified"),
+        );
+        let remote = "server: credentials would cross the network";
+        check(CONFIG, |s| s.server = Some("http://192.0.2.1:8080".into()), Err(remote));
+        check(CONFIG, |s| s.server = Some("http://[2001:db8::1]".into()), Err(remote));
+        check(CONFIG, |s| s.server = Some("http://localhost.example:80".into()), Err(remote));
+        check(
+            CONFIG,
+            |s| s.server = Some("http://localhost:80".into()),
+            Ok(("http://localhost:80/", "hush")),
+        );
+        check(
+            &CONFIG.replace("token: hush", "token: ''").replace("127.0.0.1", "192.0.2.1"),
+            keep,
+            Ok(("http://192.0.2.1:8080/", "")),
         );
         check(CONFIG, |s| s.kubeconfig = None, Err("neither a server nor a kubeconfig"));
         check(CONFIG, |s| s.ca_file = Some("/nowhere/ca".into()), Err("/nowhere/ca: it can't be read"));

@@ -26,7 +26,11 @@ impl Backoff {
         self.failures += 1;
         // A server that wants to be left alone for longer than this has lost its clock.
         let least = asked.unwrap_or_default().min(self.longest * 4);
-        grown.max(least).mul_f64(0.75 + 0.5 * fastrand::f64()).max(least)
+        match least > grown {
+            // All nodes were told the same.
+            true => least.mul_f64(1.0 + 0.5 * fastrand::f64()),
+            false => grown.mul_f64(0.75 + 0.5 * fastrand::f64()).max(least),
+        }
     }
 }
 
@@ -43,7 +47,11 @@ mod tests {
             assert!(pause >= seconds(expected) * 3 / 4 && pause <= seconds(expected) * 5 / 4, "{pause:?}");
         }
         assert!(backoff.next(Some(seconds(60))) >= seconds(60));
-        assert!(backoff.next(Some(seconds(86_400))) <= seconds(150));
+        assert!(backoff.next(Some(seconds(86_400))) <= seconds(180));
+        let mut pauses: Vec<_> = (0..40).map(|_| backoff.next(Some(seconds(60)))).collect();
+        pauses.sort_unstable();
+        pauses.dedup();
+        assert!(pauses.len() > 30, "nodes come in step: {pauses:?}");
         backoff.reset();
         assert!(backoff.next(None) < seconds(2));
         backoff.failures = u32::MAX - 1;

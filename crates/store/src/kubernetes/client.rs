@@ -5,6 +5,7 @@
 //!
 //! What is absent: what a request means, and when to try again.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
@@ -29,15 +30,17 @@ use super::time::parse_http_date;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long the head of an answer may take. A busy server holds requests back for up to a minute (API priority and
-/// fairness).
-const HEAD: Duration = Duration::from_secs(75);
+/// How long the head of an answer may take. A server ends a request after a minute, however busy it is.
+const HEAD: Duration = Duration::from_secs(65);
 
 /// Silence after which a connection is asked whether it lives, and how long it has to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(15));
 
 /// Bytes of an answer that is read as a whole: a page of a list is the largest.
-const WHOLE: usize = 256 << 20;
+const WHOLE: usize = 64 << 20;
+
+/// Characters of what the server says that are repeated.
+const SAID: usize = 300;
 
 /// Bytes that a stream, and all together, may have sent before they are read.
 const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
@@ -123,12 +126,16 @@ struct Shared {
     sender: Sender2,
     server: Uri,
     token: Token,
+    /// Tells it from those before.
+    number: u64,
 }
 
 /// How it stands with the connection that requests share.
 #[derive(Default)]
 struct Standing {
     shared: Option<Shared>,
+    /// Connections that were shared.
+    made: u64,
     /// The last attempt to connect that failed, and why.
     failed: Option<(Instant, Failure)>,
 }
@@ -146,7 +153,7 @@ impl Client {
 
     /// Sends a request, and returns the answer as soon as its head is there.
     pub async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, Failure> {
-        let (line, server, token) = self.line().await?;
+        let (line, server, token, number) = self.line().await?;
         let token = token.read().map_err(|error| Failure::Lost(error.to_string()))?;
         let request = request(ask, &server, token.as_deref(), &line)?;
         let sent = async {
@@ -158,7 +165,7 @@ impl Client {
         let response = match timeout(HEAD, sent).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                self.hang_up().await;
+                self.hang_up(number).await;
                 return Err(Failure::Lost(format!("{server}: {}", chain(&error))));
             }
             Err(_) => return Err(Failure::Lost(format!("{server}: no answer in {} s", HEAD.as_secs()))),
@@ -168,7 +175,7 @@ impl Client {
         }
         if response.status() == StatusCode::UNAUTHORIZED {
             // A certificate belongs to its connection: the next one has the certificate that is valid now.
-            self.hang_up().await;
+            self.hang_up(number).await;
         }
         Err(refused(response).await)
     }
@@ -191,16 +198,18 @@ impl Client {
         }
     }
 
-    /// Gives the shared connection up: the next request makes a new one.
-    async fn hang_up(&self) {
-        self.standing.lock().await.shared = None;
+    /// Gives a shared connection up: the next request makes a new one, if nobody has meanwhile.
+    async fn hang_up(&self, number: u64) {
+        self.standing.lock().await.shared.take_if(|shared| shared.number == number);
     }
 
-    async fn line(&self) -> Result<(Line, Uri, Token), Failure> {
+    /// A connection; the last is its number, 0 for one that isn't shared.
+    async fn line(&self) -> Result<(Line, Uri, Token, u64), Failure> {
         let began = Instant::now();
         let mut standing = self.standing.lock().await;
         if let Some(shared) = standing.shared.as_ref().filter(|shared| !shared.sender.is_closed()) {
-            return Ok((Line::Shared(shared.sender.clone()), shared.server.clone(), shared.token.clone()));
+            let line = Line::Shared(shared.sender.clone());
+            return Ok((line, shared.server.clone(), shared.token.clone(), shared.number));
         }
         // Who waited for somebody else's attempt has seen it fail: to try again in turns would take as long for each.
         if let Some((_, failure)) = standing.failed.as_ref().filter(|(at, _)| *at >= began) {
@@ -209,11 +218,13 @@ impl Client {
         standing.shared = None;
         match self.open().await {
             Ok((line, server, token)) => {
-                if let Line::Shared(sender) = &line {
-                    let (sender, server, token) = (sender.clone(), server.clone(), token.clone());
-                    standing.shared = Some(Shared { sender, server, token });
-                }
-                Ok((line, server, token))
+                let Line::Shared(sender) = &line else { return Ok((line, server, token, 0)) };
+                standing.made += 1;
+                let number = standing.made;
+                let sender = sender.clone();
+                standing.shared =
+                    Some(Shared { sender, server: server.clone(), token: token.clone(), number });
+                Ok((line, server, token, number))
             }
             Err(failure) => {
                 standing.failed = Some((Instant::now(), failure.clone()));
@@ -226,9 +237,9 @@ impl Client {
         let access = self.source.load().map_err(|error| Failure::Lost(error.to_string()))?;
         let (server, token) = (access.server.clone(), access.token.clone());
         let failed = |reason: String| Failure::Lost(format!("cannot reach {server}: {reason}"));
-        match timeout(CONNECT, connect(access)).await {
+        match timeout(CONNECT * 2, connect(access)).await {
             Ok(line) => Ok((line.map_err(failed)?, server, token)),
-            Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs()))),
+            Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs() * 2))),
         }
     }
 }
@@ -237,7 +248,8 @@ async fn connect(access: Access) -> Result<Line, String> {
     let host = access.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let is_tls = access.server.scheme_str() == Some("https");
     let port = access.server.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
+    let addresses: Vec<_> = lookup_host((host.as_str(), port)).await.map_err(|e| e.to_string())?.collect();
+    let stream = first_of(&addresses, CONNECT, TcpStream::connect).await?;
     let _ = stream.set_nodelay(true);
     if !is_tls {
         return single(stream).await;
@@ -264,6 +276,26 @@ async fn connect(access: Access) -> Result<Line, String> {
         }
         _ => single(stream).await,
     }
+}
+
+/// Connects to the first of a name's addresses that answers: each has its share of the time that is left.
+async fn first_of<T, A: Copy, F: Future<Output = io::Result<T>>>(
+    addresses: &[A],
+    limit: Duration,
+    connect: impl Fn(A) -> F,
+) -> Result<T, String> {
+    let deadline = Instant::now() + limit;
+    let mut problem = "its name has no address".to_owned();
+    for (i, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
+        match timeout(share, connect(*address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => problem = error.to_string(),
+            Err(_) => problem = format!("no connection in {:.1} s", share.as_secs_f32()),
+        }
+    }
+    Err(problem)
 }
 
 async fn single(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Line, String> {
@@ -344,8 +376,18 @@ impl Status {
         let seconds = self.details.unwrap_or_default().retry_after_seconds;
         let retry_after = (seconds > 0).then(|| Duration::from_secs(seconds));
         let message = if self.message.is_empty() { self.reason } else { self.message };
-        Failure::Refused { status: self.code, message, retry_after }
+        Failure::Refused { status: self.code, message: brief(&message), retry_after }
     }
+}
+
+/// The beginning of what a server says, as one line.
+fn brief(text: &str) -> String {
+    let words = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut brief: String = words.take(SAID).collect();
+    if text.trim().chars().nth(SAID).is_some() {
+        brief.push('…');
+    }
+    brief
 }
 
 async fn refused(response: Response<Incoming>) -> Failure {
@@ -357,8 +399,8 @@ async fn refused(response: Response<Incoming>) -> Failure {
     let bytes = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
     let said = serde_json::from_slice::<Status>(&bytes).ok().map(|status| status.message);
     let message = match said.filter(|message| !message.is_empty()) {
-        Some(message) => message,
-        None => String::from_utf8_lossy(&bytes).chars().take(200).collect::<String>().trim().to_owned(),
+        Some(message) => brief(&message),
+        None => brief(&String::from_utf8_lossy(&bytes)),
     };
     Failure::Refused { status, message, retry_after }
 }
@@ -375,4 +417,40 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_dead_does_not_keep_from_the_next() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let check = |addresses: &[&'static str], expected: Result<&str, &str>| {
+            let connect = |address: &'static str| async move {
+                match address {
+                    "dead" => std::future::pending().await,
+                    "closed" => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                    live => Ok(live),
+                }
+            };
+            let limit = Duration::from_millis(200);
+            let found = runtime.block_on(async {
+                timeout(Duration::from_secs(20), first_of(addresses, limit, connect)).await.unwrap()
+            });
+            assert_eq!(found, expected.map_err(str::to_owned), "{addresses:?}");
+        };
+        check(&["dead", "live"], Ok("live"));
+        check(&["closed", "dead", "live", "other"], Ok("live"));
+        check(&["dead", "closed"], Err("connection refused"));
+        check(&[], Err("its name has no address"));
+    }
+
+    #[test]
+    fn what_a_server_says_is_repeated_in_brief() {
+        let status = Status { message: format!("no\u{1b}[2J\n{}", "x".repeat(9000)), ..Status::default() };
+        let Failure::Refused { message, .. } = status.failure() else { panic!("no refusal") };
+        assert!(message.starts_with("no [2J xxx") && message.chars().count() == SAID + 1, "{message}");
+        assert_eq!(brief(" short\n"), "short");
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 use weft_model::NodeName;
@@ -49,13 +50,15 @@ pub(super) enum Told {
     Well(Kind),
 }
 
-/// How lists are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Listing {
-    /// As the beginning of a watch.
-    Streamed,
-    /// In pages, by servers that don't stream.
-    Paged,
+/// What a server has of a group (`metav1.APIResourceList`).
+#[derive(Deserialize)]
+struct Resources {
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    name: String,
 }
 
 /// Nobody listens any more.
@@ -71,6 +74,8 @@ enum End {
     Lost,
     /// The server doesn't stream lists.
     NoStream,
+    /// It began to, and went on with nothing.
+    Stalled,
     Failed(Failure),
     Gone,
 }
@@ -94,7 +99,10 @@ pub(super) struct Follower {
     selection: String,
     patience: Patience,
     mirror: Mirror,
-    listing: Listing,
+    /// Until when lists are asked for in pages: of late a streamed one came to nothing.
+    paged_until: Option<Instant>,
+    /// A list was complete before.
+    was_listed: bool,
     /// The version from which a watch goes on; `None` where a list has to come first.
     place: Option<String>,
     trouble: Option<Trouble>,
@@ -117,7 +125,8 @@ impl Follower {
             selection: kind.selection(node, scope),
             patience,
             mirror: Mirror::new(kind, node.clone()),
-            listing: Listing::Streamed,
+            paged_until: None,
+            was_listed: false,
             place: None,
             trouble: None,
             backoff: Backoff::new(patience.first_pause, patience.longest_pause),
@@ -129,24 +138,36 @@ impl Follower {
     pub async fn run(mut self) {
         loop {
             let began = Instant::now();
-            let end = match (self.place.clone(), self.listing) {
-                (Some(place), _) => self.watch(&place).await,
-                (None, Listing::Streamed) => self.stream().await,
-                (None, Listing::Paged) => self.pages().await,
+            let end = match self.place.clone() {
+                Some(place) => self.watch(&place).await,
+                None if self.paged_until.is_some_and(|until| began < until) => self.pages().await,
+                None => self.stream().await,
             };
             let pause = match end {
                 End::Gone => return,
                 End::Listed => continue,
                 End::NoStream => {
-                    self.listing = Listing::Paged;
+                    self.paged_until = Some(Instant::now() + self.patience.paged);
                     continue;
+                }
+                End::Stalled => {
+                    self.paged_until = Some(Instant::now() + self.patience.paged);
+                    self.backoff.next(None)
                 }
                 End::Lost if self.place.take().is_some() => self.backoff.next(None),
                 End::Lost => match self.fail(lost_list()).await {
                     Ok(pause) => pause,
                     Err(Gone) => return,
                 },
-                End::Finished if began.elapsed() > self.patience.longest_pause => continue,
+                End::Finished if self.trouble.is_some() => {
+                    // No bookmark came: a server that has only just started may have none to send. A list tells the same.
+                    self.place = None;
+                    self.patience.first_pause.mul_f64(fastrand::f64())
+                }
+                // One that ends its watches all at once must not be asked by all nodes at once.
+                End::Finished if began.elapsed() > self.patience.longest_pause => {
+                    self.patience.first_pause.mul_f64(fastrand::f64())
+                }
                 // A server that ends every watch at once must not be asked without pause.
                 End::Finished => self.backoff.next(None),
                 End::Failed(failure) => match self.fail(failure).await {
@@ -163,7 +184,7 @@ impl Follower {
 
     /// Says what went wrong; returns how long to wait.
     async fn fail(&mut self, failure: Failure) -> Result<Duration, Gone> {
-        if self.kind.is_optional() && failure.is(StatusCode::NOT_FOUND) {
+        if self.kind.is_optional() && failure.is(StatusCode::NOT_FOUND) && self.is_unknown().await {
             // The server doesn't know the kind: so there are none. It may be upgraded.
             self.mirror.begin_list();
             self.place = None;
@@ -192,6 +213,21 @@ impl Follower {
         Ok(self.backoff.next(asked))
     }
 
+    /// True where the server has no such kind. Once it had, its word alone isn't taken: a proxy, or a server that has only just
+    /// started, says the same of anything.
+    async fn is_unknown(&self) -> bool {
+        if !self.was_listed {
+            return true;
+        }
+        let path = self.kind.path();
+        let Some((group, resource)) = path.rsplit_once('/') else { return false };
+        let Ok(answer) = self.client.whole(&Ask::get(group)).await else { return false };
+        let known = serde_json::from_slice::<Resources>(&answer);
+        known.is_ok_and(|known| {
+            !known.resources.is_empty() && known.resources.iter().all(|r| r.name != resource)
+        })
+    }
+
     async fn tell(&self, told: Told) -> Result<(), Gone> {
         self.out.send(told).await.map_err(|_| Gone)
     }
@@ -212,14 +248,18 @@ impl Follower {
     async fn list_is_complete(&mut self) -> Result<(), Gone> {
         let mut news = News::default();
         self.mirror.end_list(&mut news);
+        self.was_listed = true;
         self.tell_news(&mut news).await?;
         self.be_well().await?;
         self.tell(Told::Complete(self.kind)).await
     }
 
-    /// A watch that lasts between one and two times the shortest: all nodes at once would be a storm.
+    /// A watch that lasts between one and two times the shortest: all nodes at once would be a storm. In trouble it is short,
+    /// since a server sends a bookmark before a watch's end, and with that we know that nothing is missing.
     fn watch_path(&self, rest: &str) -> String {
-        let seconds = self.patience.watch.as_secs_f64() * (1.0 + fastrand::f64());
+        let is_catching_up = self.place.is_some() && self.trouble.is_some();
+        let least = if is_catching_up { self.patience.catch_up } else { self.patience.watch };
+        let seconds = least.as_secs_f64() * (1.0 + fastrand::f64());
         let (path, selection) = (self.kind.path(), &self.selection);
         format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}{selection}{rest}")
     }
@@ -295,28 +335,23 @@ impl Follower {
         let mut progress = Instant::now();
         loop {
             let is_listing = self.place.is_none();
-            let is_catching_up = !is_listing && self.trouble.is_some();
-            let patience = match (is_catching_up, is_listing) {
-                (true, _) => self.patience.quiet,
+            let patience = match is_listing {
                 // A bookmark that ends no list is no progress.
-                (_, true) => self.patience.stalled_list.saturating_sub(progress.elapsed()),
-                _ => self.patience.silence,
+                true => self.patience.stalled_list.saturating_sub(progress.elapsed()),
+                false => self.patience.silence,
             };
             let mut heard = Ok(None);
             let (mirror, each) = (&mut self.mirror, &mut news);
             let more = timeout(patience, lines.more(|line| take(mirror, line, each, &mut heard))).await;
             let Ok(more) = more else {
-                if is_catching_up {
-                    // What came to pass meanwhile has been sent: a server sends it at once.
-                    if self.be_well().await.is_err() {
-                        return End::Gone;
-                    }
-                    continue;
+                // What was gathered counts as told from now on.
+                if self.tell_in_chunks(&mut news).await.is_err() {
+                    return End::Gone;
                 }
                 // A server that has no idea of streamed lists sends what there is, and never an end.
-                return if is_listing { End::NoStream } else { End::Lost };
+                return if is_listing { End::Stalled } else { End::Lost };
             };
-            if !news.is_empty() {
+            if !news.is_empty() || matches!(heard, Ok(Some(Heard::Object(_)))) {
                 progress = Instant::now();
             }
             // A list comes an object a frame: handed over one by one, each would cost a switch of threads.

@@ -1,15 +1,17 @@
 //! What has been told of one kind, and what a list or a change adds to it: pure.
 //!
-//! What always holds: what a full list doesn't hold is told as removed, and nothing else is. An object that can't be read
+//! What always holds: only what differs from what was told is told. What a full list doesn't hold is told as removed, and nothing else is. An object that can't be read
 //! keeps the fact that it was, and a list in which something could not even be named removes nothing.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use weft_model::{Change, FactKey, NodeName};
+use weft_model::{Change, Fact, FactKey, NodeName};
 
 use super::client::{Failure, Status};
 use super::kind::{Kind, pruned};
@@ -88,17 +90,51 @@ impl News {
     }
 }
 
+/// What was told of an object.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// The list that held it last.
+    list: u32,
+    print: u128,
+}
+
+/// Fingerprints of facts, by secrets of this process's own: nobody can make two that are alike.
+#[derive(Default)]
+struct Printer(RandomState, RandomState);
+
+struct Hashing(<RandomState as BuildHasher>::Hasher, <RandomState as BuildHasher>::Hasher);
+
+impl fmt::Write for Hashing {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write(text.as_bytes());
+        self.1.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Printer {
+    fn print(&self, fact: &Fact) -> u128 {
+        let mut hashing = Hashing(self.0.build_hasher(), self.1.build_hasher());
+        // Every field of a fact is in its debug form, and writing to a hasher can't fail.
+        let _ = fmt::Write::write_fmt(&mut hashing, format_args!("{fact:?}"));
+        u128::from(hashing.0.finish()) << 64 | u128::from(hashing.1.finish())
+    }
+}
+
 /// See the module.
 pub(super) struct Mirror {
     kind: Kind,
     node: NodeName,
     names: Interner,
-    /// What was told and not taken back, and the list that held it last.
-    known: FxHashMap<FactKey, u32>,
+    printer: Printer,
+    /// What was told and not taken back.
+    known: FxHashMap<FactKey, Told>,
     list: u32,
     is_listing: bool,
     /// The list that is under way holds something that can't be named.
     is_doubtful: bool,
+    /// A notice about the whole kind stands.
+    is_warned: bool,
     /// Objects that can't be read: what the notice is about, and the list that held it last.
     broken: BTreeMap<FactKey, (String, u32)>,
 }
@@ -109,10 +145,12 @@ impl Mirror {
             kind,
             node,
             names: Interner::default(),
+            printer: Printer::default(),
             known: FxHashMap::default(),
             list: 0,
             is_listing: false,
             is_doubtful: false,
+            is_warned: false,
             broken: BTreeMap::new(),
         }
     }
@@ -130,8 +168,8 @@ impl Mirror {
         let (list, is_doubtful) = (self.list, self.is_doubtful);
         let mut gone = Vec::new();
         if !is_doubtful {
-            self.known.retain(|key, seen| {
-                let stays = *seen == list;
+            self.known.retain(|key, told| {
+                let stays = told.list == list;
                 if !stays {
                     gone.push(key.clone());
                 }
@@ -141,6 +179,9 @@ impl Mirror {
         // The order of a hash table is nobody's business.
         gone.sort();
         news.changes.extend(gone.into_iter().map(Change::Remove));
+        if !is_doubtful && std::mem::take(&mut self.is_warned) {
+            news.notices.push(Notice { about: self.about_kind(), text: None });
+        }
         let mended = self.broken.extract_if(.., |_, (_, seen)| *seen != list && !is_doubtful);
         news.notices.extend(mended.map(|(_, (about, _))| Notice { about, text: None }));
     }
@@ -189,15 +230,21 @@ impl Mirror {
 
     /// A line was too long to be read.
     pub fn take_too_long(&mut self, limit: usize, news: &mut News) {
-        self.is_doubtful = true;
         let text = format!(
             "one of them has more than {} MiB and is passed over; what was in force of it stays. Make it smaller",
             limit >> 20
         );
-        news.notices.push(Notice {
-            about: format!("kind {}", self.kind.id().kind),
-            text: Some(Remark::Warning(text)),
-        });
+        self.doubt(text, news);
+    }
+
+    fn about_kind(&self) -> String {
+        format!("kind {}", self.kind.id().kind)
+    }
+
+    /// Something came that can't be named: until a list without such a thing, nothing is told as removed by a list.
+    fn doubt(&mut self, text: String, news: &mut News) {
+        (self.is_doubtful, self.is_warned) = (true, true);
+        news.notices.push(Notice { about: self.about_kind(), text: Some(Remark::Warning(text)) });
     }
 
     fn take_object(&mut self, text: &str, news: &mut News) {
@@ -206,8 +253,13 @@ impl Mirror {
                 for decoded in facts {
                     let key = decoded.fact.key();
                     self.mend(&key, news);
-                    self.known.insert(key, self.list);
-                    news.changes.push(Change::set(pruned(decoded.fact, &self.node)));
+                    let fact = pruned(decoded.fact, &self.node);
+                    let told = Told { list: self.list, print: self.printer.print(&fact) };
+                    let before = self.known.insert(key, told);
+                    // Most changes are of what a plan doesn't read: heartbeats, other writers' annotations.
+                    if before.is_none_or(|before| before.print != told.print) {
+                        news.changes.push(Change::set(fact));
+                    }
                 }
             }
             Ok(Outcome::Unknown(_)) => {}
@@ -218,13 +270,10 @@ impl Mirror {
     fn set_broken(&mut self, text: &str, reason: String, news: &mut News) {
         let head = head(text);
         let Some(key) = self.kind.key(&head.namespace, &head.name) else {
-            self.is_doubtful = true;
-            let about = format!("kind {}", self.kind.id().kind);
-            news.notices.push(Notice { about, text: Some(Remark::Warning(reason)) });
-            return;
+            return self.doubt(reason, news);
         };
-        if let Some(seen) = self.known.get_mut(&key) {
-            *seen = self.list;
+        if let Some(told) = self.known.get_mut(&key) {
+            told.list = self.list;
         }
         let about = key.to_string();
         let text = format!("{reason}. What was in force of it stays; mend the object");

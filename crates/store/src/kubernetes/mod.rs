@@ -25,6 +25,7 @@ mod time;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -67,8 +68,10 @@ pub struct Patience {
     pub silence: Duration,
     /// Silence after which a streamed list is given up.
     pub stalled_list: Duration,
-    /// Silence after which a watch that goes on is taken to have sent what was missed.
-    pub quiet: Duration,
+    /// How long lists are asked for in pages after a streamed one came to nothing.
+    pub paged: Duration,
+    /// How long a watch lasts at least that goes on after an outage: shortly before its end the server says how far it has come.
+    pub catch_up: Duration,
     /// How long a watch lasts at least, as the server is asked; at most twice as long.
     pub watch: Duration,
     /// Time between looks at the claims of this node.
@@ -90,12 +93,13 @@ impl Default for Patience {
             grace: Duration::from_secs(5),
             silence: Duration::from_secs(180),
             stalled_list: Duration::from_secs(60),
-            quiet: Duration::from_secs(1),
+            paged: Duration::from_secs(600),
+            catch_up: Duration::from_secs(5),
             watch: Duration::from_secs(300),
             look: Duration::from_secs(120),
             held: Duration::from_secs(600),
             spare: Duration::from_secs(900),
-            request: Duration::from_secs(60),
+            request: Duration::from_secs(90),
         }
     }
 }
@@ -123,6 +127,8 @@ pub struct KubernetesStore {
     client: Arc<Client>,
     /// What this node holds, where nodes claim their blocks.
     holds: Option<Arc<Holds>>,
+    /// This node's network was announced, and is said to be there for as long as the store lasts.
+    is_announced: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
 }
@@ -150,7 +156,15 @@ impl KubernetesStore {
         if let Some(holds) = &holds {
             runtime.spawn(holds.clone().keep(client.clone()));
         }
-        Ok(Self { options, client, holds, stop: watch::Sender::new(false), runtime: Some(runtime) })
+        let is_announced = Arc::new(AtomicBool::new(false));
+        Ok(Self {
+            options,
+            client,
+            holds,
+            is_announced,
+            stop: watch::Sender::new(false),
+            runtime: Some(runtime),
+        })
     }
 
     /// Asks for this node's own object, and returns the server's address.
@@ -308,7 +322,26 @@ impl Store for KubernetesStore {
         self.wait(async {
             let failed = server_error(format!("cannot say that the network of node {node} is there"));
             publish::announce(&self.client, node).await.map_err(failed)
-        })
+        })?;
+        if *node == self.options.node && !self.is_announced.swap(true, Ordering::Relaxed) {
+            let (client, node, look) = (self.client.clone(), node.clone(), self.options.patience.look);
+            let is_announced = self.is_announced.clone();
+            self.runtime().spawn(async move {
+                // Others say the opposite: a network that was here before, as it stops.
+                loop {
+                    tokio::time::sleep(look.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+                    if !is_announced.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if let Err(failure) = publish::announce(&client, &node).await {
+                        tracing::debug!(
+                            "cannot look whether node {node} says that its network is there: {failure}"
+                        );
+                    }
+                }
+            });
+        }
+        Ok(())
     }
 
     fn claim_pod_cidrs(
@@ -334,6 +367,9 @@ impl Store for KubernetesStore {
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         self.wait(async {
             let failed = server_error(format!("cannot remove what node {node} has left"));
+            if *node == self.options.node {
+                self.is_announced.store(false, Ordering::Relaxed);
+            }
             let _forgotten = match self.holds.as_ref().filter(|_| *node == self.options.node) {
                 Some(holds) => Some(holds.forget().await),
                 None => None,

@@ -22,8 +22,9 @@ const MANAGER: &str = "fieldManager=weft";
 /// The condition that keeps pods off nodes whose network isn't there.
 const CONDITION: &str = "NetworkUnavailable";
 
-/// The condition's reason, by which ours is told from a cloud's.
-const REASON: &str = "WeftIsUp";
+/// The condition's reasons, by which ours is told from a cloud's.
+const UP: &str = "WeftIsUp";
+const NOT_UP: &str = "WeftIsNotUpYet";
 
 /// A Node, as far as its writer has to know it.
 #[derive(Debug, Default, Deserialize)]
@@ -84,7 +85,13 @@ pub(super) async fn publish(client: &Client, said: &PublishedNode) -> Result<(),
         ));
     };
     let wanted = annotations(said, &there.spec.pod_cidrs);
-    annotate(client, &said.name, &there, &wanted).await
+    annotate(client, &said.name, &there, &wanted).await?;
+    if there.status.conditions.iter().any(|c| c.r#type == CONDITION) {
+        return Ok(());
+    }
+    // A node that is new to Weft: pods are kept off until its network is announced.
+    set_condition(client, &said.name, condition("True", NOT_UP, "Weft is setting this node's network up"))
+        .await
 }
 
 /// The annotations that say it all. Blocks that the object has in its own field aren't said twice.
@@ -167,16 +174,20 @@ pub(super) async fn announce(client: &Client, node: &NodeName) -> Result<(), Fai
     if there.status.conditions.iter().any(is_said) {
         return Ok(());
     }
+    let said = condition("False", UP, "Weft has set this node's network up");
+    set_condition(client, node, said).await
+}
+
+fn condition(status: &str, reason: &str, message: &str) -> Value {
     let now = timestamp(SystemTime::now());
-    let condition = json!({
+    json!({
         "type": CONDITION,
-        "status": "False",
-        "reason": REASON,
-        "message": "Weft has set this node's network up",
+        "status": status,
+        "reason": reason,
+        "message": message,
         "lastHeartbeatTime": now,
         "lastTransitionTime": now,
-    });
-    set_condition(client, node, condition).await
+    })
 }
 
 async fn set_condition(client: &Client, node: &NodeName, condition: Value) -> Result<(), Failure> {
@@ -190,7 +201,7 @@ async fn set_condition(client: &Client, node: &NodeName, condition: Value) -> Re
 /// Takes all of Weft's off a node's object, if there is one.
 pub(super) async fn forget(client: &Client, node: &NodeName) -> Result<(), Failure> {
     let Some(there) = read(client, node).await? else { return Ok(()) };
-    let ours = |c: &Condition| c.r#type == CONDITION && c.reason == REASON;
+    let ours = |c: &Condition| c.r#type == CONDITION && [UP, NOT_UP].contains(&c.reason.as_str());
     if there.status.conditions.iter().any(ours) {
         // The next network says for itself whether it is there.
         set_condition(client, node, json!({ "type": CONDITION, "$patch": "delete" })).await?;

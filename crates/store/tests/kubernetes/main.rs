@@ -22,6 +22,9 @@ fn unhurried(fake: &Fake) -> std::sync::Arc<weft_store::KubernetesStore> {
     store_with(fake, None, Patience { grace: Duration::from_secs(60), ..impatient() })
 }
 
+/// A line of a watch whose place is lost.
+const EXPIRED: &str = "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410}}\n";
+
 /// A server with two nodes.
 fn two_nodes() -> Fake {
     let fake = Fake::start();
@@ -169,6 +172,9 @@ fn an_object_beyond_all_measure_is_passed_over() {
     large["status"] = json!({ "noise": "x".repeat(9 << 20) });
     fake.put(NODES, large);
     watching.until_nodes("n1=2 n2=3");
+    // A list without it ends the notice.
+    fake.send_raw(NODES, EXPIRED);
+    watching.until("the notice's end", |w| w.notices.is_empty());
 }
 
 #[test]
@@ -267,14 +273,109 @@ fn a_node_writes_only_what_differs() {
     };
     store.publish(&Published::Node(said.clone())).unwrap();
     store.publish(&Published::Node(said.clone())).unwrap();
-    assert_eq!(writes(), 1);
+    // The annotations, and that pods shall wait.
+    assert_eq!(writes(), 2);
+    let condition = |field: &str| fake.object(NODES, "n1").unwrap()["status"]["conditions"][0][field].clone();
+    assert_eq!((condition("status"), condition("reason")), (json!("True"), json!("WeftIsNotUpYet")));
     let there = fake.object(NODES, "n1").unwrap();
     assert_eq!(there["metadata"]["annotations"], json!({ "weft.dev/addresses": "192.0.2.1/24" }));
     assert_eq!(there["metadata"]["labels"], json!({ "v": "1" }));
     store.announce_ready(&said.name).unwrap();
     store.announce_ready(&said.name).unwrap();
-    assert_eq!(writes(), 2);
+    assert_eq!(writes(), 3);
+    assert_eq!((condition("status"), condition("reason")), (json!("False"), json!("WeftIsUp")));
+    // Another network says, as it stops, that there is none.
+    let mut stopped = fake.object(NODES, "n1").unwrap();
+    stopped["status"]["conditions"][0]["status"] = "True".into();
+    fake.put(NODES, stopped);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while condition("status") != "False" {
+        assert!(std::time::Instant::now() < deadline, "the node goes on keeping pods off");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     said.name = NodeName::new("elsewhere").unwrap();
     let error = store.publish(&Published::Node(said)).unwrap_err().to_string();
     assert!(error.contains("no such Node"), "{error}");
+}
+
+#[test]
+fn a_kind_that_was_there_is_not_gone_because_somebody_says_404() {
+    const CIDRS: &str = "apis/networking.k8s.io/v1/servicecidrs";
+    let fake = two_nodes();
+    let cidr = json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": ["10.96.0.0/12"] } });
+    fake.put(CIDRS, cidr);
+    let mut watching = Watching::synced(store(&fake, None));
+    let key = FactKey::ServiceCidr(weft_model::ObjectName::new("kubernetes").unwrap());
+    assert!(watching.facts.contains_key(&key));
+    fake.set_faults(Faults { unknown: vec!["servicecidrs"], ..Faults::default() });
+    fake.hang_up();
+    watching
+        .until("trouble", |w| w.said.last().is_some_and(|s| s.contains("servicecidrs") && s.contains("404")));
+    assert!(watching.facts.contains_key(&key) && watching.removed.is_empty());
+    // What the server has is believed.
+    let group = json!({ "metadata": { "name": "v1" }, "resources": [{ "name": "ingresses" }] });
+    fake.put("apis/networking.k8s.io", group);
+    watching.until("the end", |w| w.said.last().is_some_and(|s| s == "synced"));
+    assert_eq!(watching.removed, [key]);
+}
+
+#[test]
+fn what_changes_nothing_that_is_read_is_not_told() {
+    let fake = two_nodes();
+    let mut watching = Watching::synced(store(&fake, None));
+    let before = watching.sets;
+    for beat in 0..20 {
+        let mut n1 = node("n1", 1);
+        n1["status"] = json!({ "conditions": [{ "type": "Ready", "lastHeartbeatTime": beat }] });
+        fake.put(NODES, n1);
+    }
+    // Not even a new list tells what is known.
+    fake.send_raw(NODES, EXPIRED);
+    fake.put(NODES, node("n2", 2));
+    watching.until_nodes("n1=1 n2=2");
+    assert_eq!(watching.sets, before + 1);
+}
+
+#[test]
+fn silence_is_no_sign_that_nothing_was_missed() {
+    let fake = two_nodes();
+    let patience = Patience { silence: Duration::from_secs(60), ..impatient() };
+    let mut watching = Watching::synced(store_with(&fake, None, patience));
+    fake.set_faults(Faults { down: true, ..Faults::default() });
+    fake.hang_up();
+    watching.until("stale", |w| w.said.last().is_some_and(|s| s.starts_with("stale: ")));
+    // It is back, has changes to tell, and is late with them.
+    fake.put(NODES, node("n1", 2));
+    fake.set_faults(Faults { mute: true, ..Faults::default() });
+    let asked = |fake: &Fake| fake.requests().iter().filter(|(_, r)| r.contains("/nodes?watch")).count();
+    let (before, deadline) = (asked(&fake), std::time::Instant::now() + Duration::from_secs(20));
+    while asked(&fake) == before {
+        assert!(std::time::Instant::now() < deadline, "no watch goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    fake.set_faults(Faults::default());
+    watching.until("synced", |w| w.said.last().is_some_and(|s| s == "synced"));
+    assert_eq!(watching.versions(), "n1=2 n2=1");
+}
+
+#[test]
+fn a_server_that_streams_again_is_asked_to() {
+    let fake = two_nodes();
+    fake.set_faults(Faults { no_streams: true, ..Faults::default() });
+    let patience = Patience { paged: Duration::from_millis(50), ..impatient() };
+    let mut watching = Watching::synced(store_with(&fake, None, patience));
+    fake.set_faults(Faults::default());
+    let is_streamed = |r: &str| r.contains("/nodes?") && r.contains("sendInitialEvents");
+    let streamed = || fake.requests().iter().filter(|(_, r)| is_streamed(r)).count();
+    let before = streamed();
+    std::thread::sleep(Duration::from_millis(60));
+    fake.send_raw(NODES, EXPIRED);
+    fake.put(NODES, node("n1", 2));
+    watching.until_nodes("n1=2 n2=1");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while streamed() == before {
+        assert!(std::time::Instant::now() < deadline, "lists are paged for ever");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

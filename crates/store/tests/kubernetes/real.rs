@@ -72,11 +72,7 @@ fn store(server: &ApiServer) -> Arc<KubernetesStore> {
         pods: PodScope::Own,
         namespace: weft_model::NamespaceName::new("kube-system").unwrap(),
         // A real server's bookmarks are a minute apart.
-        patience: Patience {
-            silence: Duration::from_secs(180),
-            quiet: Duration::from_secs(1),
-            ..impatient()
-        },
+        patience: Patience { silence: Duration::from_secs(180), ..impatient() },
     };
     Arc::new(KubernetesStore::open(options).unwrap())
 }

@@ -25,7 +25,8 @@ pub fn impatient() -> Patience {
         grace: Duration::from_millis(300),
         silence: Duration::from_millis(700),
         stalled_list: Duration::from_millis(300),
-        quiet: Duration::from_millis(100),
+        paged: Duration::from_secs(600),
+        catch_up: Duration::from_secs(2),
         watch: Duration::from_secs(300),
         look: Duration::from_millis(100),
         held: Duration::from_secs(1),
@@ -79,6 +80,8 @@ pub struct Watching {
     pub said: Vec<String>,
     /// Notices that stand.
     pub notices: BTreeMap<String, String>,
+    /// How often a fact was told.
+    pub sets: usize,
     /// Facts that were told to be gone.
     pub removed: Vec<FactKey>,
     /// How far the node may rely on its claims.
@@ -103,6 +106,7 @@ impl Watching {
             facts: BTreeMap::new(),
             said: Vec::new(),
             notices: BTreeMap::new(),
+            sets: 0,
             removed: Vec::new(),
             hold: Hold::default(),
         }
@@ -120,7 +124,10 @@ impl Watching {
             Event::Changes(changes) => {
                 for change in changes {
                     match change {
-                        Change::Set(fact) => drop(self.facts.insert(fact.key(), *fact)),
+                        Change::Set(fact) => {
+                            self.sets += 1;
+                            self.facts.insert(fact.key(), *fact);
+                        }
                         Change::Remove(key) => {
                             self.facts.remove(&key);
                             self.removed.push(key);
