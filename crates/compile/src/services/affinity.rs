@@ -5,7 +5,7 @@
 
 /// The times that there are, in seconds, up to the longest that Kubernetes allows. Its default (three hours) is among them.
 pub const STEPS: [u32; 14] =
-    [10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400];
+    [1, 10, 30, 60, 300, 600, 1200, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400];
 
 /// Seconds for which a client is remembered that should be for so many: never fewer, up to a day.
 pub fn kept_seconds(asked: u32) -> u32 {
@@ -20,7 +20,8 @@ mod tests {
     fn nobody_is_forgotten_early() {
         assert!(STEPS.is_sorted());
         for (asked, kept) in [
-            (1, 10),
+            (1, 1),
+            (2, 10),
             (10, 10),
             (11, 30),
             (10_800, 10_800),

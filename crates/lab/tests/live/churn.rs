@@ -232,6 +232,8 @@ impl Churner<'_> {
                 self.write(*service);
             }
             self.settle();
+            // Flows of datagrams are looked at ten times a second, and then they end.
+            std::thread::sleep(Duration::from_millis(200));
             for service in &changing {
                 self.watch.gone.has_left(*service, &self.endpoints[usize::from(*service)]);
             }
