@@ -30,6 +30,9 @@ pub trait NodeKernel: Kernel + Send {
 
     /// What stands in pods' way and is not ours to change: sentences with the mend.
     fn findings(&self) -> Vec<String>;
+
+    /// True, once, where others may have changed what is ours and nobody will tell.
+    fn has_missed(&mut self) -> bool;
 }
 
 impl NodeKernel for LinuxKernel {
@@ -43,6 +46,10 @@ impl NodeKernel for LinuxKernel {
 
     fn findings(&self) -> Vec<String> {
         LinuxKernel::findings(self).iter().map(ToString::to_string).collect()
+    }
+
+    fn has_missed(&mut self) -> bool {
+        LinuxKernel::has_missed(self)
     }
 }
 
@@ -167,6 +174,7 @@ impl<K: NodeKernel> KernelThread<K> {
             let _ = answer.send(self.differences(&plan));
         }
         drop(plan);
+        later.sync |= self.executor.kernel_mut().has_missed();
         let done = self.report(outcome, pending.sync, began);
         if pending.sync {
             memory::give_back();
@@ -275,6 +283,10 @@ mod tests {
 
         fn findings(&self) -> Vec<String> {
             Vec::new()
+        }
+
+        fn has_missed(&mut self) -> bool {
+            false
         }
     }
 

@@ -12,6 +12,7 @@ use weft_plan::kernel::{HOST_END_MAC, LINK_GROUP, LinkKind};
 use weft_plan::{Link, Route};
 
 use crate::link::state::LinkState;
+use crate::monitor::Ears;
 use crate::overlay;
 
 /// A shared record of our own changes.
@@ -26,6 +27,8 @@ struct Record {
     /// Links and source addresses that routes of ours name, or named once: with them the kernel forgets routes.
     used_links: HashSet<IfName>,
     used_sources: HashSet<IpAddr>,
+    /// What hears of the packet filter's changes, where something does.
+    ears: Option<Ears>,
 }
 
 /// How a link of ours should look.
@@ -83,6 +86,21 @@ impl Ledger {
     /// Our ports so far.
     pub(crate) fn ports(&self) -> Vec<u32> {
         self.lock().ports.iter().copied().collect()
+    }
+
+    /// The monitor hears of the packet filter with these.
+    pub(crate) fn hears_with(&self, ears: Ears) {
+        self.lock().ears = Some(ears);
+    }
+
+    /// True where a monitor hears of the packet filter, which it doesn't from now on.
+    pub(crate) fn stops_its_ears(&self) -> bool {
+        self.lock().ears.as_ref().is_some_and(|ears| ears.stop().is_ok())
+    }
+
+    /// The monitor hears again; an error means that it is deaf for good.
+    pub(crate) fn opens_its_ears(&self) -> std::io::Result<()> {
+        self.lock().ears.as_ref().map_or(Ok(()), Ears::open)
     }
 
     /// A link should look so from now on.

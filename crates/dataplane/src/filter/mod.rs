@@ -24,7 +24,7 @@ pub mod uapi;
 mod userdata;
 
 pub use error::{ElementFault, FilterError, Quarantined};
-pub use nft::{Change, FilterOutcome, Nft};
+pub use nft::{Change, FilterOutcome, Nft, after};
 pub use observe::{Counter, canonical};
 pub use userdata::{rule_comment, rule_userdata};
 

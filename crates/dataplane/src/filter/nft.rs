@@ -42,6 +42,8 @@ pub struct FilterOutcome {
 #[derive(Debug)]
 pub struct Nft {
     pub(super) nfnl: Nfnl,
+    /// Transactions that were taken so far.
+    commits: u32,
     /// What is declared in the table, where known.
     declared: Option<Declared>,
 }
@@ -81,7 +83,7 @@ impl Nft {
     /// # Errors
     /// [`FilterError::Open`].
     pub fn open() -> Result<Self, FilterError> {
-        Ok(Self { nfnl: Nfnl::open()?, declared: None })
+        Ok(Self { nfnl: Nfnl::open()?, commits: 0, declared: None })
     }
 
     /// Netlink messages sent so far.
@@ -271,8 +273,16 @@ impl Nft {
         Ok(before)
     }
 
-    /// The number of the packet filter's present state, which every change by anybody counts up.
-    fn generation(&mut self) -> Result<u32, FilterError> {
+    /// Transactions of ours that were taken so far.
+    pub fn commits(&self) -> u32 {
+        self.commits
+    }
+
+    /// The number of the packet filter's present state, which every change by anybody counts up ([`after`]).
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub fn generation(&mut self) -> Result<u32, FilterError> {
         let kind = k::NFT_MSG_GETGEN | k::NFNL_SUBSYS_NFTABLES << 8;
         let list = self.nfnl.ask((kind, 0, k::NFPROTO_UNSPEC), |_| {})?.map_err(|refusal| {
             let mend = "; the kernel needs CONFIG_NF_TABLES, and this process CAP_NET_ADMIN";
@@ -307,6 +317,7 @@ impl Nft {
             self.nfnl.reserve(count + 1);
             let refused = self.nfnl.transact(&batch.bytes, (first, first.wrapping_add(count - 1)))?;
             if refused.is_empty() {
+                self.commits += 1;
                 *generation = generation.map(after);
                 return Ok(());
             }
@@ -319,7 +330,7 @@ impl Nft {
 }
 
 /// The generation that a transaction makes of this one (`nf_tables_commit`): none is 0.
-fn after(generation: u32) -> u32 {
+pub fn after(generation: u32) -> u32 {
     match generation.wrapping_add(1) {
         0 => 1,
         next => next,

@@ -7,8 +7,11 @@ use weft_plan::{KernelKey, KernelRow};
 use super::LinuxKernel;
 use super::observe::Wanted;
 use crate::KernelError;
-use crate::filter::{self, Change, ElementFault, FilterError};
+use crate::filter::{self, Change, ElementFault, FilterError, FilterOutcome, after};
 use crate::kernel::{Effect, Observation, Op};
+
+/// Changes of one transaction that are too many to be heard of one by one.
+const MANY: usize = 4096;
 
 impl From<FilterError> for KernelError {
     fn from(error: FilterError) -> Self {
@@ -38,7 +41,9 @@ impl LinuxKernel {
                 Op::Remove { key, .. } => Change::Remove(key),
             })
             .collect();
-        match self.filter.apply(&changes) {
+        let outcome =
+            if changes.len() < MANY { self.filter.apply(&changes) } else { self.apply_unheard(&changes) };
+        match outcome {
             Ok(outcome) => {
                 let faults: BTreeMap<&KernelKey, &ElementFault> =
                     outcome.quarantined.iter().map(|q| (&q.key, &q.fault)).collect();
@@ -55,6 +60,26 @@ impl LinuxKernel {
                 run.iter().map(|_| Err(error.clone())).collect()
             }
         }
+    }
+
+    /// Applies changes without a notification of each. Where others changed the packet filter meanwhile, nobody has heard of it:
+    /// all has to be compared.
+    fn apply_unheard(&mut self, changes: &[Change<'_>]) -> Result<FilterOutcome, FilterError> {
+        let before = (self.filter.generation(), self.filter.commits());
+        if !self.ledger.stops_its_ears() {
+            return self.filter.apply(changes);
+        }
+        let outcome = self.filter.apply(changes);
+        if let Err(error) = self.ledger.opens_its_ears() {
+            tracing::warn!("the packet filter's changes by others go unnoticed: {error}");
+        }
+        let (Ok(generation), commits) = before else {
+            self.missed = true;
+            return outcome;
+        };
+        let expected = (commits..self.filter.commits()).fold(generation, |generation, _| after(generation));
+        self.missed |= self.filter.generation().ok() != Some(expected);
+        outcome
     }
 
     /// Adds the packet filter's rows. What the plan says in another way than the kernel is taken as the plan says it.

@@ -45,6 +45,8 @@ pub struct LinuxKernel {
     findings: Vec<Finding>,
     /// Routes that are known to be ours: only these are replaced.
     routes: FxHashSet<RouteKey>,
+    /// Others changed the packet filter while the monitor didn't hear.
+    missed: bool,
 }
 
 impl LinuxKernel {
@@ -69,12 +71,18 @@ impl LinuxKernel {
             openings: None,
             findings: Vec::new(),
             routes: FxHashSet::default(),
+            missed: false,
         })
     }
 
     /// What a [`crate::Monitor`] needs to tell our changes from others'.
     pub fn ledger(&self) -> Ledger {
         self.ledger.clone()
+    }
+
+    /// True, once, where others may have changed what is ours without the monitor's hearing of it: all has to be compared.
+    pub fn has_missed(&mut self) -> bool {
+        std::mem::take(&mut self.missed)
     }
 
     /// Takes the namespace that a CNI ADD brought. The next creation of that attachment's link uses it; it is closed when

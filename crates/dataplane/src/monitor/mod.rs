@@ -6,6 +6,7 @@
 //!
 //! Not seen: sysctls, iptables-legacy, and forwarding entries that somebody *changes*; a full sync finds these.
 
+mod ears;
 mod judge;
 mod own;
 
@@ -23,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::link::state;
 use crate::netlink::{Dump, Received, Rtnl, SocketError, raise_buffers};
 
+pub(crate) use ears::Ears;
 use judge::Judge;
 
 /// How long it must be quiet before what was gathered is judged.
@@ -76,6 +78,7 @@ impl Monitor {
         let route = subscribe(NETLINK_ROUTE, &ROUTE_GROUPS, &[]).map_err(SocketError::Open)?;
         let ports = own.ports();
         let netfilter = subscribe(NETLINK_NETFILTER, &[NFTABLES_GROUP], &ports).map_err(SocketError::Open)?;
+        own.hears_with(Ears::of(&netfilter, NFTABLES_GROUP).map_err(SocketError::Open)?);
         // Subscribed first, listed then: what changes in between is seen twice, and not missed.
         let mut links = Vec::new();
         Rtnl::open()?.dump("links", &state::list(), |dump| match dump {
