@@ -21,7 +21,7 @@ use weft_lab::sandbox::in_sandbox;
 use weft_lab::serve::{self, Greeting};
 use weft_lab::topology::INTERNET;
 
-use super::objects::{TCP, UDP, cluster_ips, put, service};
+use super::objects::{TCP, UDP, cluster_ips, put, service, slice};
 use super::rig::{Rig, Settings, is_in_force, wait};
 
 /// How many changes, where the environment says nothing else.
@@ -245,22 +245,12 @@ impl Churner<'_> {
         let endpoints: Vec<Value> =
             self.endpoints[usize::from(number)].iter().map(|at| json!({"addresses": [place(*at)]})).collect();
         let name = format!("churn-{number}");
-        let slice = json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "namespace": "test",
-                "name": format!("{name}-1"),
-                "labels": {"kubernetes.io/service-name": name},
-            },
-            "addressType": "IPv4",
-            "endpoints": endpoints,
-            "ports": [
-                {"name": "http", "protocol": "TCP", "port": serve::HTTP},
-                {"name": "udp", "protocol": "UDP", "port": serve::UDP},
-                {"name": "sink", "protocol": "TCP", "port": serve::SINK},
-            ],
-        });
+        let ports = json!([
+            {"name": "http", "protocol": "TCP", "port": serve::HTTP},
+            {"name": "udp", "protocol": "UDP", "port": serve::UDP},
+            {"name": "sink", "protocol": "TCP", "port": serve::SINK},
+        ]);
+        let slice = slice(&name, "IPv4", &endpoints, &ports);
         put(self.rig, &format!("61-churn-{number}.yaml"), &[slice]);
     }
 

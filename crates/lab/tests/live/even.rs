@@ -13,7 +13,7 @@ use weft_lab::sandbox::in_sandbox;
 use weft_lab::serve;
 use weft_lab::topology::INTERNET;
 
-use super::objects::{TCP, cluster_ips, put, service};
+use super::objects::{TCP, cluster_ips, put, service, slice};
 use super::rig::{Rig, Settings, wait};
 
 /// Endpoints of each service, and connections to it.
@@ -85,18 +85,8 @@ fn endpoint(number: u8) -> IpAddr {
 fn objects(number: u16, endpoints: u8) -> [Value; 2] {
     let name = format!("even-{number}");
     let addresses = (0..endpoints).map(|n| json!({"addresses": [endpoint(n)]})).collect::<Vec<_>>();
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": "test",
-            "name": format!("{name}-1"),
-            "labels": {"kubernetes.io/service-name": name},
-        },
-        "addressType": "IPv4",
-        "endpoints": addresses,
-        "ports": [{"name": "http", "protocol": "TCP", "port": serve::HTTP}],
-    });
+    let ports = json!([{"name": "http", "protocol": "TCP", "port": serve::HTTP}]);
+    let slice = slice(&name, "IPv4", &addresses, &ports);
     [service(&name, number), slice]
 }
 

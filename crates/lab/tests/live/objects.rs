@@ -79,21 +79,28 @@ pub fn slices(name: &str, endpoints: &[Endpoint]) -> [Value; 2] {
                 "hints": {"forNodes": for_nodes},
             })
         };
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "namespace": "test",
-                "name": format!("{name}-{}", family.to_lowercase()),
-                "labels": {"kubernetes.io/service-name": name},
-            },
-            "addressType": family,
-            "endpoints": endpoints.iter().map(of_family).collect::<Vec<_>>(),
-            "ports": [
-                {"name": "http", "protocol": "TCP", "port": serve::HTTP},
-                {"name": "udp", "protocol": "UDP", "port": serve::UDP},
-            ],
-        })
+        let endpoints: Vec<Value> = endpoints.iter().map(of_family).collect();
+        let ports = json!([
+            {"name": "http", "protocol": "TCP", "port": serve::HTTP},
+            {"name": "udp", "protocol": "UDP", "port": serve::UDP},
+        ]);
+        slice(name, family, &endpoints, &ports)
+    })
+}
+
+/// A slice of `test/NAME` for one family, `IPv4` or `IPv6`.
+pub fn slice(name: &str, family: &str, endpoints: &[Value], ports: &Value) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "test",
+            "name": format!("{name}-{}", family.to_lowercase()),
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": family,
+        "endpoints": endpoints,
+        "ports": ports,
     })
 }
 
