@@ -66,7 +66,7 @@ impl<'a> Context<'a> {
 
     /// An address of this machine itself that lies in `block`: no pod may have addresses of such a block.
     pub fn own_address_in(&self, block: Cidr) -> Option<IpAddr> {
-        let host = self.facts.host().links.iter().flat_map(|link| &link.addresses).map(IpNet::addr);
+        let host = self.facts.host().nets().map(|net| net.addr());
         let published =
             self.own_node().into_iter().flat_map(|node| &node.addresses).map(|address| address.ip);
         published.chain(host).find(|address| block.contains(*address))

@@ -7,8 +7,9 @@
 //! Cost: one look-up, and one step for each taken address in the way. Nothing is kept per free address.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use weft_model::net::{number_of, numbered};
 use weft_model::{Cidr, Family};
 
 use crate::LeaseOwner;
@@ -54,7 +55,7 @@ impl Pool {
         self.reserved.contains(&address)
             || self.cidrs.iter().any(|c| {
                 let (first, last) = usable(*c);
-                c.contains(address) && (number(address) < first || number(address) > last)
+                c.contains(address) && (number_of(address) < first || number_of(address) > last)
             })
     }
 
@@ -66,7 +67,7 @@ impl Pool {
         taken: &BTreeMap<IpAddr, LeaseOwner>,
     ) -> Option<IpAddr> {
         let ranges: Vec<(u128, u128)> = self.of(family).map(usable).collect();
-        let last = last.filter(|a| Family::of(*a) == family).map(number);
+        let last = last.filter(|a| Family::of(*a) == family).map(number_of);
         let start = last.and_then(|l| Some((ranges.iter().position(|(a, b)| *a <= l && l <= *b)?, l)));
         let free = |from, to| self.first_free(family, from, to, taken);
         let Some((at, last)) = start else {
@@ -90,12 +91,12 @@ impl Pool {
         let mut candidate = from;
         // Taken addresses come in ascending order: the first gap between them is free.
         let mut ahead =
-            taken.range(address(family, from)..=address(family, to)).map(|(a, _)| number(*a)).peekable();
+            taken.range(numbered(family, from)..=numbered(family, to)).map(|(a, _)| number_of(*a)).peekable();
         while candidate <= to {
             while ahead.next_if(|a| *a < candidate).is_some() {}
             let is_taken = ahead.peek() == Some(&candidate);
-            if !is_taken && !self.reserved.contains(&address(family, candidate)) {
-                return Some(address(family, candidate));
+            if !is_taken && !self.reserved.contains(&numbered(family, candidate)) {
+                return Some(numbered(family, candidate));
             }
             candidate = candidate.checked_add(1)?;
         }
@@ -107,27 +108,12 @@ impl Pool {
 /// in a /31 (RFC 3021) and a /32; IPv6 loses the subnet-router anycast address (RFC 4291 §2.6.1), except in a /127
 /// (RFC 6164) and a /128.
 fn usable(cidr: Cidr) -> (u128, u128) {
-    let first = number(cidr.first());
-    let last = number(cidr.net().broadcast());
+    let first = number_of(cidr.first());
+    let last = number_of(cidr.net().broadcast());
     match cidr.family() {
         Family::V4 if cidr.prefix() <= 30 => (first + 1, last - 1),
         Family::V6 if cidr.prefix() <= 126 => (first + 1, last),
         _ => (first, last),
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(a) => u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    }
-}
-
-fn address(family: Family, number: u128) -> IpAddr {
-    match family {
-        // Callers pass numbers that came from addresses of the same family.
-        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
     }
 }
 

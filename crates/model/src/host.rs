@@ -49,8 +49,18 @@ impl Host {
         self.loopback.contains(&address) || self.link_of(address).is_some()
     }
 
+    /// The addresses of its links with the prefixes of these, the link with the default route first; loopback's aren't there.
+    pub fn nets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.links.iter().flat_map(|link| &link.addresses).copied()
+    }
+
+    /// All addresses, loopback's last. One that is on two links comes twice.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.nets().map(|net| net.addr()).chain(self.loopback.iter().copied())
+    }
+
     /// The first address of a family: what peers should use.
     pub fn address(&self, family: Family) -> Option<IpNet> {
-        self.links.iter().flat_map(|l| &l.addresses).copied().find(|net| Family::of(net.addr()) == family)
+        self.nets().find(|net| Family::of(net.addr()) == family)
     }
 }

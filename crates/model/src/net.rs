@@ -1,7 +1,7 @@
 //! Addresses, prefixes, interface names and the other small numbers of networking.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -369,6 +369,22 @@ pub fn machine_address(address: IpAddr) -> Result<IpAddr, InvalidNet> {
         return Err(invalid("machine's address", address, "other machines can't reach one by it"));
     }
     Ok(address)
+}
+
+/// An address as a number, in the order of addresses; IPv4 below 2^32.
+pub fn number_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(a) => u128::from(a.to_bits()),
+        IpAddr::V6(a) => a.to_bits(),
+    }
+}
+
+/// The address of a family with this number; for IPv4 its lower 32 bits count.
+pub fn numbered(family: Family, number: u128) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
+    }
 }
 
 /// True for addresses that mean something on one machine or link only, or many machines at once: unspecified, loopback, link-local,

@@ -2,8 +2,7 @@
 //!
 //! Stores decide in their own ways who gets a share; which one to try is the same for all.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
+use weft_model::net::{number_of, numbered};
 use weft_model::{Cidr, Family, Network};
 
 /// Prefix length of a node's share of a block of this family, in bits.
@@ -33,22 +32,11 @@ pub(crate) fn lowest_free(block: Cidr, share: u8, busy: &[Cidr]) -> Option<Cidr>
         // The next share that begins after this busy block.
         at = (to | (size - 1)).checked_add(1)?;
     }
-    (at <= last).then(|| Cidr::around(address(block.family(), at), share))
+    (at <= last).then(|| Cidr::around(numbered(block.family(), at), share))
 }
 
 fn bounds(cidr: &Cidr) -> (u128, u128) {
-    let number = |a: IpAddr| match a {
-        IpAddr::V4(a) => u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    };
-    (number(cidr.first()), number(cidr.net().broadcast()))
-}
-
-fn address(family: Family, number: u128) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
-    }
+    (number_of(cidr.first()), number_of(cidr.net().broadcast()))
 }
 
 #[cfg(test)]

@@ -44,11 +44,8 @@ impl Core {
     /// Addresses by configuration, or those of the link that peers are reached by; with their prefixes.
     pub(super) fn own_addresses(&self) -> Vec<NodeAddress> {
         let host = self.compiler.facts().host();
-        let links = || host.links.iter();
         if !self.config.addresses.is_empty() {
-            let prefix = |ip| {
-                links().flat_map(|l| &l.addresses).find(|net| net.addr() == ip).map(ipnet::IpNet::prefix_len)
-            };
+            let prefix = |ip| host.nets().find(|net| net.addr() == ip).map(|net| net.prefix_len());
             return self
                 .config
                 .addresses
@@ -57,7 +54,7 @@ impl Core {
                 .collect();
         }
         let uplink = match self.config.uplink {
-            Some(name) => links().find(|link| link.name == name),
+            Some(name) => host.links.iter().find(|link| link.name == name),
             None => host.links.first(),
         };
         let nets = uplink.map(|link| link.addresses.clone()).unwrap_or_default();

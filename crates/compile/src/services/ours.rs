@@ -26,9 +26,7 @@ pub fn node_port_addresses<'a>(
     settings: &'a ServiceSettings,
     context: &Context<'a>,
 ) -> impl Iterator<Item = IpAddr> + 'a {
-    let host = context.facts.host();
-    let links = host.links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
     let blocks = &settings.node_port_addresses;
     let chosen = |address: &IpAddr| blocks.is_empty() || blocks.iter().any(|block| block.contains(*address));
-    links.chain(host.loopback.iter().copied()).filter(chosen)
+    context.facts.host().addresses().filter(chosen)
 }

@@ -108,10 +108,7 @@ fn changes_timeouts(transition: &Transition) -> bool {
 
 fn changes_addresses(transition: &Transition) -> bool {
     let addresses = |fact: &Option<Fact>| match fact {
-        Some(Fact::Host(host)) => {
-            let links = host.links.iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
-            links.chain(host.loopback.iter().copied()).collect::<BTreeSet<IpAddr>>()
-        }
+        Some(Fact::Host(host)) => host.addresses().collect::<BTreeSet<IpAddr>>(),
         _ => BTreeSet::new(),
     };
     addresses(&transition.before) != addresses(&transition.after)
