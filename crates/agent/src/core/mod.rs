@@ -405,6 +405,7 @@ impl Core {
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
             self.publish_missing();
+            self.drop_dead();
             self.send(Work::Tend);
         }
         self.announce_readiness();

@@ -181,8 +181,9 @@ impl Core {
         self.drop_dead();
     }
 
-    /// Attachments whose link is refused because their namespace is gone have ended without a DEL.
-    fn drop_dead(&mut self) {
+    /// Attachments whose link is refused because their namespace is gone have ended without a DEL: a runtime that fails in the
+    /// middle of a pod's start may never send one.
+    pub(super) fn drop_dead(&mut self) {
         let dead: Vec<_> = self
             .attached
             .values()

@@ -123,3 +123,23 @@ fn a_node_that_is_gone_can_be_forgotten() {
     node.settles_with(0, "after the return");
     sh("ip netns del pod");
 }
+
+#[test]
+fn a_pod_that_went_without_a_del_gives_its_address_back() {
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    node.add("pod").unwrap();
+    node.add("other").unwrap();
+    // The runtime takes the namespace away and says nothing; the link goes with it.
+    sh("ip netns del pod");
+    let end = Instant::now() + Duration::from_secs(40);
+    let pods = || node.status().map_or(0, |status| status["pods"].as_array().map_or(0, Vec::len));
+    while pods() > 1 {
+        assert!(Instant::now() < end, "the dead pod keeps its address");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    node.settles_with(1, "the other stays");
+    node.del("pod").unwrap();
+    node.del("other").unwrap();
+    sh("ip netns del other");
+}
