@@ -66,9 +66,17 @@ pub fn read(state_dir: &Path) -> Option<(Vec<Change>, SystemTime)> {
     let path = state_dir.join(NAME);
     let file = File::open(&path).ok()?;
     let written = file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let changes =
-        BufReader::new(file).lines().map_while(Result::ok).filter_map(|l| serde_json::from_str(&l).ok());
-    Some((changes.collect(), written))
+    let lines = BufReader::new(file).lines().map_while(Result::ok);
+    let (changes, strange): (Vec<_>, Vec<_>) =
+        lines.map(|line| serde_json::from_str(&line)).partition(Result::is_ok);
+    // The last one may have been cut off by a crash; more are another version's.
+    if strange.len() > 1 {
+        let (path, count) = (path.display(), strange.len());
+        tracing::warn!(
+            "{path}: {count} lines are not understood and passed over; another version wrote them"
+        );
+    }
+    Some((changes.into_iter().flatten().collect(), written))
 }
 
 struct Writer {
@@ -187,6 +195,15 @@ mod tests {
         log.append(vec![set("c")]);
         drop(log);
         assert_eq!(replay(folder.path()), ["namespace b"]);
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_read_as_far_as_it_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = serde_json::to_string(&set("a")).unwrap();
+        let strange = ["{\"Set\":{\"Policy\":{\"x\":1}}}", "{\"Rename\":[\"a\",\"b\"]}"].join("\n");
+        std::fs::write(folder.path().join(NAME), format!("{strange}\n{known}\n")).unwrap();
+        assert_eq!(replay(folder.path()), ["namespace a"]);
     }
 
     #[test]

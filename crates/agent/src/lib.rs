@@ -25,6 +25,7 @@ pub mod publisher;
 pub mod records;
 pub mod routes;
 pub mod run;
+mod servers;
 pub mod status;
 
 pub use config::{AgentConfig, ConfigError};

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
 use weft_dataplane::{Ledger, LinuxKernel, Monitor, Notification, observe_host};
-use weft_dns::forward::UpstreamSource;
 use weft_model::NodeName;
 use weft_store::{DirectoryOptions, DirectoryStore, EtcdStore, KubernetesStore, Store, StoreError};
 
 use crate::api::{ApiServer, Limits, RunDir, RunDirError, hold_state};
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
 use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
-use crate::health::{self, HealthEars, HealthServer};
+use crate::health;
 use crate::kernel_thread::KernelThread;
 use crate::late_store::LateStore;
 use crate::message::Message;
 use crate::publisher;
 use crate::routes::Routes;
+use crate::servers::{Servers, Wiring};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(500);
@@ -67,21 +66,19 @@ pub struct Agent {
     kernel_thread: Option<JoinHandle<()>>,
     store: Arc<dyn Store>,
     api: Option<ApiServer>,
-    dns: Option<weft_dns::server::Handle>,
-    health: Option<HealthServer>,
-    _run_dir: RunDir,
-    _state: Flock<File>,
+    servers: Servers,
+    run_dir: RunDir,
+    state: Flock<File>,
 }
 
 impl Agent {
-    /// Starts everything, in the calling thread's network namespace.
+    /// Starts everything, in the calling thread's network namespace. `run_dir` is the folder that the configuration names.
     ///
     /// # Errors
     /// [`RunError`]; then nothing runs, and the kernel is as it was.
-    pub fn start(config: &AgentConfig) -> Result<Self, RunError> {
+    pub fn start(config: &AgentConfig, mut run_dir: RunDir) -> Result<Self, RunError> {
         let node = config.node_name()?;
         make_folder(&config.state_dir)?;
-        let run_dir = RunDir::claim(&config.run_dir)?;
         let state = hold_state(&config.state_dir)?;
         let store = open_store(config)?;
         let kernel = LinuxKernel::open(&config.state_dir)?;
@@ -94,8 +91,12 @@ impl Agent {
         let around = Around { kernel: to_kernel.clone(), publish: to_publisher, health: news };
         let core = Core::new(config.clone(), plans.clone(), around)?;
         let api = ApiServer::start(&run_dir, Limits::default(), Arc::new(Routes::new(to_core.clone())))?;
-        let dns = start_dns(config, &plans, &to_core);
-        let health = start_health(config, &node, ears, &to_core);
+        let wiring =
+            Wiring { config: config.clone(), names: plans.names.clone(), core: to_core.clone(), ears };
+        let servers = match run_dir.take_turn() {
+            None => Servers::start(wiring),
+            Some(turn) => Servers::take_over(wiring, turn)?,
+        };
         let _ = to_core.send(Message::Host(observe_host()?));
         let kernel_work = KernelThread::new(kernel, plans.kernel.clone(), kernel_inbox, to_core.clone());
         let kernel_thread = spawn("weft-kernel", move || kernel_work.run())?;
@@ -110,14 +111,14 @@ impl Agent {
             kernel_thread: Some(kernel_thread),
             store,
             api: Some(api),
-            dns,
-            health,
-            _run_dir: run_dir,
-            _state: state,
+            servers,
+            run_dir,
+            state,
         })
     }
 
-    /// Ends the agent; what it made in the kernel stays, and goes on working.
+    /// Ends the agent; what it made in the kernel stays, and goes on working. Where another agent waits for its turn, this one's
+    /// servers go on until that one's have begun.
     pub fn stop(mut self) {
         if let Some(api) = self.api.take() {
             api.stop();
@@ -128,8 +129,12 @@ impl Agent {
             // A panic ends the process anyway.
             let _ = thread.join();
         }
-        drop(self.dns.take());
-        drop(self.health.take());
+        // From here on this agent changes nothing any more, and another may.
+        let Self { run_dir, state, servers, .. } = self;
+        let folder = run_dir.path().to_owned();
+        drop(state);
+        drop(run_dir);
+        servers.end(&folder);
     }
 }
 
@@ -172,68 +177,6 @@ pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RunError> {
     Ok(thread::Builder::new().name(name.into()).spawn(work)?)
-}
-
-/// A node without names still has a network: the server's trouble is shown, and the agent goes on.
-fn start_dns(
-    config: &AgentConfig,
-    plans: &SharedPlans,
-    core: &Sender<Message>,
-) -> Option<weft_dns::server::Handle> {
-    let addresses = config.dns_addresses();
-    if addresses.is_empty() {
-        return None;
-    }
-    let listen = addresses.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect();
-    let zones = vec![weft_plan::DnsName::new(&config.dns.cluster_domain)];
-    let mut server = weft_dns::server::Config::new(listen, zones);
-    let mut wrong = None;
-    server.upstreams = match upstreams(config) {
-        Ok(upstreams) => upstreams,
-        Err(text) => {
-            wrong = Some(format!("dns.upstreams: {text:?} is no ADDRESS or ADDRESS:PORT"));
-            UpstreamSource::ResolvConf(config.dns.resolv_conf.clone())
-        }
-    };
-    let started = weft_dns::server::serve(&server, plans.names.clone());
-    let trouble = wrong.or_else(|| started.as_ref().err().map(|error| format!("no DNS server: {error}")));
-    if trouble.is_some() {
-        let _ = core.send(Message::Trouble("dns", trouble));
-    }
-    started.ok()
-}
-
-/// Balancers that hear nothing turn away, and pods keep their network: the trouble is shown, and the agent goes on.
-fn start_health(
-    config: &AgentConfig,
-    node: &NodeName,
-    ears: HealthEars,
-    core: &Sender<Message>,
-) -> Option<HealthServer> {
-    if !config.services.enabled {
-        return None;
-    }
-    let to_core = core.clone();
-    let complain = Box::new(move |warnings| drop(to_core.send(Message::Unserved(warnings))));
-    match HealthServer::start(node.clone(), config.health_port(), ears, complain) {
-        Ok(server) => Some(server),
-        Err(error) => {
-            let _ = core.send(Message::Trouble("health", Some(format!("no health ports: {error}"))));
-            None
-        }
-    }
-}
-
-fn upstreams(config: &AgentConfig) -> Result<UpstreamSource, String> {
-    if config.dns.upstreams.is_empty() {
-        return Ok(UpstreamSource::ResolvConf(config.dns.resolv_conf.clone()));
-    }
-    let parse = |text: &String| {
-        text.parse::<SocketAddr>()
-            .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, 53)))
-            .map_err(|_| text.clone())
-    };
-    Ok(UpstreamSource::Fixed(config.dns.upstreams.iter().map(parse).collect::<Result<_, _>>()?))
 }
 
 /// Tells the core of the machine's own links, and the kernel thread of what somebody else changed.

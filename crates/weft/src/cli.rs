@@ -85,6 +85,9 @@ pub struct AgentArgs {
     /// This node's name, whatever the configuration says
     #[arg(long, value_name = "NODE")]
     pub node: Option<NodeName>,
+    /// Where an agent runs already, wait until it ends, and take over from it: nothing goes unanswered meanwhile
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// Shows this node: readiness, peers and the ways to them, pods, the plan, warnings
@@ -95,6 +98,9 @@ pub struct StatusArgs {
     /// Also list the addresses that are given out, and to whom
     #[arg(long)]
     pub leases: bool,
+    /// Exit with 0 also where an agent waits to take over (`weft agent --take-over`), however the present one does
+    #[arg(long)]
+    pub or_waiting: bool,
 }
 
 /// Shows what this node's kernel and DNS server should hold
@@ -182,6 +188,15 @@ pub struct UninstallArgs {
     /// Only look: list what is left of Weft
     #[arg(long)]
     pub verify: bool,
+    /// Remove the CNI plugin from this folder too, where `weft install` has put it
+    #[arg(long, value_name = "DIR", conflicts_with = "verify")]
+    pub plugin_from: Option<PathBuf>,
+    /// Take what this node has published and claimed out of the store as well, as `weft forget` does
+    #[arg(long, value_name = "NODE", conflicts_with = "verify")]
+    pub forget: Option<NodeName>,
+    /// When nothing is left, wait for a signal: a DaemonSet's pod is ready then, and stays so
+    #[arg(long, conflicts_with = "verify")]
+    pub stay: bool,
 }
 
 /// Removes from the store what a node that is gone for good has published and claimed

@@ -19,5 +19,5 @@ mod server;
 mod tests;
 
 pub use exchange::{ApiRequest, ApiResponse, HandedOn, Handler};
-pub use run_dir::{RunDir, RunDirError, hold_state};
+pub use run_dir::{RunDir, RunDirError, Turn, hold_state, is_awaited};
 pub use server::{ApiServer, Limits, StartError};

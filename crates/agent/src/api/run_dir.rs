@@ -1,7 +1,9 @@
 //! The run folder (`/run/weft`), held by one agent at a time.
 //!
 //! What always holds: whoever has a [`RunDir`] is the only one, until it is dropped or its process ends in whatever
-//! way: the lock is the kernel's (flock on `agent.pid`), so a crash leaves nothing that is in the way.
+//! way: the lock is the kernel's (flock on `agent.pid`), so a crash leaves nothing that is in the way. An agent that waits
+//! for its turn holds another lock, `next.pid`, until it does everything by itself: so the one before it knows that it may
+//! leave ([`is_awaited`]).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -66,6 +68,36 @@ pub fn hold_state(folder: &Path) -> Result<Flock<File>, RunDirError> {
 pub struct RunDir {
     path: PathBuf,
     _lock: Flock<File>,
+    turn: Option<Turn>,
+}
+
+/// An agent that takes over from another, and isn't done yet. Dropping it says that it is.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: Flock<File>,
+}
+
+const HOLDER: &str = "agent.pid";
+const NEXT: &str = "next.pid";
+
+/// Whether an agent waits for a run folder, or has it and isn't yet all that the one before it was.
+pub fn is_awaited(path: &Path) -> bool {
+    let Ok(file) = File::open(path.join(NEXT)) else { return false };
+    // Shared, and given back at once: whoever wants it for itself waits that long.
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
+/// Opens a lock file, and makes it where it is missing. It stays where it is: removing it would let two agents lock two files
+/// of one name.
+fn lock_file(path: &Path) -> Result<File, RunDirError> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(path)
+        .map_err(|cause| RunDirError::Write { path: path.to_owned(), cause })
 }
 
 impl RunDir {
@@ -74,34 +106,57 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError`]: it can't be made or written, or another agent has it.
     pub fn claim(path: &Path) -> Result<Self, RunDirError> {
-        fs::create_dir_all(path).map_err(|cause| RunDirError::Create { path: path.to_owned(), cause })?;
-        let file_path = path.join("agent.pid");
-        let failed = |cause| RunDirError::Write { path: file_path.clone(), cause };
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(&file_path)
-            .map_err(failed)?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
+        Self::make(path)?;
+        let file_path = path.join(HOLDER);
+        match Flock::lock(lock_file(&file_path)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Self::held(path, lock, None),
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 // Only for the message: the lock is what counts.
                 let _ = file.read_to_string(&mut pid);
                 let pid = if pid.trim().is_empty() { "unknown".into() } else { pid.trim().to_owned() };
-                return Err(RunDirError::Held { path: path.to_owned(), pid });
+                Err(RunDirError::Held { path: path.to_owned(), pid })
             }
-            Err((_, errno)) => return Err(failed(errno.into())),
+            Err((_, errno)) => Err(RunDirError::Write { path: file_path, cause: errno.into() }),
+        }
+    }
+
+    /// [`RunDir::claim`], but waits where another agent has it, for as long as that takes.
+    ///
+    /// # Errors
+    /// [`RunDirError`]: it can't be made or written.
+    pub fn wait(path: &Path) -> Result<Self, RunDirError> {
+        match Self::claim(path) {
+            Err(RunDirError::Held { pid, .. }) => {
+                tracing::info!("waiting for the agent that runs here (process {pid}) to end");
+            }
+            claimed => return claimed,
+        }
+        let lock = |name: &str| {
+            let path = path.join(name);
+            Flock::lock(lock_file(&path)?, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| RunDirError::Write { path, cause: errno.into() })
         };
-        // The file stays where it is: removing it would let two agents lock two files of one name.
+        // Of several that wait, the first one is next.
+        let turn = Turn { _lock: lock(NEXT)? };
+        Self::held(path, lock(HOLDER)?, Some(turn))
+    }
+
+    fn make(path: &Path) -> Result<(), RunDirError> {
+        fs::create_dir_all(path).map_err(|cause| RunDirError::Create { path: path.to_owned(), cause })
+    }
+
+    fn held(path: &Path, mut lock: Flock<File>, turn: Option<Turn>) -> Result<Self, RunDirError> {
         lock.set_len(0)
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", process::id()))
-            .map_err(failed)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+            .map_err(|cause| RunDirError::Write { path: path.join(HOLDER), cause })?;
+        Ok(Self { path: path.to_owned(), _lock: lock, turn })
+    }
+
+    /// Takes out that this agent takes over from another, if it does.
+    pub fn take_turn(&mut self) -> Option<Turn> {
+        self.turn.take()
     }
 
     /// The folder.

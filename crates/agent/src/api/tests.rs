@@ -17,7 +17,9 @@ use weft_cni::Code;
 use weft_cni::client::Exchange;
 use weft_cni::wire::Response;
 
-use super::{ApiRequest, ApiResponse, ApiServer, Limits, RunDir, RunDirError, client, hold_state};
+use super::{
+    ApiRequest, ApiResponse, ApiServer, Limits, RunDir, RunDirError, client, hold_state, is_awaited,
+};
 
 /// A folder that is gone with the test.
 struct Folder(PathBuf);
@@ -248,6 +250,30 @@ fn a_run_folder_has_one_agent() {
     assert_eq!(again.path(), folder.0);
     let in_the_way = folder.0.join("agent.pid").join("below-a-file");
     assert!(matches!(RunDir::claim(&in_the_way), Err(RunDirError::Create { .. })));
+}
+
+#[test]
+fn who_waits_is_known_until_it_has_taken_over() {
+    let folder = Folder::new();
+    let first = RunDir::claim(&folder.0).unwrap();
+    assert!(!is_awaited(&folder.0));
+    let path = folder.0.clone();
+    let waiting = thread::spawn(move || RunDir::wait(&path).unwrap());
+    let end = Instant::now() + Duration::from_secs(10);
+    while !is_awaited(&folder.0) {
+        assert!(Instant::now() < end, "nobody waits");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(matches!(RunDir::claim(&folder.0), Err(RunDirError::Held { .. })));
+    drop(first);
+    let mut second = waiting.join().unwrap();
+    assert!(matches!(RunDir::claim(&folder.0), Err(RunDirError::Held { .. })));
+    assert!(is_awaited(&folder.0), "it has not taken over yet");
+    drop(second.take_turn());
+    assert!(!is_awaited(&folder.0));
+    drop(second);
+    // Where nobody is in the way there is nothing to take over.
+    assert!(RunDir::wait(&folder.0).unwrap().take_turn().is_none());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 use weft_agent::Agent;
+use weft_agent::api::RunDir;
 
 use crate::cli::AgentArgs;
 
@@ -23,13 +24,18 @@ pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
         config.node = Some(node.clone());
     }
     start_logging()?;
+    let node = config.node_name()?;
+    // While it waits, a signal ends it at once.
+    let run_dir = match args.take_over {
+        true => RunDir::wait(&config.run_dir)?,
+        false => RunDir::claim(&config.run_dir)?,
+    };
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     // Before any thread exists, so that all inherit the mask and only this one takes the signal.
     signals.thread_block().map_err(|e| anyhow!("can't block signals: {e}"))?;
-    let node = config.node_name()?;
-    let agent = Agent::start(&config)?;
+    let agent = Agent::start(&config, run_dir)?;
     tracing::info!("agent {} of node {node} runs", env!("CARGO_PKG_VERSION"));
     let signal = signals.wait().map_err(|e| anyhow!("can't wait for signals: {e}"))?;
     tracing::info!("{signal}: ending; the network stays as it is");

@@ -15,7 +15,7 @@ use crate::cli::InstallArgs;
 use crate::output::print;
 
 /// What runtimes call it.
-const PLUGIN: &str = "weft";
+pub const PLUGIN: &str = "weft";
 /// What it is called where it is built, and in the image.
 const BUILT: &str = "weft-cni";
 

@@ -23,11 +23,12 @@ use crate::socket::AgentSocket;
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    let socket = AgentSocket::new(cli.run_dir_or_usual());
+    let folder = cli.run_dir_or_usual().to_owned();
+    let socket = AgentSocket::new(&folder);
     let run_dir = cli.run_dir.clone();
     match cli.command {
         Command::Agent(args) => agent::run(&args, run_dir),
-        Command::Status(args) => status::run(&args, &socket, cli.output),
+        Command::Status(args) => status::run(&args, &folder, &socket, cli.output),
         Command::Plan(args) => plan::run(&args, &socket, cli.output),
         Command::Explain(args) => explain::run(&args, &socket, cli.output),
         Command::Preflight(args) => preflight::run(&args, run_dir, cli.output),

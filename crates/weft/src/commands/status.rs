@@ -1,16 +1,22 @@
 //! `weft status`: the node at a glance.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
+use weft_agent::api::is_awaited;
 use weft_agent::status::{PlanStatus, Status};
 
 use crate::cli::StatusArgs;
 use crate::output::{Format, Table, on_one_line, print, print_json};
 use crate::socket::AgentSocket;
 
-pub fn run(args: &StatusArgs, socket: &AgentSocket, format: Format) -> Result<ExitCode> {
+pub fn run(args: &StatusArgs, run_dir: &Path, socket: &AgentSocket, format: Format) -> Result<ExitCode> {
+    if args.or_waiting && is_awaited(run_dir) {
+        print("an agent waits to take over\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let answer = socket.get("/v1/status")?;
     let status = Status::deserialize(&answer)
         .map_err(|e| anyhow!("the agent answered something else ({e}): is it of another version?"))?;

@@ -1,13 +1,18 @@
 //! `weft uninstall`: takes all of Weft off this machine, or looks whether any is left.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 use weft_agent::api::RunDir;
+use weft_agent::run::open_store;
 
 use crate::cli::UninstallArgs;
+use crate::commands::install::PLUGIN;
 use crate::output::{Format, print, print_json};
 use crate::traces::{Places, kernel};
 
@@ -21,12 +26,47 @@ struct Answer {
 pub fn run(args: &UninstallArgs, run_dir: Option<PathBuf>, format: Format) -> Result<ExitCode> {
     let config = args.config.read_if_any()?;
     let places = Places::new(config.as_ref(), run_dir);
-    let answer = if args.verify { look(&places)? } else { remove(&places)? };
+    // Before any thread exists, so that all inherit the mask and only this one takes the signal.
+    let signals = if args.stay { Some(ended_by()?) } else { None };
+    let answer = if args.verify { look(&places)? } else { remove_all(&places, args)? };
     match format {
         Format::Json => print_json(&answer)?,
         Format::Text => print(&render(&answer))?,
     }
+    if let (Some(signals), true) = (signals, answer.leftovers.is_empty()) {
+        signals.wait().map_err(|e| anyhow!("can't wait for signals: {e}"))?;
+    }
     Ok(ExitCode::from(u8::from(!answer.leftovers.is_empty())))
+}
+
+/// Blocks the signals that end a program, so that they can be waited for.
+fn ended_by() -> Result<SigSet> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(|e| anyhow!("can't block signals: {e}"))?;
+    Ok(signals)
+}
+
+/// This machine's part, and what else was asked for.
+fn remove_all(places: &Places, args: &UninstallArgs) -> Result<Answer> {
+    // Refuses while an agent runs, and that one would publish the node again.
+    let mut answer = remove(places)?;
+    if let Some(node) = &args.forget {
+        let mut config = args.config.read()?;
+        config.node = Some(node.clone());
+        open_store(&config)?.forget_node(node)?;
+        answer.removed.push(format!("what node {node} had in the store"));
+    }
+    if let Some(folder) = &args.plugin_from {
+        let plugin = folder.join(PLUGIN);
+        match fs::remove_file(&plugin) {
+            Ok(()) => answer.removed.push(plugin.display().to_string()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => answer.leftovers.push(format!("{}: {error}", plugin.display())),
+        }
+    }
+    Ok(answer)
 }
 
 fn look(places: &Places) -> Result<Answer> {

@@ -18,7 +18,7 @@ use crate::cli::DEFAULT_RUN_DIR;
 /// What the agent keeps in its state folder.
 const STATE: [&str; 4] = ["attachments", "tombstones", "facts.log", "sysctl-originals"];
 /// What it keeps in its run folder.
-const RUN: [&str; 3] = ["weft.sock", "weft.new", "agent.pid"];
+const RUN: [&str; 4] = ["weft.sock", "weft.new", "agent.pid", "next.pid"];
 /// Type of our plugin in a runtime's configuration.
 const PLUGIN: &str = "weft";
 /// The file that tells our lease folders from host-local's.

@@ -8,3 +8,4 @@ mod networkd;
 mod node;
 mod restart;
 mod sctp;
+mod take_over;

@@ -113,6 +113,11 @@ impl Node {
         }
     }
 
+    /// From now on this one is the node's agent; returns the one before, which still runs.
+    pub fn replace_agent(&mut self, next: Child) -> Option<Child> {
+        self.agent.replace(next)
+    }
+
     pub fn status(&self) -> Option<Value> {
         let response = weft_agent::api::client::get(Path::new(SOCKET), "/v1/status").ok()?;
         serde_json::from_slice(&response.body).ok()

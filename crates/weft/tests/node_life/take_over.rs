@@ -1,0 +1,109 @@
+//! One agent takes over from another: nothing goes unanswered, and the kernel has one writer at a time.
+
+use std::net::UdpSocket;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::node::{Node, sh};
+use crate::restart::{difference, eventually, kernel};
+
+const SERVER: &str = "169.254.53.53:53";
+/// How long an answer may take: far longer than any, and far shorter than a gap between two agents.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A question for `dns-version.cluster.local TXT`, as in RFC 1035, 4.1.
+fn question(id: u16) -> Vec<u8> {
+    let mut bytes = id.to_be_bytes().to_vec();
+    bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in ["dns-version", "cluster", "local"] {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 16, 0, 1]);
+    bytes
+}
+
+/// Asks once, from a port of its own. `Err` says what was wrong.
+fn ask(id: u16) -> Result<(), String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(SERVER).unwrap();
+    let mut answer = [0; 512];
+    let length = socket
+        .send(&question(id))
+        .and_then(|_| socket.recv(&mut answer))
+        .map_err(|e| format!("question {id}: {e}"))?;
+    match (answer[3] & 0xf, u16::from_be_bytes([answer[6], answer[7]])) {
+        (0, 1) if length > 12 => Ok(()),
+        (code, records) => Err(format!("question {id}: response code {code}, {records} records")),
+    }
+}
+
+fn next_agent(node: &Node) -> Child {
+    let program = env!("CARGO_BIN_EXE_weft");
+    let config = node.path("agent.yaml");
+    let child = Command::new(program)
+        .args(["agent", "--take-over", "--config"])
+        .arg(&config)
+        .env("WEFT_LOG", std::env::var("WEFT_LOG").unwrap_or_else(|_| "warn".into()))
+        .spawn();
+    let waits = || {
+        let words = ["status", "--or-waiting", "--run-dir", "/run/weft"];
+        let out = Command::new(program).args(words).output().unwrap();
+        out.status.success() && String::from_utf8_lossy(&out.stdout).contains("waits to take over")
+    };
+    eventually("the next agent waits", waits);
+    child.unwrap()
+}
+
+#[test]
+fn another_agent_takes_over_and_every_question_is_answered() {
+    let Some(mut node) = Node::new() else { return };
+    let text = std::fs::read_to_string(node.path("agent.yaml")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["dns"] = serde_json::json!({"linkLocal": ["169.254.53.53"]});
+    std::fs::write(node.path("agent.yaml"), config.to_string()).unwrap();
+    node.start(None);
+    node.add("pod").unwrap();
+    eventually("the first answer", || ask(0).is_ok());
+    let before = kernel();
+    let over = AtomicBool::new(false);
+    let (asked, wrong) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let (mut asked, mut wrong) = (0, Vec::new());
+            while !over.load(Ordering::SeqCst) {
+                asked += 1;
+                wrong.extend(ask(asked).err());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            (asked, wrong)
+        });
+        for _ in 0..3 {
+            let next = next_agent(&node);
+            let mut old = node.replace_agent(next).unwrap();
+            kill(Pid::from_raw(old.id().cast_signed()), Signal::SIGTERM).unwrap();
+            assert!(old.wait().unwrap().success());
+            eventually("the next agent is ready", || {
+                node.status().is_some_and(|status| status["ready"] == true)
+            });
+        }
+        over.store(true, Ordering::SeqCst);
+        asking.join().unwrap()
+    });
+    assert!(asked > 100, "only {asked} questions");
+    assert_eq!(wrong, [""; 0], "of {asked} questions");
+    assert_eq!(difference(&before, &kernel()), [""; 0], "taking over changes nothing");
+    // One that dies is followed as well.
+    let next = next_agent(&node);
+    let mut dead = node.replace_agent(next).unwrap();
+    dead.kill().unwrap();
+    dead.wait().unwrap();
+    eventually("the next agent is ready", || node.status().is_some_and(|status| status["ready"] == true));
+    node.del("pod").unwrap();
+    node.settles_with(0, "after four agents");
+    sh("ip netns del pod");
+}
