@@ -1,5 +1,7 @@
 //! Objects in, facts out: what each field means, what its absence means, and what an error says.
 
+use std::net::IpAddr;
+
 use weft_model::{Fact, Family, Overlay, Pod, Service, ServiceKind, Shape, TargetPort};
 use weft_store::object::{Decoded, Interner, Outcome, decode_json, decode_yaml, documents};
 
@@ -29,6 +31,13 @@ fn fact(text: &str) -> Fact {
     let mut all = decoded(text);
     assert_eq!(all.len(), 1);
     all.remove(0).fact
+}
+
+/// Why a service is refused.
+#[track_caller]
+fn service_error(spec: &str) -> String {
+    let head = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n";
+    decode_all(&format!("{head}{spec}")).remove(0).unwrap_err()
 }
 
 #[track_caller]
@@ -205,6 +214,54 @@ fn services_have_the_api_servers_defaults() {
         service("  type: ExternalName\n  externalName: db.example.com.\n  selector: {app: ignored}\n");
     assert_eq!(alias.kind, ServiceKind::ExternalName("db.example.com".into()));
     assert_eq!(alias.selector, None);
+}
+
+/// What an API server has stored it gives out for ever, and one such word must not cost the whole object.
+#[test]
+fn addresses_are_taken_as_api_servers_take_them() {
+    let web = service(
+        "  clusterIP: 10.096.000.010\n  externalIPs: [198.051.100.009, '::ffff:198.51.100.8']\n\
+         \x20 loadBalancerSourceRanges: [10.0.0.5/24, ' 010.001.0.0/16 ', 'fd00::5/64']\n  ports: [{port: 80}]\n",
+    );
+    let text = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(text(&web.cluster_ips), ["10.96.0.10"]);
+    assert_eq!(text(&web.external_ips), ["198.51.100.9", "198.51.100.8"]);
+    let ranges: Vec<String> = web.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.0.0.0/24", "10.1.0.0/16", "fd00::/64"]);
+    let Fact::EndpointSlice(slice) = fact(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: x}\naddressType: IPv4\n\
+         endpoints: [{addresses: [010.0.0.001]}]\n",
+    ) else {
+        panic!()
+    };
+    assert_eq!(text(&slice.endpoints[0].addresses), ["10.0.0.1"]);
+    for wrong in ["10.0.0", "10.0.0.256", "10.0.0.1/8", "0x0a.0.0.1", "10..0.1", ""] {
+        let error = service_error(&format!("  externalIPs: ['{wrong}']\n  ports: [{{port: 80}}]\n"));
+        assert!(error.contains("spec.externalIPs[0]"), "{wrong}: {error}");
+    }
+    for wrong in ["10.0.0.0", "10.0.0.0/33", "all", "0x0a.0.0.0/8"] {
+        let error =
+            service_error(&format!("  loadBalancerSourceRanges: ['{wrong}']\n  ports: [{{port: 80}}]\n"));
+        assert!(error.contains("spec.loadBalancerSourceRanges[0]"), "{wrong}: {error}");
+    }
+}
+
+/// The API server allows neither, but a folder has none.
+#[test]
+fn a_service_has_each_port_once() {
+    let check = |ports: &str, field: &str| {
+        let error = service_error(&format!("  ports: {ports}\n"));
+        assert!(error.contains(field), "{error}");
+    };
+    check("[{name: a, port: 80}, {name: b, port: 80}]", "spec.ports[1].port: 80/tcp");
+    check(
+        "[{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30080}]",
+        "spec.ports[1].nodePort: 30080/tcp",
+    );
+    let both = service(
+        "  ports: [{name: a, port: 53, nodePort: 30053}, {name: b, port: 53, nodePort: 30053, protocol: UDP}]\n",
+    );
+    assert_eq!(both.ports.len(), 2);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! From one object of any kind to facts.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weft_model::{Fact, NamespaceName, ObjectKey, ObjectName, Protocol};
@@ -201,6 +203,21 @@ pub(super) fn key_of(meta: &Meta, names: &mut Interner) -> Result<ObjectKey, Obj
         names.namespace(namespace).map_err(|e| ObjectError::at("metadata.namespace", e))?;
     let name = ObjectName::new(&meta.name).map_err(|e| ObjectError::at("metadata.name", e))?;
     Ok(ObjectKey { namespace, name })
+}
+
+/// An address as API servers take it: older ones let zeros stand before an IPv4 address's numbers, which are decimal all the
+/// same (KEP-4858), and what they stored once they never refuse again. IPv4 inside IPv6 is IPv4.
+pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
+    let read = text.parse::<IpAddr>().or_else(|_| without_zeros(text).parse::<Ipv4Addr>().map(IpAddr::V4));
+    read.map(|ip| ip.to_canonical()).map_err(|_| format!("{text:?} is no IP address"))
+}
+
+fn without_zeros(text: &str) -> String {
+    let short = |number: &str| match number.trim_start_matches('0') {
+        "" if !number.is_empty() => "0".to_owned(),
+        kept => kept.to_owned(),
+    };
+    text.split('.').map(short).collect::<Vec<_>>().join(".")
 }
 
 /// A protocol; TCP where none is given.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use weft_model::{ContainerPort, HostPort, NetworkName, ObjectKey, Pod, Port, Protocol};
 
-use super::decode::{key_of, protocol};
+use super::decode::{ip, key_of, protocol};
 use super::error::keyed;
 use super::raw::{self, Object, PodSpec, PodStatus};
 use super::{Interner, NETWORK_ANNOTATION, ObjectError};
@@ -51,8 +51,7 @@ fn addresses(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {
         .then(|| ("status.podIP".to_owned(), &status.pod_ip));
     let mut ips: Vec<IpAddr> = Vec::new();
     for (field, text) in listed.chain(single) {
-        let ip: IpAddr =
-            text.parse().map_err(|_| ObjectError::at(&field, format!("{text:?} is no IP address")))?;
+        let ip = ip(text).map_err(|e| ObjectError::at(&field, e))?;
         if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
             return Err(ObjectError::at(
                 field,

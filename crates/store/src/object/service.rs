@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use weft_model::{
     Cidr, Family, IngressMode, LoadBalancerAddress, Port, Service, ServiceKind, ServicePort, TargetPort,
     TrafficDistribution, TrafficPolicy,
 };
 
-use super::decode::{key_of, protocol};
+use super::decode::{ip, key_of, protocol};
 use super::raw::{NumberOrName, Object, ServiceSpec, ServiceStatus};
 use super::{Interner, ObjectError};
 
@@ -49,7 +50,8 @@ pub(super) fn service(
         service.selector = Some(names.labels(&spec.selector));
     }
     service.external_ips = parsed("spec.externalIPs", &spec.external_ips, ip)?;
-    service.source_ranges = parsed("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges, cidr)?;
+    service.source_ranges =
+        parsed("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges, sources)?;
     service.load_balancer = load_balancer(&raw.status)?;
     service.affinity_seconds = affinity(spec)?;
     service.internal_policy = policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy)?;
@@ -65,12 +67,15 @@ pub(super) fn service(
     Ok(service)
 }
 
-fn ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is no IP address"))
-}
-
-fn cidr(text: &str) -> Result<Cidr, String> {
-    text.trim().parse().map_err(|e: weft_model::InvalidNet| e.to_string())
+/// A block of sources as API servers take it: with spaces around it, zeros before numbers, and bits below the prefix, which
+/// mean nothing.
+fn sources(text: &str) -> Result<Cidr, String> {
+    let text = text.trim();
+    let block = text.split_once('/').and_then(|(address, prefix)| {
+        let net = IpNet::new(address.parse().ok().or_else(|| ip(address).ok())?, prefix.parse().ok()?);
+        Cidr::new(net.ok()?.trunc()).ok()
+    });
+    block.ok_or_else(|| format!("{text:?} is no block of addresses; write it as 10.0.0.0/8 or fd00::/8"))
 }
 
 fn parsed<T>(
@@ -142,6 +147,18 @@ fn ports(spec: &ServiceSpec, names: &mut Interner) -> Result<Vec<ServicePort>, O
                 name => format!("{name:?} is another port's name already"),
             };
             return Err(ObjectError::at(field("name"), reason));
+        }
+        let same = |p: &&ServicePort| p.protocol == protocol;
+        if ports.iter().filter(same).any(|p| p.port == port) {
+            let reason = format!("{port}/{protocol} is another port's already; give each its own");
+            return Err(ObjectError::at(field("port"), reason));
+        }
+        if let Some(number) =
+            node_port.filter(|_| ports.iter().filter(same).any(|p| p.node_port == node_port))
+        {
+            let reason =
+                format!("{number}/{protocol} is another port's node port already; give each its own");
+            return Err(ObjectError::at(field("nodePort"), reason));
         }
         ports.push(ServicePort { name: names.string(&raw.name), protocol, port, target, node_port });
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use weft_model::{Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey, ObjectName, Port, SliceSource};
 
-use super::decode::{key_of, protocol};
+use super::decode::{ip, key_of, protocol};
 use super::raw::{self, TargetRef};
 use super::{Interner, ObjectError};
 
@@ -79,8 +79,7 @@ fn endpoint(
 }
 
 fn address(field: &str, text: &str, family: Option<Family>) -> Result<IpAddr, ObjectError> {
-    let ip: IpAddr =
-        text.parse().map_err(|_| ObjectError::at(field, format!("{text:?} is no IP address")))?;
+    let ip = ip(text).map_err(|e| ObjectError::at(field, e))?;
     match family {
         Some(family) if Family::of(ip) != family => {
             Err(ObjectError::at(field, format!("{ip} is not {family}, as addressType says")))
