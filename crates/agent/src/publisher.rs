@@ -85,6 +85,11 @@ impl<W> Default for Queue<W> {
 
 impl<W> Queue<W> {
     fn add(&mut self, about: About, work: W) {
+        if let (About::Claim(_), Some((waiting, _))) = (&about, self.failed.get_mut(&about)) {
+            // It comes again with what is known now, and has its turn when it would have had it.
+            *waiting = work;
+            return;
+        }
         self.failed.remove(&about);
         self.fresh.insert(about, work);
     }
@@ -208,6 +213,19 @@ mod tests {
         now = queue.due().unwrap();
         assert_eq!(round(&mut queue, now, &[]), (vec!["new", "a", "b", "c", "d", "e"], Some(None)));
         assert_eq!(queue.due(), None);
+    }
+
+    #[test]
+    fn a_claim_that_waits_is_brought_up_to_date_and_not_hurried() {
+        let claim = || About::Claim(NetworkName::ordinary());
+        let mut queue = Queue::default();
+        queue.add(claim(), "claim");
+        let now = Instant::now();
+        assert_eq!(round(&mut queue, now, &["claim"]).0, ["claim"]);
+        let due = queue.due().unwrap();
+        queue.add(claim(), "later claim");
+        assert_eq!((queue.due(), round(&mut queue, now, &[])), (Some(due), (vec![], None)));
+        assert_eq!(round(&mut queue, due, &[]), (vec!["later claim"], Some(None)));
     }
 
     #[test]

@@ -66,16 +66,17 @@ impl Core {
             .collect()
     }
 
-    /// Asks the store for blocks in networks that give some out and of which this node has none.
+    /// Asks the store for blocks in networks that give some out and of which this node has none; and again with what is known now,
+    /// where the answer is long in coming.
     fn claim_missing(&mut self, have: &[NodeCidr]) {
         let networks: Vec<_> = self.compiler.facts().networks().cloned().collect();
         for network in networks {
-            if !self.blocks.ask(&network, have, self.now) {
-                continue;
+            let facts = self.compiler.facts();
+            let others = || facts.nodes().filter(|node| node.name != self.node);
+            let in_use = || others().flat_map(|node| node.cidrs(&network.name).collect::<Vec<_>>()).collect();
+            if let Some(question) = self.blocks.ask(&network, have, in_use, self.now) {
+                self.publish(PublishWork::Claim(Box::new(question.network), question.in_use));
             }
-            let others = self.compiler.facts().nodes().filter(|node| node.name != self.node);
-            let in_use = others.flat_map(|node| node.cidrs(&network.name).collect::<Vec<_>>()).collect();
-            self.publish(PublishWork::Claim(Box::new(network), in_use));
         }
     }
 
