@@ -62,7 +62,7 @@ pub struct HostPort {
 }
 
 /// The pod that an attachment belongs to, by `CNI_ARGS`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PodIdentity {
     /// Namespace and name.
     pub key: ObjectKey,
@@ -71,7 +71,7 @@ pub struct PodIdentity {
 }
 
 /// One interface of one pod on this node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// What identifies it.
     pub id: AttachmentId,

@@ -30,7 +30,7 @@ pub struct EndpointPort {
 }
 
 /// One place that a service leads to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Its addresses: interchangeable, one family, in practice one.
     pub addresses: Vec<IpAddr>,
@@ -55,7 +55,7 @@ pub struct Endpoint {
 }
 
 /// A part of a service's endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Namespace and name.
     pub key: ObjectKey,

@@ -49,7 +49,7 @@ impl fmt::Display for FactKey {
 }
 
 /// A fact: what is true now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
     /// This machine.
     Host(Host),

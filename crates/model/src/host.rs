@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Family, IfName};
 
 /// A link of the host that is not Weft's own and has an address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HostLink {
     /// Its name.
     pub name: IfName,
@@ -22,7 +22,7 @@ pub struct HostLink {
 }
 
 /// What the kernel says of this machine's own links.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Host {
     /// Links with addresses, loopback left out, the one with the default route first.
     pub links: Vec<HostLink>,

@@ -31,7 +31,7 @@ pub enum Overlay {
 }
 
 /// One network of the cluster, as everybody in the cluster sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Network {
     /// Its name; the ordinary one is `default`.
     pub name: NetworkName,

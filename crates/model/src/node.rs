@@ -25,7 +25,7 @@ pub struct NodeCidr {
 }
 
 /// What is known of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
     /// Its name.
     pub name: NodeName,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Cidr, Family, Keyed, Labels, ObjectKey, Port, Protocol};
 
 /// What a service offers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ServiceKind {
     /// Virtual addresses inside the cluster; none of them for a headless service.
     ClusterIp,
@@ -30,7 +30,7 @@ pub enum TargetPort {
 }
 
 /// One port of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name; empty where the service has only one.
     pub name: Arc<str>,
@@ -83,7 +83,7 @@ pub struct LoadBalancerAddress {
 }
 
 /// What is known of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// Namespace and name.
     pub key: ObjectKey,

@@ -6,7 +6,7 @@ use crate::{Cidr, ObjectName};
 
 /// A `ServiceCIDR` object: blocks that services' virtual addresses come from, beside those of the networks. One on its
 /// way out counts until it is gone, since services may still have addresses of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServiceCidr {
     /// Its name; it belongs to the cluster, not to a namespace.
     pub name: ObjectName,

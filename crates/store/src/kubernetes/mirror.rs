@@ -5,13 +5,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use weft_model::{Change, Fact, FactKey, NodeName};
+use weft_model::{Change, FactKey, NodeName};
 
 use super::client::{Failure, Status};
 use super::kind::{Kind, pruned};
@@ -95,30 +94,8 @@ impl News {
 struct Told {
     /// The list that held it last.
     list: u32,
-    print: u128,
-}
-
-/// Fingerprints of facts, by secrets of this process's own: nobody can make two that are alike.
-#[derive(Default)]
-struct Printer(RandomState, RandomState);
-
-struct Hashing(<RandomState as BuildHasher>::Hasher, <RandomState as BuildHasher>::Hasher);
-
-impl fmt::Write for Hashing {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        self.1.write(text.as_bytes());
-        Ok(())
-    }
-}
-
-impl Printer {
-    fn print(&self, fact: &Fact) -> u128 {
-        let mut hashing = Hashing(self.0.build_hasher(), self.1.build_hasher());
-        // Every field of a fact is in its debug form, and writing to a hasher can't fail.
-        let _ = fmt::Write::write_fmt(&mut hashing, format_args!("{fact:?}"));
-        u128::from(hashing.0.finish()) << 64 | u128::from(hashing.1.finish())
-    }
+    /// The fact's hash by a secret of this process's own: nobody can make two facts of one object that are alike.
+    print: u64,
 }
 
 /// See the module.
@@ -126,7 +103,7 @@ pub(super) struct Mirror {
     kind: Kind,
     node: NodeName,
     names: Interner,
-    printer: Printer,
+    printer: RandomState,
     /// What was told and not taken back.
     known: FxHashMap<FactKey, Told>,
     list: u32,
@@ -145,7 +122,7 @@ impl Mirror {
             kind,
             node,
             names: Interner::default(),
-            printer: Printer::default(),
+            printer: RandomState::new(),
             known: FxHashMap::default(),
             list: 0,
             is_listing: false,
@@ -188,6 +165,14 @@ impl Mirror {
 
     /// Takes a line of a watch.
     pub fn take_line(&mut self, line: &[u8], news: &mut News) -> Result<Heard, Failure> {
+        // What a list is made of is read once, where it is as a server writes it; all else is found first, and then read.
+        if self.is_listing
+            && let Some(object) = added(line)
+            && let Ok(outcome) = decode_text(&self.kind.id(), object, &mut self.names)
+        {
+            self.take_outcome(outcome, news);
+            return Ok(Heard::Object(String::new()));
+        }
         let garbled = |error: serde_json::Error| Failure::Garbled(format!("a line of the watch: {error}"));
         let envelope: Envelope<'_> = serde_json::from_slice(line).map_err(garbled)?;
         let object = envelope.object.get();
@@ -249,21 +234,23 @@ impl Mirror {
 
     fn take_object(&mut self, text: &str, news: &mut News) {
         match decode_text(&self.kind.id(), text, &mut self.names) {
-            Ok(Outcome::Facts(facts)) => {
-                for decoded in facts {
-                    let key = decoded.fact.key();
-                    self.mend(&key, news);
-                    let fact = pruned(decoded.fact, &self.node);
-                    let told = Told { list: self.list, print: self.printer.print(&fact) };
-                    let before = self.known.insert(key, told);
-                    // Most changes are of what a plan doesn't read: heartbeats, other writers' annotations.
-                    if before.is_none_or(|before| before.print != told.print) {
-                        news.changes.push(Change::set(fact));
-                    }
-                }
-            }
-            Ok(Outcome::Unknown(_)) => {}
+            Ok(outcome) => self.take_outcome(outcome, news),
             Err(error) => self.set_broken(text, error.to_string(), news),
+        }
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome, news: &mut News) {
+        let Outcome::Facts(facts) = outcome else { return };
+        for decoded in facts {
+            let key = decoded.fact.key();
+            self.mend(&key, news);
+            let fact = pruned(decoded.fact, &self.node);
+            let told = Told { list: self.list, print: self.printer.hash_one(&fact) };
+            let before = self.known.insert(key, told);
+            // Most changes are of what a plan doesn't read: heartbeats, other writers' annotations.
+            if before.is_none_or(|before| before.print != told.print) {
+                news.changes.push(Change::set(fact));
+            }
         }
     }
 
@@ -297,4 +284,10 @@ impl Mirror {
 
 fn head(text: &str) -> HeadMeta {
     serde_json::from_str::<Head>(text).unwrap_or_default().metadata
+}
+
+/// The object of a line that adds one, as servers write it: `{"type":"ADDED","object":…}`.
+fn added(line: &[u8]) -> Option<&str> {
+    let object = line.strip_prefix(br#"{"type":"ADDED","object":"#)?.strip_suffix(b"}")?;
+    str::from_utf8(object).ok()
 }
