@@ -3,7 +3,6 @@
 //! What always holds: a spec that was to be run and has no outcome counts as failed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -101,8 +100,11 @@ pub fn run(rig: &mut Rig) -> Result<String> {
     }
     let failed: Vec<String> =
         outcomes.iter().filter(|(_, o)| !o.passed).map(|(name, o)| format!("{name}: {}", o.note)).collect();
-    if let Some(path) = &options.report {
-        write_page(path, &outcomes)?;
+    let all = options.focus.is_none() && options.length == Length::Full;
+    if let Some(path) = options.report.clone().or_else(|| all.then(|| PAGE_PATH.into())) {
+        let run = rig.describe_run()?;
+        std::fs::write(&path, page(&run, &outcomes))
+            .with_context(|| format!("can't write {}", path.display()))?;
     }
     failed.iter().for_each(|line| rig.show(line.clone()));
     ensure!(failed.is_empty(), "{} of {} specs failed", failed.len(), outcomes.len());
@@ -154,23 +156,24 @@ fn read(text: &[u8]) -> Result<BTreeMap<String, Outcome>> {
         .collect())
 }
 
+/// Where the page goes after a run of all specs, unless it is said otherwise.
+const PAGE_PATH: &str = "docs/conformance.md";
 const PAGE: &str = "\
 # Conformance
 
-The [sig-network] specs of Kubernetes' own conformance tests, as the last full run of `cargo xtask e2e` left them: Kubernetes v1.36.1, two
-nodes, Weft installed by [deploy/kubernetes.yaml](../deploy/kubernetes.yaml) as CNI plugin, DNS server and service proxy, with neither
-kube-proxy nor CoreDNS. With the reference plugins, kube-proxy and CoreDNS all of them pass in a cluster of the same parts.
+The [sig-network] specs of Kubernetes' own conformance tests, as the last full run of `cargo xtask e2e` left them: Weft installed by
+[deploy/kubernetes.yaml](../deploy/kubernetes.yaml) as CNI plugin, DNS server and service proxy, with neither kube-proxy nor CoreDNS.
+With the reference plugins, kube-proxy and CoreDNS all of them pass in a cluster of the same parts.
 
 ";
 
-fn write_page(path: &Path, outcomes: &BTreeMap<String, Outcome>) -> Result<()> {
-    std::fs::write(path, page(outcomes)).with_context(|| format!("can't write {}", path.display()))
-}
-
-fn page(outcomes: &BTreeMap<String, Outcome>) -> String {
+/// `run` says when that was, and with what.
+fn page(run: &str, outcomes: &BTreeMap<String, Outcome>) -> String {
     let passed = outcomes.values().filter(|o| o.passed).count();
-    let mut text =
-        format!("{PAGE}{passed} of {} pass.\n\n| spec | outcome | note |\n|---|---|---|\n", outcomes.len());
+    let mut text = format!(
+        "{PAGE}{run}\n\n{passed} of {} pass.\n\n| spec | outcome | note |\n|---|---|---|\n",
+        outcomes.len()
+    );
     for (name, outcome) in outcomes {
         let name = name.replace(" [Conformance]", "").replace("[sig-network] ", "").replace('|', "\\|");
         let word = if outcome.passed { "pass" } else { "fail" };
@@ -196,9 +199,10 @@ mod tests {
     fn a_page_of_a_report() {
         let outcomes = read(REPORT.as_bytes()).unwrap();
         assert_eq!(outcomes["[sig-network] DNS should resolve [Conformance]"].seconds, 12);
-        let text = page(&outcomes);
+        let text = page("Today.", &outcomes);
         let table = text.split("\n\n").skip(2).collect::<Vec<_>>().join("\n");
         insta::assert_snapshot!(table, @r"
+        Today.
         1 of 2 pass.
         | spec | outcome | note |
         |---|---|---|

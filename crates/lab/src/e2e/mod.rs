@@ -5,6 +5,7 @@
 
 mod clients;
 mod conformance;
+mod leave;
 mod options;
 mod rig;
 mod storm;
@@ -40,7 +41,7 @@ const fn step(name: &'static str, need: Need, run: fn(&mut Rig) -> Result<String
     Step { name, need, run }
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     step("start nodes", Need::Vital, Rig::start_nodes),
     step("install weft", Need::Vital, weft::install),
     step("probes", Need::Single, clients::probes),
@@ -53,6 +54,7 @@ const STEPS: [Step; 12] = [
     step("outage", Need::Single, trouble::outage),
     step("reboot", Need::Single, trouble::reboot),
     step("status", Need::Single, weft::status),
+    step("uninstall", Need::Single, leave::run),
 ];
 
 /// Runs the steps. An error where anything wasn't as it must be.

@@ -16,7 +16,7 @@ parts have to be built.
   --focus RE    run only conformance specs whose name matches
   --nodes N     number of nodes (2)
   --only STEP   run this step only, and what it needs; may be repeated
-  --report FILE write the table of specs there (docs/conformance.md, where all were run)
+  --report FILE write the table of specs there (docs/conformance.md where all were run, nowhere otherwise)
 
 WEFT_KUBERNETES_BIN names a folder with the programs of Kubernetes, etcd, containerd and runc, whose sibling `img` has
 the images; otherwise they are built once, into target/peers.

@@ -1,9 +1,12 @@
 //! The cluster that the steps work with.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use weft_lab::kubernetes::{Cluster, Kubectl, Parts, Shape};
 use weft_lab::{Lab, Tool};
 
+use super::leave;
 use super::options::Options;
 
 /// A running cluster, and what the steps have to show.
@@ -11,6 +14,7 @@ pub struct Rig {
     cluster: Cluster,
     options: Options,
     tables: Vec<String>,
+    before: BTreeMap<String, Vec<String>>,
 }
 
 impl Rig {
@@ -22,7 +26,7 @@ impl Rig {
         let logs = options.logs.canonicalize().context("can't find the folder for logs")?;
         let shape = Shape { lab: "kubernetes".into(), nodes: options.nodes, logs };
         let cluster = Cluster::start(&parts, &shape, Tool::current()?)?;
-        Ok(Self { cluster, options: options.clone(), tables: Vec::new() })
+        Ok(Self { cluster, options: options.clone(), tables: Vec::new(), before: BTreeMap::new() })
     }
 
     /// What has been started.
@@ -34,15 +38,36 @@ impl Rig {
         format!("Kubernetes {}", version.unwrap_or_else(|| "of an unknown version".into()))
     }
 
+    /// When this is, and with what, in a sentence.
+    pub fn describe_run(&self) -> Result<String> {
+        let machine = self.lab().machine("n1")?;
+        let ask = |line: &str| machine.run("sh", &["-c", line]).map(|text| text.trim().to_owned());
+        let parts = "/opt/kubernetes/bin";
+        Ok(format!(
+            "Run on {}: {}, {} nodes, containerd {}, Linux {}.",
+            ask("date -u +%F")?,
+            self.describe(),
+            self.options.nodes,
+            ask(&format!("{parts}/containerd --version | awk '{{print $3}}' | sed 's/+.*//'"))?,
+            ask("uname -r | sed 's/[-+].*//'")?
+        ))
+    }
+
     /// Step: containerd and kubelets.
     pub fn start_nodes(&mut self) -> Result<String> {
         self.cluster.start_nodes()?;
+        self.before = leave::look(self)?;
         Ok(self.cluster.node_names().join(", "))
     }
 
     /// The cluster.
     pub fn cluster(&mut self) -> &mut Cluster {
         &mut self.cluster
+    }
+
+    /// What the nodes looked like before Weft came.
+    pub fn before(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.before
     }
 
     /// The lab that the cluster runs in.

@@ -39,11 +39,13 @@ pub fn run(rig: &mut Rig) -> Result<String> {
         if now == before { Ok(()) } else { Err(format!("leases before: {before:?}, now: {now:?}")) }
     })?;
     kubectl.run(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
-    let quantile = network_timings(rig)?.since(&timings).quantile(0.99);
+    let during = network_timings(rig)?.since(&timings);
+    rig.show(during.table());
     Ok(format!(
-        "{} pods came and went in {:.0} s, every address came back; network set-up p99 at most {quantile}",
+        "{} pods came and went in {:.0} s, every address came back; network set-up p99 at most {}",
         rounds * PODS,
-        took.as_secs_f64()
+        took.as_secs_f64(),
+        during.quantile(0.99)
     ))
 }
 
@@ -89,46 +91,82 @@ pub fn leases(rig: &Rig) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(all)
 }
 
-/// containerd's own measure of its calls of plugins; the unit stands in the name twice.
-const HISTOGRAM: &str = "containerd_cri_network_plugin_operations_duration_seconds_seconds_bucket";
+/// containerd's own measures (Prometheus' histograms; the unit stands twice in some names): its calls of plugins, and what the
+/// runtime takes to start a sandbox.
+const NETWORK: &str =
+    "containerd_cri_network_plugin_operations_duration_seconds_seconds_BUCKET{operation_type=\"set_up_pod\"";
+const SANDBOX: &str =
+    "containerd_cri_sandbox_runtime_create_seconds_BUCKET{runtime=\"io.containerd.runc.v2\"";
 
-/// How often containerd set networks up, by the upper bound of its time in seconds; of all nodes together.
+/// What containerd has counted, of all nodes together.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct Timings(BTreeMap<String, u64>);
+struct Timings {
+    /// How often it set networks up, by the upper bound of the time in seconds: each bucket counts all that took at most that long.
+    buckets: BTreeMap<String, f64>,
+    /// Seconds and number, of networks.
+    network: (f64, f64),
+    /// The same of sandboxes without their networks.
+    sandbox: (f64, f64),
+}
 
 impl Timings {
-    /// Reads containerd's histogram (Prometheus' text format): each bucket counts all that was at most that long.
+    /// Adds what one node's containerd says, in Prometheus' text format.
     fn read(&mut self, text: &str) {
-        for line in text.lines().filter(|l| l.starts_with(HISTOGRAM)) {
-            if !line.contains("operation_type=\"set_up_pod\"") {
-                continue;
+        let series = |name: &str, kind: &str| {
+            let begin = name.replace("BUCKET", kind);
+            let lines = text.lines().filter(move |line| line.starts_with(&begin));
+            lines.filter_map(|line| Some((line, line.rsplit(' ').next()?.parse::<f64>().ok()?)))
+        };
+        for (line, count) in series(NETWORK, "bucket") {
+            if let Some(bound) = line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()) {
+                *self.buckets.entry(bound.to_owned()).or_default() += count;
             }
-            let bound = line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next());
-            let count = line.rsplit(' ').next().and_then(|number| number.parse::<f64>().ok());
-            if let (Some(bound), Some(count)) = (bound, count) {
-                *self.0.entry(bound.to_owned()).or_default() += count as u64;
-            }
+        }
+        for (name, sum) in [(NETWORK, &mut self.network), (SANDBOX, &mut self.sandbox)] {
+            sum.0 += series(name, "sum").map(|(_, value)| value).sum::<f64>();
+            sum.1 += series(name, "count").map(|(_, value)| value).sum::<f64>();
         }
     }
 
     fn since(&self, before: &Self) -> Self {
-        let counted = |(bound, count): (&String, &u64)| {
-            (bound.clone(), count.saturating_sub(before.0.get(bound).copied().unwrap_or(0)))
+        let counted = |(bound, count): (&String, &f64)| {
+            (bound.clone(), count - before.buckets.get(bound).copied().unwrap_or(0.0))
         };
-        Self(self.0.iter().map(counted).collect())
+        let less = |a: (f64, f64), b: (f64, f64)| (a.0 - b.0, a.1 - b.1);
+        Self {
+            buckets: self.buckets.iter().map(counted).collect(),
+            network: less(self.network, before.network),
+            sandbox: less(self.sandbox, before.sandbox),
+        }
     }
 
     /// The bound under which at least this share of all lies.
     fn quantile(&self, share: f64) -> String {
-        let all = self.0.values().copied().max().unwrap_or(0);
-        let mut bounds: Vec<(f64, u64)> =
-            self.0.iter().filter_map(|(bound, count)| Some((bound.parse().ok()?, *count))).collect();
+        let all = self.buckets.values().copied().fold(0.0, f64::max);
+        let mut bounds: Vec<(f64, f64)> =
+            self.buckets.iter().filter_map(|(bound, count)| Some((bound.parse().ok()?, *count))).collect();
         bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
-        match bounds.iter().find(|(_, count)| all > 0 && *count as f64 >= share * all as f64) {
+        match bounds.iter().find(|(_, count)| all > 0.0 && *count >= share * all) {
             Some((bound, _)) if bound.is_finite() => format!("{:.0} ms", bound * 1000.0),
             Some(_) => "more than all of containerd's bounds".into(),
             None => "unknown: containerd counted nothing".into(),
         }
+    }
+
+    /// Beside each other, since both share the processors: what the network takes of a pod's start.
+    fn table(&self) -> String {
+        let mean = |(seconds, count): (f64, f64)| seconds / count.max(1.0) * 1000.0;
+        let (network, sandbox) = (mean(self.network), mean(self.sandbox));
+        format!(
+            "of a pod's start         mean     p50 <=   p90 <=   p99 <=\n\
+             its network        {network:>7.0} ms {:>9} {:>8} {:>8}\n\
+             its sandbox        {sandbox:>7.0} ms\n\
+             the network's share {:>6.1} %",
+            self.quantile(0.5),
+            self.quantile(0.9),
+            self.quantile(0.99),
+            100.0 * network / (network + sandbox).max(f64::MIN_POSITIVE)
+        )
     }
 }
 
@@ -148,18 +186,28 @@ mod tests {
 
     #[test]
     fn a_quantile_is_the_bound_that_holds_the_share() {
-        let line = |bound: &str, count: u64| {
-            format!("{HISTOGRAM}{{operation_type=\"set_up_pod\",le=\"{bound}\"}} {count}\n")
+        let series =
+            |name: &str, kind: &str, value: f64| format!("{}}} {value}\n", name.replace("BUCKET", kind));
+        let bucket = |bound: &str, count: u64| {
+            format!("{},le=\"{bound}\"}} {count}\n", NETWORK.replace("BUCKET", "bucket"))
         };
         let (mut before, mut after) = (Timings::default(), Timings::default());
-        before.read(&line("0.01", 5));
+        before.read(&bucket("0.01", 5));
         let text =
-            [("0.01", 5), ("0.025", 95), ("0.1", 104), ("+Inf", 105)].map(|(b, c)| line(b, c)).concat();
+            [("0.01", 5), ("0.025", 95), ("0.1", 104), ("+Inf", 105)].map(|(b, c)| bucket(b, c)).concat()
+                + &series(NETWORK, "sum", 2.0)
+                + &series(NETWORK, "count", 100.0)
+                + &series(SANDBOX, "sum", 18.0)
+                + &series(SANDBOX, "count", 100.0);
         after.read(&text);
         let during = after.since(&before);
-        assert_eq!(during.quantile(0.9), "25 ms");
-        assert_eq!(during.quantile(0.99), "100 ms");
         assert_eq!(during.quantile(1.0), "more than all of containerd's bounds");
         assert_eq!(Timings::default().quantile(0.5), "unknown: containerd counted nothing");
+        insta::assert_snapshot!(during.table(), @r"
+        of a pod's start         mean     p50 <=   p90 <=   p99 <=
+        its network             20 ms     25 ms    25 ms   100 ms
+        its sandbox            180 ms
+        the network's share   10.0 %
+        ");
     }
 }

@@ -42,15 +42,19 @@ fn ready_nodes(kubectl: &Kubectl) -> Result<usize, String> {
     Ok(nodes["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count())
 }
 
-/// Agents of the DaemonSet's present form that are ready.
+/// Agents of the DaemonSet's present form that are ready, once those of an earlier form are gone.
 fn ready_agents(kubectl: &Kubectl) -> Result<usize, String> {
     let set = kubectl.get(&["daemonset", "weft", "-n", "kube-system"]).map_err(|e| e.to_string())?;
     let status = &set["status"];
     if status["observedGeneration"] != set["metadata"]["generation"] {
         return Ok(0);
     }
-    let number = |field: &str| status[field].as_u64().unwrap_or(0);
-    Ok(usize::try_from(number("numberReady").min(number("updatedNumberScheduled"))).unwrap_or(0))
+    let number = |field: &str| usize::try_from(status[field].as_u64().unwrap_or(0)).unwrap_or(0);
+    // Two of one node count once there: the one that leaves is seen only among the pods.
+    let pods = kubectl.get(&["pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=weft"]);
+    let pods = pods.map_err(|e| e.to_string())?["items"].as_array().map_or(0, Vec::len);
+    let ready = number("numberReady").min(number("updatedNumberScheduled"));
+    Ok(if pods > ready { 0 } else { ready })
 }
 
 /// Whether a node's or a pod's condition `Ready` is true.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use crate::LabError;
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// What names of groups begin with; the lab's process and the node follow.
+const PREFIX: &str = "weft-lab-";
 /// How long the kernel may take to let go of groups whose processes are dead.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -21,8 +23,9 @@ pub struct Groups {
 impl Groups {
     /// Makes them.
     pub fn make(node: &str) -> Result<Self, LabError> {
-        let groups = Self { name: format!("weft-lab-{}-{node}", std::process::id()) };
+        let groups = Self { name: format!("{PREFIX}{}-{node}", std::process::id()) };
         for hierarchy in hierarchies() {
+            remove_orphans(&hierarchy);
             let path = hierarchy.join(&groups.name);
             fs::create_dir_all(&path).map_err(LabError::file("make", &path))?;
             // A new group of version 1 has no processors until it is given some.
@@ -57,6 +60,23 @@ impl Groups {
     }
 }
 
+/// Removes groups of labs that were killed before they could.
+fn remove_orphans(hierarchy: &Path) {
+    for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if maker(&name).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // What still has processes stays: it is in nobody's way.
+            let _ = remove_tree(&entry.path());
+        }
+    }
+}
+
+/// The process that has made a group of this name.
+fn maker(name: &str) -> Option<&str> {
+    let (pid, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(pid)
+}
+
 /// Groups are folders that can't be emptied, only removed from below.
 fn remove_tree(path: &Path) -> std::io::Result<()> {
     let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
@@ -74,4 +94,16 @@ fn hierarchies() -> Vec<PathBuf> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     // Several controllers in one hierarchy are a folder, and a link for each name.
     entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_group_names_who_made_it() {
+        let check = |name: &str, pid: Option<&str>| assert_eq!(super::maker(name), pid, "{name}");
+        check("weft-lab-27-n1", Some("27"));
+        check("weft-lab-27", None);
+        check("weft-lab-x-n1", None);
+        check("system.slice", None);
+    }
 }

@@ -96,6 +96,12 @@ impl Cluster {
         self.nodes.values().try_for_each(|node| node.import(archive))
     }
 
+    /// Gives an image a second name on every node.
+    pub fn tag(&self, image: &str, name: &str) -> Result<(), LabError> {
+        let tag = ["images", "tag", "--force", image, name];
+        self.nodes.values().try_for_each(|node| node.ctr(&tag).map(drop))
+    }
+
     /// Cuts a node's power and starts it again: its namespaces, memory and processes are gone, its disk stays.
     pub fn reboot(&mut self, name: &str) -> Result<(), LabError> {
         self.nodes.remove(name);
