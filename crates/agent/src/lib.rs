@@ -13,6 +13,7 @@ mod background;
 pub mod config;
 pub mod core;
 pub mod crash;
+mod dns;
 pub mod explain;
 pub mod fact_log;
 pub mod health;

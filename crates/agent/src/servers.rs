@@ -6,18 +6,17 @@
 //!
 //! What is absent: who is next. That is said by locks in the run folder.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use weft_dns::forward::UpstreamSource;
 use weft_plan::Plan;
 
 use crate::api::{Turn, is_awaited};
 use crate::config::AgentConfig;
+use crate::dns::Dns;
 use crate::health::{HealthEars, HealthServer};
 use crate::message::Message;
 use crate::run::RunError;
@@ -40,7 +39,7 @@ pub(crate) struct Wiring {
 /// Servers that run; they end with the value.
 #[derive(Debug)]
 pub(crate) struct Running {
-    _dns: Option<weft_dns::server::Handle>,
+    _dns: Option<Dns>,
     _health: Option<HealthServer>,
 }
 
@@ -105,36 +104,18 @@ fn has_ended(end: &Receiver<()>) -> bool {
 
 fn run(wiring: Wiring) -> Running {
     let Wiring { config, names, core, ears } = wiring;
-    Running { _dns: start_dns(&config, names, &core), _health: start_health(&config, ears, &core) }
+    Running { _dns: start_dns(&config, &names, &core), _health: start_health(&config, ears, &core) }
 }
 
-/// A node without names still has a network: the server's trouble is shown, and the agent goes on.
-fn start_dns(
-    config: &AgentConfig,
-    names: Arc<RwLock<Plan>>,
-    core: &Sender<Message>,
-) -> Option<weft_dns::server::Handle> {
-    let addresses = config.dns_addresses();
-    if addresses.is_empty() {
-        return None;
-    }
-    let listen = addresses.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect();
-    let zones = vec![weft_plan::DnsName::new(&config.dns.cluster_domain)];
-    let mut server = weft_dns::server::Config::new(listen, zones);
-    let mut wrong = None;
-    server.upstreams = match upstreams(config) {
-        Ok(upstreams) => upstreams,
-        Err(text) => {
-            wrong = Some(format!("dns.upstreams: {text:?} is no ADDRESS or ADDRESS:PORT"));
-            UpstreamSource::ResolvConf(config.dns.resolv_conf.clone())
+/// A node without names still has a network: the trouble is shown, and the agent goes on.
+fn start_dns(config: &AgentConfig, names: &Arc<RwLock<Plan>>, core: &Sender<Message>) -> Option<Dns> {
+    match Dns::start(config, names, core) {
+        Ok(dns) => dns,
+        Err(error) => {
+            let _ = core.send(Message::Trouble("dns", Some(format!("no DNS server: {error}"))));
+            None
         }
-    };
-    let started = weft_dns::server::serve(&server, names);
-    let trouble = wrong.or_else(|| started.as_ref().err().map(|error| format!("no DNS server: {error}")));
-    if trouble.is_some() {
-        let _ = core.send(Message::Trouble("dns", trouble));
     }
-    started.ok()
 }
 
 /// Balancers that hear nothing turn away, and pods keep their network: the trouble is shown, and the agent goes on.
@@ -153,16 +134,4 @@ fn start_health(config: &AgentConfig, ears: HealthEars, core: &Sender<Message>) 
             None
         }
     }
-}
-
-fn upstreams(config: &AgentConfig) -> Result<UpstreamSource, String> {
-    if config.dns.upstreams.is_empty() {
-        return Ok(UpstreamSource::ResolvConf(config.dns.resolv_conf.clone()));
-    }
-    let parse = |text: &String| {
-        text.parse::<SocketAddr>()
-            .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, 53)))
-            .map_err(|_| text.clone())
-    };
-    Ok(UpstreamSource::Fixed(config.dns.upstreams.iter().map(parse).collect::<Result<_, _>>()?))
 }

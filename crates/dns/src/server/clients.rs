@@ -1,14 +1,14 @@
-//! How many requests of each client wait for resolvers: one pod must not take the places of all.
+//! How many places each client has: requests that wait for resolvers, or connections. One pod must not take those of all.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-/// Clients that have requests waiting, and how many.
+/// Clients that have places, and how many.
 #[derive(Debug)]
 pub(super) struct Clients {
-    waiting: Mutex<FxHashMap<IpAddr, u32>>,
+    taken: Mutex<FxHashMap<IpAddr, u32>>,
     most: u32,
 }
 
@@ -20,15 +20,15 @@ pub(super) struct ClientPlace {
 }
 
 impl Clients {
-    /// Each client may have `most` requests waiting.
+    /// Each client may have `most` places.
     pub fn new(most: u32) -> Self {
-        Self { waiting: Mutex::default(), most }
+        Self { taken: Mutex::default(), most }
     }
 
-    /// A place for one more request; `None` where the client has as many as it may.
+    /// One more place; `None` where the client has as many as it may.
     pub fn enter(self: &Arc<Self>, client: IpAddr) -> Option<ClientPlace> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(client).or_default();
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(client).or_default();
         if *count >= self.most {
             return None;
         }
@@ -39,11 +39,11 @@ impl Clients {
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        let mut waiting = self.clients.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.client) {
+        let mut taken = self.clients.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                waiting.remove(&self.client);
+                taken.remove(&self.client);
             }
         }
     }
@@ -61,6 +61,6 @@ mod tests {
         assert!(clients.enter(a).is_none() && clients.enter(b).is_some());
         drop(places);
         assert!(clients.enter(a).is_some());
-        assert!(clients.waiting.lock().unwrap().is_empty());
+        assert!(clients.taken.lock().unwrap().is_empty());
     }
 }

@@ -26,6 +26,8 @@ pub struct Config {
     pub per_try: Duration,
     /// TCP connections at once.
     pub max_connections: usize,
+    /// The same of one client.
+    pub max_connections_per_client: u32,
 }
 
 impl Config {
@@ -41,6 +43,7 @@ impl Config {
             max_forwards_per_client: 200,
             per_try: Duration::from_secs(1),
             max_connections: 256,
+            max_connections_per_client: 32,
         }
     }
 }

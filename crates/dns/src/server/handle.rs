@@ -42,6 +42,13 @@ pub enum DnsError {
     Thread(#[source] io::Error),
 }
 
+impl DnsError {
+    fn lacks_family(&self) -> bool {
+        const EAFNOSUPPORT: i32 = 97;
+        matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(EAFNOSUPPORT))
+    }
+}
+
 /// How often the list of resolvers is looked at.
 const REFRESH: Duration = Duration::from_secs(2);
 /// How long a client's request may wait for resolvers in all; clients give up after 5 seconds.
@@ -53,12 +60,14 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Handle {
     addresses: Vec<SocketAddr>,
+    absent: Vec<SocketAddr>,
     tally: Arc<Tally>,
     stop: Option<watch::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Starts a server that answers from `plan` as it is at each request.
+/// Starts a server that answers from `plan` as it is at each request. Addresses of a family that the kernel doesn't have
+/// are left out, as long as there are others.
 ///
 /// # Errors
 /// [`DnsError`]; nothing listens then.
@@ -66,7 +75,7 @@ pub fn serve(config: &Config, plan: Arc<RwLock<Plan>>) -> Result<Handle, DnsErro
     if config.listen.is_empty() {
         return Err(DnsError::NoAddress);
     }
-    let pairs = config.listen.iter().copied().map(Pair::bind).collect::<Result<Vec<_>, _>>()?;
+    let (pairs, absent) = present(config.listen.iter().map(|address| (*address, Pair::bind(*address))))?;
     let addresses: Vec<SocketAddr> = pairs.iter().map(|pair| pair.address).collect();
     let limits = Limits { per_try: config.per_try, in_all: FORWARD_LIMIT, udp_payload: config.udp_payload };
     let forwarder = Forwarder::new(config.upstreams.clone(), addresses.clone(), limits);
@@ -85,7 +94,28 @@ pub fn serve(config: &Config, plan: Arc<RwLock<Plan>>) -> Result<Handle, DnsErro
             runtime.block_on(run(sockets, service, stopped));
         })
         .map_err(DnsError::Thread)?;
-    Ok(Handle { addresses, tally, stop: Some(stop), thread: Some(thread) })
+    Ok(Handle { addresses, absent, tally, stop: Some(stop), thread: Some(thread) })
+}
+
+/// What could be made, and the addresses whose family the kernel lacks (`ipv6.disable=1`); where it lacks all, its error.
+fn present<T>(
+    bound: impl Iterator<Item = (SocketAddr, Result<T, DnsError>)>,
+) -> Result<(Vec<T>, Vec<SocketAddr>), DnsError> {
+    let (mut pairs, mut absent, mut why) = (Vec::new(), Vec::new(), None);
+    for (address, result) in bound {
+        match result {
+            Ok(pair) => pairs.push(pair),
+            Err(error) if error.lacks_family() => {
+                absent.push(address);
+                why = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match why {
+        Some(error) if pairs.is_empty() => Err(error),
+        _ => Ok((pairs, absent)),
+    }
 }
 
 fn register(pair: Pair) -> io::Result<(UdpSocket, TcpListener)> {
@@ -123,6 +153,11 @@ impl Handle {
         &self.addresses
     }
 
+    /// The addresses that it was to listen at and can't, since the kernel lacks their family.
+    pub fn absent(&self) -> &[SocketAddr] {
+        &self.absent
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> Counters {
         self.tally.read()
@@ -146,5 +181,37 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of what was made and of what is absent, or the error's number.
+    fn sorted(outcomes: &[Result<u16, i32>]) -> Result<(Vec<u16>, usize), Option<i32>> {
+        let bound = outcomes.iter().enumerate().map(|(at, outcome)| {
+            let address = SocketAddr::from(([127, 0, 0, 1], at as u16));
+            let source = |code: &i32| io::Error::from_raw_os_error(*code);
+            let result = outcome.as_ref().copied().map_err(|code| DnsError::Bind {
+                protocol: "UDP",
+                address,
+                source: source(code),
+            });
+            (address, result)
+        });
+        present(bound).map(|(made, absent)| (made, absent.len())).map_err(|error| match error {
+            DnsError::Bind { source, .. } => source.raw_os_error(),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_has_names_by_ipv4() {
+        let (no_family, in_use) = (97, 98);
+        assert_eq!(sorted(&[Ok(1), Err(no_family), Ok(2)]), Ok((vec![1, 2], 1)));
+        assert_eq!(sorted(&[Ok(1), Err(in_use)]), Err(Some(in_use)));
+        assert_eq!(sorted(&[Err(no_family), Err(in_use)]), Err(Some(in_use)));
+        assert_eq!(sorted(&[Err(no_family)]), Err(Some(no_family)));
     }
 }

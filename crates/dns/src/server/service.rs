@@ -23,6 +23,8 @@ pub(super) struct Service {
     pub forwards: Arc<Semaphore>,
     pub max_forwards: u32,
     pub connections: Arc<Semaphore>,
+    /// Who has connections, and how many.
+    pub connected: Arc<Clients>,
     clients: Arc<Clients>,
     plan: Arc<RwLock<Plan>>,
     zones: Vec<DnsName>,
@@ -61,6 +63,7 @@ impl Service {
             forwards: Arc::new(Semaphore::new(config.max_forwards as usize)),
             max_forwards: config.max_forwards,
             connections: Arc::new(Semaphore::new(config.max_connections)),
+            connected: Arc::new(Clients::new(config.max_connections_per_client)),
             clients: Arc::new(Clients::new(config.max_forwards_per_client)),
             plan,
             zones: config.zones.clone(),

@@ -25,23 +25,27 @@ pub(super) async fn run(listener: TcpListener, service: Arc<Service>, mut stop: 
             _ = stop.changed() => break,
             accepted = listener.accept() => accepted,
         };
-        match (accepted, service.connections.clone().try_acquire_owned()) {
-            (Ok((stream, client)), Ok(permit)) => {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = converse(stream, client.ip().to_canonical(), &service).await {
-                        tracing::debug!("a DNS connection ended: {error}");
-                    }
-                    drop(permit);
-                });
-            }
-            // One connection too many is closed at once: the client may come back.
-            (Ok(_), Err(_)) => count(&service.tally.dropped),
-            (Err(error), _) => {
+        let (stream, client) = match accepted {
+            Ok((stream, client)) => (stream, client.ip().to_canonical()),
+            Err(error) => {
                 tracing::warn!("accepting DNS connections: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
             }
-        }
+        };
+        // One connection too many is closed at once: the client may come back.
+        let places = (service.connected.enter(client), service.connections.clone().try_acquire_owned());
+        let (Some(place), Ok(permit)) = places else {
+            count(&service.tally.dropped);
+            continue;
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, client, &service).await {
+                tracing::debug!("a DNS connection ended: {error}");
+            }
+            drop((place, permit));
+        });
     }
 }
 

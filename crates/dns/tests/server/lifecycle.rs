@@ -115,3 +115,34 @@ fn a_nodes_addresses_answer_once_they_are_routed() {
     };
     std::thread::spawn(inside).join().unwrap();
 }
+
+#[test]
+fn one_client_leaves_connections_for_others() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    let mut config = config();
+    (config.max_connections, config.max_connections_per_client) = (8, 3);
+    let server = serve(&config, Arc::new(RwLock::new(cluster()))).unwrap();
+    let query = request("old.default.svc.cluster.local", 1, 1, b"");
+    // Answered, or closed at once.
+    let is_served = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let _ = stream.write_all(&[&(query.len() as u16).to_be_bytes(), query.as_slice()].concat());
+        stream.read_exact(&mut [0; 2]).is_ok()
+    };
+    let connect = |from: [u8; 4]| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        socket.connect(&server.addresses()[0].into()).unwrap();
+        TcpStream::from(socket)
+    };
+    let mut greedy: Vec<TcpStream> = (0..8).map(|_| connect([127, 0, 0, 2])).collect();
+    let served = greedy.iter_mut().filter_map(|stream| is_served(stream).then_some(())).count();
+    assert_eq!(served, 3);
+    assert!(is_served(&mut connect([127, 0, 0, 3])));
+    drop(greedy);
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while !is_served(&mut connect([127, 0, 0, 2])) {
+        assert!(std::time::Instant::now() < deadline, "places come back");
+    }
+}
