@@ -1,6 +1,6 @@
 //! This node's pods: a link and a route each, no address but their own as source, and a way back to themselves.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use weft_model::{Attachment, Cidr, FactKey, Family};
 use weft_plan::filter::{Comparison, ConntrackStatus, HookKind, NatTarget, Value};
@@ -10,7 +10,7 @@ use weft_plan::{
     Verdict,
 };
 
-use super::table::{Pair, address_type, filter, in_set, loopback_v4, nat};
+use super::table::{Pair, address_type, filter, in_set, link_local_v6, loopback_v4, nat};
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 
@@ -78,6 +78,8 @@ fn constant(context: &Context<'_>, out: &mut Output) {
 fn source_rules() -> Vec<weft_plan::Rule> {
     let icmpv6 = |kind| Statement::Match(Field::Icmpv6Type, Comparison::Is, Value::Byte(kind));
     let own_source = |family| in_set([Field::Iifname, Field::Saddr(family)], SOURCES.of(family));
+    let from = |source| Statement::Match(Field::Saddr(Family::V6), Comparison::Is, source);
+    let link_local = Value::Net(link_local_v6());
     let verdict = Statement::Verdict;
     vec![
         weft_plan::Rule::new(
@@ -101,13 +103,22 @@ fn source_rules() -> Vec<weft_plan::Rule> {
         ),
         weft_plan::Rule::new("", [own_source(Family::V4), verdict(Verdict::Accept)]),
         weft_plan::Rule::new("", [own_source(Family::V6), verdict(Verdict::Accept)]),
+        // Nobody forwards these two sources, so what passes stays on the link.
         weft_plan::Rule::new(
             "neighbour discovery",
-            [icmpv6(ICMPV6_NEIGHBOUR_SOLICIT), verdict(Verdict::Accept)],
+            [icmpv6(ICMPV6_NEIGHBOUR_SOLICIT), from(link_local.clone()), verdict(Verdict::Accept)],
+        ),
+        weft_plan::Rule::new(
+            "a new address, looked for in case another has it",
+            [
+                icmpv6(ICMPV6_NEIGHBOUR_SOLICIT),
+                from(Value::Address(Ipv6Addr::UNSPECIFIED.into())),
+                verdict(Verdict::Accept),
+            ],
         ),
         weft_plan::Rule::new(
             "neighbour discovery",
-            [icmpv6(ICMPV6_NEIGHBOUR_ADVERT), verdict(Verdict::Accept)],
+            [icmpv6(ICMPV6_NEIGHBOUR_ADVERT), from(link_local), verdict(Verdict::Accept)],
         ),
         weft_plan::Rule::new(
             "every new link sends these",

@@ -108,6 +108,11 @@ pub fn not_in_set(key: impl Into<Vec<Field>>, set: Ident) -> Statement {
     Statement::Lookup(key.into(), Comparison::IsNot, set)
 }
 
+/// Link-local addresses of IPv6: nobody forwards packets with one.
+pub fn link_local_v6() -> IpNet {
+    IpNet::from(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10))
+}
+
 /// The whole of IPv4's loopback block.
 pub fn loopback_v4() -> IpNet {
     IpNet::from(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8))
