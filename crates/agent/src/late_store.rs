@@ -1,6 +1,7 @@
 //! A store that may not be there yet: a folder that is mounted late, a server that is down at boot.
 //!
-//! What can be opened only later must not keep a node from working with the facts that it had.
+//! What can be opened only later must not keep a node from working with the facts that it had. A watch that ends by an error
+//! before it has told anything is begun anew.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -49,28 +50,34 @@ impl LateStore {
 
 impl Store for LateStore {
     fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError> {
-        let since = SystemTime::now();
         let mut said = String::new();
         loop {
-            match self.get() {
+            let reason = match self.get() {
                 Ok(store) => {
                     if *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) {
                         return Ok(());
                     }
-                    return store.watch(sink);
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if reason != said {
-                        said.clone_from(&reason);
-                        if sink(Event::Stale { since, reason }).is_break() {
-                            return Ok(());
-                        }
-                    }
-                    if self.pause() {
-                        return Ok(());
+                    let mut has_told = false;
+                    let ended = store.watch(&mut |event| {
+                        has_told |= matches!(event, Event::Changes(_));
+                        sink(event)
+                    });
+                    match ended {
+                        Err(error) if !has_told => error.to_string(),
+                        // Another watch wouldn't know what has gone since.
+                        ended => return ended,
                     }
                 }
+                Err(error) => error.to_string(),
+            };
+            if reason != said {
+                said.clone_from(&reason);
+                if sink(Event::Stale { since: SystemTime::now(), reason }).is_break() {
+                    return Ok(());
+                }
+            }
+            if self.pause() {
+                return Ok(());
             }
         }
     }
@@ -102,5 +109,55 @@ impl Store for LateStore {
 
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         self.get()?.forget_node(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A store whose first watches fail.
+    struct Flaky(AtomicUsize);
+
+    impl Store for Flaky {
+        fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 | 1 => Err(StoreError::Server { action: "watching".into(), reason: "it flaps".into() }),
+                _ => {
+                    let _ = sink(Event::Synced);
+                    Ok(())
+                }
+            }
+        }
+
+        fn stop(&self) {}
+
+        fn publish(&self, _: &Published) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn claim_pod_cidrs(&self, _: &Network, _: &NodeName, _: &[Cidr]) -> Result<Claim, StoreError> {
+            unreachable!("nobody claims here")
+        }
+
+        fn forget_node(&self, _: &NodeName) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_watch_that_cannot_begin_is_begun_anew() {
+        let store = LateStore::new(Box::new(|| Ok(Arc::new(Flaky(AtomicUsize::new(0))))));
+        let mut heard = Vec::new();
+        let ended = store.watch(&mut |event| {
+            heard.push(event);
+            ControlFlow::Continue(())
+        });
+        assert!(ended.is_ok());
+        assert!(
+            matches!(&heard[..], [Event::Stale { reason, .. }, Event::Synced] if reason.contains("it flaps")),
+            "{heard:?}"
+        );
     }
 }

@@ -217,8 +217,10 @@ fn spawn_store(store: &Arc<dyn Store>, core: &Sender<Message>) -> Result<(), Run
             Err(_) => ControlFlow::Break(()),
         });
         if let Err(error) = ended {
-            let _ = core
-                .send(Message::Trouble("store", Some(format!("the store is no longer watched: {error}"))));
+            let _ = core.send(Message::Trouble(
+                "store",
+                Some(format!("the store is no longer watched: {error}; restart the agent")),
+            ));
         }
     })?;
     Ok(())

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::BootTime;
-use weft_model::{Change, Cidr, HostPort, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey};
+use weft_model::{
+    Change, Cidr, FactKey, HostPort, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey,
+};
 
 /// A place that holds the cluster's facts. Every call may block, on its own thread; a store that needs a runtime
 /// brings it along.
 pub trait Store: Send + Sync {
     /// Delivers facts until `sink` breaks or [`Store::stop`] is called: first a full snapshot as changes in pieces, then
     /// [`Event::Synced`], then changes as they come. Outages are waited out, with [`Event::Stale`] in between; the
-    /// [`Event::Synced`] after one says that all that was missed has been delivered, removals included.
+    /// [`Event::Synced`] after one says that all that was missed has been delivered, removals included. What can't be read
+    /// is said before it, as [`Remark::Unread`].
     ///
     /// # Errors
     /// Only what waiting can't mend.
@@ -110,13 +113,21 @@ pub enum Remark {
     Info(String),
     /// Something is not in force that somebody meant to be.
     Warning(String),
+    /// Something can't be read. Until this notice is taken down, a fact that was known and isn't told may be in it: it is not
+    /// known to be gone, not even at [`Event::Synced`].
+    Unread {
+        /// What is wrong, and the mend.
+        text: String,
+        /// The only fact that can be missing for it; `None` where any can.
+        only: Option<FactKey>,
+    },
 }
 
 impl Remark {
     /// The text alone.
     pub fn text(&self) -> &str {
         match self {
-            Remark::Info(text) | Remark::Warning(text) => text,
+            Remark::Info(text) | Remark::Warning(text) | Remark::Unread { text, .. } => text,
         }
     }
 }

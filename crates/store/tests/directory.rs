@@ -136,7 +136,7 @@ impl Folder {
 
     fn warning(&self, about: &str) -> Option<&str> {
         match self.notices.get(about) {
-            Some(Remark::Warning(text)) => Some(text),
+            Some(Remark::Warning(text) | Remark::Unread { text, .. }) => Some(text),
             _ => None,
         }
     }

@@ -10,12 +10,13 @@ mod add;
 mod blocks;
 mod check;
 mod del;
+mod facts;
 mod gc;
 mod health;
 mod node;
 mod start;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
@@ -25,9 +26,9 @@ use std::time::{Duration, Instant, SystemTime};
 use weft_cni::{CniError, Code};
 use weft_compile::{Compiler, Facts};
 use weft_ipam::{DirectoryLeases, Leases};
-use weft_model::{AttachmentId, Change, Fact, FactKey, NetworkName, NodeName, Warning};
+use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, Warning};
 use weft_plan::{KernelKey, Plan};
-use weft_store::{Hold, Notice, Published, Remark};
+use weft_store::{Hold, Published, Remark};
 
 use self::blocks::Blocks;
 use crate::config::AgentConfig;
@@ -134,12 +135,8 @@ pub struct Core {
     /// How far the node may rely on its blocks, as the store says.
     hold: Hold,
     log: Option<FactLog>,
-    /// Whether the store's first snapshot has come, in this agent's life.
-    snapshot: bool,
-    /// Facts of the local log that the store has not confirmed yet.
-    unconfirmed: BTreeSet<FactKey>,
-    /// Facts of which the store has spoken before its first snapshot was complete.
-    heard: BTreeSet<FactKey>,
+    /// What the last agent knew, as far as it still matters.
+    earlier: facts::Earlier,
     notices: BTreeMap<String, Remark>,
     troubles: BTreeMap<&'static str, String>,
     /// Health ports that can't be had.
@@ -220,84 +217,6 @@ impl Core {
             Message::Stop => return false,
         }
         true
-    }
-
-    fn store_says(&mut self, event: weft_store::Event) {
-        use weft_store::Event;
-        match event {
-            Event::Changes(changes) => {
-                if self.phase == Phase::Waiting {
-                    self.heard.extend(changes.iter().map(Change::key));
-                }
-                let mut nodes = false;
-                let mut news = Vec::new();
-                for change in changes {
-                    let key = change.key();
-                    self.unconfirmed.remove(&key);
-                    let noted = self.log.is_some().then(|| change.clone());
-                    let differs = self.compiler.apply(change);
-                    // Until the log holds a full snapshot, it is told what was known before as well.
-                    news.extend(noted.filter(|_| differs || self.phase == Phase::Waiting || !self.snapshot));
-                    if !differs {
-                        continue;
-                    }
-                    match &key {
-                        FactKey::Node(name) if *name == self.node => self.own_node_changed(),
-                        FactKey::Network(_) => self.blocks.facts_changed(),
-                        _ => {}
-                    }
-                    nodes |= matches!(key, FactKey::Node(_) | FactKey::Network(_));
-                }
-                if let (Some(log), false) = (&self.log, news.is_empty()) {
-                    log.append(news);
-                }
-                if nodes && self.phase != Phase::Waiting {
-                    self.refresh_node();
-                }
-            }
-            Event::Synced => {
-                self.stale = None;
-                for key in std::mem::take(&mut self.unconfirmed) {
-                    self.compiler.apply(Change::Remove(key));
-                }
-                if let Some(log) = &self.log {
-                    log.complete();
-                }
-                self.snapshot = true;
-                self.facts_are_complete();
-            }
-            Event::Stale { since, reason } => {
-                tracing::warn!("the store can't be reached: {reason}");
-                self.stale = Some((since, reason));
-            }
-            Event::Hold(hold) => {
-                if matches!(hold, Hold::Lapsed(_)) {
-                    self.blocks.lapsed();
-                }
-                self.hold = hold;
-            }
-            Event::Notice(Notice { about, text: Some(remark) }) => {
-                match &remark {
-                    Remark::Info(text) => tracing::info!("{about}: {text}"),
-                    Remark::Warning(text) => tracing::warn!("{about}: {text}"),
-                }
-                self.notices.insert(about, remark);
-            }
-            Event::Notice(Notice { about, text: None }) => {
-                self.notices.remove(&about);
-            }
-        }
-    }
-
-    /// From here on the plan may be applied.
-    fn facts_are_complete(&mut self) {
-        if self.phase == Phase::Waiting {
-            self.phase = Phase::Applying;
-            self.heard.clear();
-            self.refresh_node();
-            self.flush();
-            self.send(Work::Sync);
-        }
     }
 
     /// Brings the plan up to the facts and has the kernel follow.
@@ -401,6 +320,7 @@ impl Core {
             _ => {}
         }
         self.look_at_hold();
+        self.let_go_of_earlier(now);
         self.refresh_node();
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
@@ -480,7 +400,7 @@ impl Core {
     pub fn warnings(&self) -> Vec<String> {
         let plan = self.plans.kernel.read().map(|plan| plan.warnings.clone()).unwrap_or_default();
         let notices = self.notices.iter().filter_map(|(about, remark)| match remark {
-            Remark::Warning(text) => Some(format!("{about}: {text}")),
+            Remark::Warning(text) | Remark::Unread { text, .. } => Some(format!("{about}: {text}")),
             Remark::Info(_) => None,
         });
         let failed = self.failed.iter().map(|(key, reason)| format!("{}: {reason}", describe(key)));
@@ -501,7 +421,7 @@ impl Core {
     pub fn notices(&self) -> Vec<String> {
         let info = self.notices.iter().filter_map(|(about, remark)| match remark {
             Remark::Info(text) => Some(format!("{about}: {text}")),
-            Remark::Warning(_) => None,
+            Remark::Warning(_) | Remark::Unread { .. } => None,
         });
         info.collect()
     }

@@ -10,7 +10,7 @@ use weft_model::{Attachment, Change, Fact, NetworkName};
 use super::blocks::Blocks;
 use super::{Around, Core, Phase, SharedPlans};
 use crate::config::{AgentConfig, ConfigError};
-use crate::fact_log::{self, FactLog};
+use crate::fact_log::FactLog;
 use crate::message::Report;
 use crate::records::{Record, RecordError, Records, Stage};
 
@@ -57,10 +57,8 @@ impl Core {
             phase: Phase::Waiting,
             stale: None,
             hold: weft_store::Hold::default(),
-            snapshot: false,
             log: Some(FactLog::begin(&config.state_dir).map_err(StartError::FactLog)?),
-            unconfirmed: BTreeSet::new(),
-            heard: BTreeSet::new(),
+            earlier: super::facts::Earlier::default(),
             notices: BTreeMap::new(),
             troubles: BTreeMap::new(),
             unserved: Vec::new(),
@@ -147,30 +145,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    /// Goes by the facts that the last agent knew, marked as stale, until the store speaks.
-    pub(super) fn use_last_facts(&mut self) {
-        let Some((changes, written)) = fact_log::read(&self.config.state_dir) else { return };
-        if changes.is_empty() {
-            return;
-        }
-        let why =
-            self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
-        tracing::warn!("going by the last known facts, since the store can't be reached: {why}");
-        self.stale = Some((written, why));
-        for change in changes {
-            // What the store has said by now is newer.
-            let key = change.key();
-            if !self.heard.contains(&key) {
-                match &change {
-                    Change::Set(_) => self.unconfirmed.insert(key),
-                    Change::Remove(_) => self.unconfirmed.remove(&key),
-                };
-                self.compiler.apply(change);
-            }
-        }
-        self.facts_are_complete();
     }
 
     /// What can be done only when the kernel has been compared with the plan once.

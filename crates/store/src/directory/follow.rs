@@ -273,7 +273,7 @@ impl Follower {
             }
         }
         for (path, text) in &found.unreadable {
-            self.words.board.set(path, Some(Remark::Warning(text.clone())));
+            self.words.board.set(path, Some(Remark::Unread { text: text.clone(), only: None }));
             self.unreadable.insert(path.clone());
         }
     }

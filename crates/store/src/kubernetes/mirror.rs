@@ -229,7 +229,8 @@ impl Mirror {
     /// Something came that can't be named: until a list without such a thing, nothing is told as removed by a list.
     fn doubt(&mut self, text: String, news: &mut News) {
         (self.is_doubtful, self.is_warned) = (true, true);
-        news.notices.push(Notice { about: self.about_kind(), text: Some(Remark::Warning(text)) });
+        news.notices
+            .push(Notice { about: self.about_kind(), text: Some(Remark::Unread { text, only: None }) });
     }
 
     fn take_object(&mut self, text: &str, news: &mut News) {
@@ -264,7 +265,8 @@ impl Mirror {
         }
         let about = key.to_string();
         let text = format!("{reason}. What was in force of it stays; mend the object");
-        news.notices.push(Notice { about: about.clone(), text: Some(Remark::Warning(text)) });
+        let remark = Remark::Unread { text, only: Some(key.clone()) };
+        news.notices.push(Notice { about: about.clone(), text: Some(remark) });
         self.broken.insert(key, (about, self.list));
     }
 

@@ -41,7 +41,11 @@ impl Words {
                 .or_default()
                 .push(format!("{key} stands in it twice; the first one counts"));
         }
-        let notices = notices.into_iter().map(|(about, texts)| (about, Remark::Warning(texts.join("; "))));
+        let remark = |text| match missing {
+            Missing::Keep => Remark::Unread { text, only: None },
+            Missing::Remove => Remark::Warning(text),
+        };
+        let notices = notices.into_iter().map(|(about, texts)| (about, remark(texts.join("; "))));
         self.board.set_file(path, notices.collect(), &manifest.unknown);
     }
 
@@ -54,7 +58,7 @@ impl Words {
     /// A text can't be read at all; what it said stays.
     pub fn pass_over(&mut self, path: &str, reason: &str) {
         let text = format!("{reason}. What was in force of it stays");
-        self.board.set_file(path, vec![(path.to_owned(), Remark::Warning(text))], &[]);
+        self.board.set_file(path, vec![(path.to_owned(), Remark::Unread { text, only: None })], &[]);
     }
 
     /// What there is to tell since the last call.

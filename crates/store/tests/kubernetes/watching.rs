@@ -138,7 +138,7 @@ impl Watching {
             Event::Synced => self.said.push("synced".into()),
             Event::Stale { reason, .. } => self.said.push(format!("stale: {reason}")),
             Event::Notice(notice) => match notice.text {
-                Some(Remark::Warning(text) | Remark::Info(text)) => {
+                Some(Remark::Warning(text) | Remark::Info(text) | Remark::Unread { text, .. }) => {
                     self.notices.insert(notice.about, text);
                 }
                 None => drop(self.notices.remove(&notice.about)),

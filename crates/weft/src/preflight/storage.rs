@@ -88,7 +88,10 @@ impl Held {
                     Change::Remove(_) => None,
                 }));
             }
-            Event::Notice(Notice { about, text: Some(Remark::Warning(text)) }) => {
+            Event::Notice(Notice {
+                about,
+                text: Some(Remark::Warning(text) | Remark::Unread { text, .. }),
+            }) => {
                 self.broken.push(format!("{about}: {text}"));
             }
             _ => {}

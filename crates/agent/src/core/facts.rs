@@ -1,0 +1,250 @@
+//! What the store says, and what the last agent knew before the store spoke.
+//!
+//! What always holds: a fact that was known is let go of when the store has said that it is gone, or has told everything
+//! else and there is nothing that it couldn't read. So neither a restart beside a broken manifest nor one before the
+//! store's file system is mounted takes anything out of the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use weft_model::{Change, Fact, FactKey};
+use weft_store::{Event, Hold, Notice, Remark};
+
+use super::{Core, LOOK_EVERY, Phase, Work};
+use crate::fact_log;
+
+/// What is put up while a store holds nothing but what this node wrote itself.
+const BARE: &str = "the store holds nothing but what this node itself wrote; is its file system mounted? What was in force \
+                    stays. If nothing is meant to be there, put any object into it, a Namespace for example";
+
+/// The facts of the last agent's log, as far as they still matter.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Whether the store's first snapshot has come, in this agent's life.
+    snapshot: bool,
+    /// Facts of the log that are in force, and that the store has not confirmed.
+    unconfirmed: BTreeSet<FactKey>,
+    /// Facts of which the store has spoken before its first snapshot was complete.
+    heard: BTreeSet<FactKey>,
+    /// Whether the store has ever told a fact that this node didn't write itself.
+    has_others: bool,
+    /// When to let go of what is unconfirmed, now that everything can be read.
+    due: Option<Instant>,
+}
+
+/// Which facts may be in what the store can't read.
+enum Unread {
+    Anything,
+    Only(BTreeSet<FactKey>),
+}
+
+impl Core {
+    pub(super) fn store_says(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => self.changes(changes),
+            Event::Synced => {
+                self.stale = None;
+                if !self.earlier.snapshot {
+                    self.recall_unread();
+                }
+                if let Some(log) = &self.log {
+                    log.complete();
+                }
+                self.earlier.snapshot = true;
+                self.facts_are_complete();
+            }
+            Event::Stale { since, reason } => {
+                tracing::warn!("the store can't be reached: {reason}");
+                self.stale = Some((since, reason));
+            }
+            Event::Hold(hold) => {
+                if matches!(hold, Hold::Lapsed(_)) {
+                    self.blocks.lapsed();
+                }
+                self.hold = hold;
+            }
+            Event::Notice(Notice { about, text: Some(remark) }) => {
+                match &remark {
+                    Remark::Info(text) => tracing::info!("{about}: {text}"),
+                    Remark::Warning(text) | Remark::Unread { text, .. } => tracing::warn!("{about}: {text}"),
+                }
+                self.notices.insert(about, remark);
+            }
+            Event::Notice(Notice { about, text: None }) => {
+                self.notices.remove(&about);
+            }
+        }
+    }
+
+    fn changes(&mut self, changes: Vec<Change>) {
+        if self.phase == Phase::Waiting {
+            self.earlier.heard.extend(changes.iter().map(Change::key));
+        }
+        let mut nodes = false;
+        let mut news = Vec::new();
+        for change in changes {
+            let key = change.key();
+            self.earlier.unconfirmed.remove(&key);
+            self.earlier.has_others = self.earlier.has_others || self.is_of_others(&change);
+            let noted = self.log.is_some().then(|| change.clone());
+            let differs = self.compiler.apply(change);
+            // Until the log holds a full snapshot, it is told what was known before as well.
+            news.extend(noted.filter(|_| differs || self.phase == Phase::Waiting || !self.earlier.snapshot));
+            if !differs {
+                continue;
+            }
+            match &key {
+                FactKey::Node(name) if *name == self.node => self.own_node_changed(),
+                FactKey::Network(_) => self.blocks.facts_changed(),
+                _ => {}
+            }
+            nodes |= matches!(key, FactKey::Node(_) | FactKey::Network(_));
+        }
+        if let (Some(log), false) = (&self.log, news.is_empty()) {
+            log.append(news);
+        }
+        if nodes && self.phase != Phase::Waiting {
+            self.refresh_node();
+        }
+    }
+
+    /// True for what this node doesn't write itself.
+    fn is_of_others(&self, change: &Change) -> bool {
+        match change {
+            Change::Set(fact) => match &**fact {
+                Fact::Node(node) => node.name != self.node,
+                Fact::Pod(pod) => pod.node.as_ref() != Some(&self.node),
+                _ => true,
+            },
+            Change::Remove(_) => false,
+        }
+    }
+
+    /// From here on the plan may be applied.
+    fn facts_are_complete(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.phase = Phase::Applying;
+            self.earlier.heard.clear();
+            self.refresh_node();
+            self.flush();
+            self.send(Work::Sync);
+        }
+    }
+
+    /// Goes by the facts that the last agent knew, marked as stale, until the store speaks.
+    pub(super) fn use_last_facts(&mut self) {
+        let Some((changes, written)) = fact_log::read(&self.config.state_dir) else { return };
+        if changes.is_empty() {
+            return;
+        }
+        let why =
+            self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
+        tracing::warn!("going by the last known facts, since the store can't be reached: {why}");
+        self.stale = Some((written, why));
+        for change in changes {
+            // What the store has said by now is newer.
+            let key = change.key();
+            if !self.earlier.heard.contains(&key) {
+                match &change {
+                    Change::Set(_) => self.earlier.unconfirmed.insert(key),
+                    Change::Remove(_) => self.earlier.unconfirmed.remove(&key),
+                };
+                self.compiler.apply(change);
+            }
+        }
+        self.facts_are_complete();
+    }
+
+    /// The first snapshot is complete: what the last agent knew and the store hasn't told is gone, but for what may be in
+    /// something that it can't read.
+    fn recall_unread(&mut self) {
+        let unread = self.unread();
+        if !matches!(&unread, Unread::Only(keys) if keys.is_empty()) {
+            let mut last = BTreeMap::new();
+            for change in
+                fact_log::read(&self.config.state_dir).map(|(changes, _)| changes).unwrap_or_default()
+            {
+                last.insert(change.key(), change);
+            }
+            let is_waiting = self.phase == Phase::Waiting;
+            let mut kept = Vec::new();
+            for (key, change) in last {
+                let is_untold = match is_waiting {
+                    true => !self.earlier.heard.contains(&key),
+                    false => self.earlier.unconfirmed.contains(&key),
+                };
+                if !is_untold || !unread.may_hold(&key) || matches!(change, Change::Remove(_)) {
+                    continue;
+                }
+                if is_waiting {
+                    self.compiler.apply(change.clone());
+                    self.earlier.unconfirmed.insert(key);
+                }
+                kept.push(change);
+            }
+            if let Some(log) = &self.log {
+                log.append(kept);
+            }
+        }
+        self.remove_unconfirmed(&unread);
+    }
+
+    /// What the store couldn't read at the first snapshot may have been mended meanwhile. Not at once: a folder that can
+    /// be read again is yet to be read.
+    pub(super) fn let_go_of_earlier(&mut self, now: Instant) {
+        if !self.earlier.snapshot || self.earlier.unconfirmed.is_empty() {
+            self.troubles.remove("store's contents");
+            return;
+        }
+        let unread = self.unread();
+        if !self.earlier.has_others {
+            self.troubles.insert("store's contents", BARE.to_owned());
+        }
+        if matches!(unread, Unread::Anything) {
+            self.earlier.due = None;
+        } else if *self.earlier.due.get_or_insert(now + LOOK_EVERY) <= now {
+            self.remove_unconfirmed(&unread);
+        }
+    }
+
+    fn unread(&self) -> Unread {
+        let mut only = BTreeSet::new();
+        if !self.earlier.has_others {
+            return Unread::Anything;
+        }
+        for remark in self.notices.values() {
+            match remark {
+                Remark::Unread { only: Some(key), .. } => drop(only.insert(key.clone())),
+                Remark::Unread { only: None, .. } => return Unread::Anything,
+                Remark::Info(_) | Remark::Warning(_) => {}
+            }
+        }
+        Unread::Only(only)
+    }
+
+    fn remove_unconfirmed(&mut self, unread: &Unread) {
+        let gone: Vec<FactKey> =
+            self.earlier.unconfirmed.extract_if(.., |key| !unread.may_hold(key)).collect();
+        if self.earlier.snapshot
+            && let Some(log) = &self.log
+            && !gone.is_empty()
+        {
+            log.append(gone.iter().cloned().map(Change::Remove).collect());
+        }
+        for key in gone {
+            self.compiler.apply(Change::Remove(key));
+        }
+    }
+}
+
+impl Unread {
+    fn may_hold(&self, key: &FactKey) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Only(keys) => keys.contains(key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
