@@ -1,11 +1,10 @@
-//! Which services want one place that is reached from outside: an external or balancer's address with a port, or a node port.
+//! Which services want one place: a cluster, external or balancer's address with a port, or a node port.
 //!
-//! An API server gives a cluster address to one service and a node port too, but anybody may write any external address into
-//! a service. What always holds: a place is one service's, the first by name that is this proxy's, with all that it says of
-//! it: policies, source ranges, affinity. Cluster addresses aren't here: [`crate::rules::services`] keeps everybody else out of
-//! their blocks.
+//! An API server gives a cluster address to one service and a node port too, a folder of manifests doesn't, and anybody may
+//! write any external address into a service. What always holds: a place is one service's, with all that it says of it: policies,
+//! source ranges, affinity. It is the first by name of this proxy's, of those whose cluster address it is; else of all. At
+//! a node's own address a node port comes before whoever has that address as an external one ([`crate::rules::services`]).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
@@ -25,12 +24,27 @@ pub struct Place {
 impl Place {
     /// All that a service wants.
     pub fn all_of(service: &Service) -> impl Iterator<Item = Place> + '_ {
-        service.ports.iter().flat_map(move |port| {
-            let at = |address, number| Place { address, protocol: port.protocol, port: number };
-            let addresses = outside_addresses(service).map(move |ip| at(Some(ip), port.port));
-            addresses.chain(port.node_port.map(|number| at(None, number)))
-        })
+        claims(service).map(|(_, place)| place)
     }
+}
+
+/// By which right a service wants a place; the strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    /// It is its cluster address.
+    Cluster,
+    /// It says so.
+    Outside,
+}
+
+fn claims(service: &Service) -> impl Iterator<Item = (Right, Place)> + '_ {
+    service.ports.iter().flat_map(move |port| {
+        let at = |address, number| Place { address, protocol: port.protocol, port: number };
+        let cluster = service.cluster_ips.iter().map(move |ip| (Right::Cluster, at(Some(*ip), port.port)));
+        let outside = outside_addresses(service).map(move |ip| (Right::Outside, at(Some(ip), port.port)));
+        let node_port = port.node_port.map(|number| (Right::Outside, at(None, number)));
+        cluster.chain(outside).chain(node_port)
+    })
 }
 
 /// A service's external addresses and those of its balancer that packets still have when they come to a node.
@@ -42,31 +56,36 @@ pub fn outside_addresses(service: &Service) -> impl Iterator<Item = IpAddr> + '_
 /// Who wants what.
 #[derive(Debug, Clone, Default)]
 pub struct PublishedIndex {
-    by_place: FxHashMap<Place, BTreeSet<ObjectKey>>,
+    /// Sorted; nearly always one.
+    by_place: FxHashMap<Place, Vec<(Right, ObjectKey)>>,
 }
 
 impl PublishedIndex {
     /// Takes in a service.
     pub fn insert(&mut self, service: &Service) {
-        for place in Place::all_of(service) {
-            self.by_place.entry(place).or_default().insert(service.key.clone());
+        for (right, place) in claims(service) {
+            let wanting = self.by_place.entry(place).or_insert_with(|| Vec::with_capacity(1));
+            let claim = (right, service.key.clone());
+            if let Err(at) = wanting.binary_search(&claim) {
+                wanting.insert(at, claim);
+            }
         }
     }
 
     /// Leaves one out again, as it was taken in.
     pub fn remove(&mut self, service: &Service) {
         for place in Place::all_of(service) {
-            if let Some(keys) = self.by_place.get_mut(&place) {
-                keys.remove(&service.key);
-                if keys.is_empty() {
+            if let Some(wanting) = self.by_place.get_mut(&place) {
+                wanting.retain(|(_, key)| *key != service.key);
+                if wanting.is_empty() {
                     self.by_place.remove(&place);
                 }
             }
         }
     }
 
-    /// The services that want a place, by name.
+    /// The services that want a place, in the order in which they get it.
     pub fn wanting(&self, place: Place) -> impl Iterator<Item = &ObjectKey> {
-        self.by_place.get(&place).into_iter().flatten()
+        self.by_place.get(&place).into_iter().flatten().map(|(_, key)| key)
     }
 }

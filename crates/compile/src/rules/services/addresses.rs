@@ -55,15 +55,17 @@ pub fn frontends(
     };
     // What is inside may use all endpoints whatever the policy for outside says: it would have come by any node.
     let external = |address, number| at(address, number, TrafficPolicy::Cluster, service.external_policy);
-    let cluster = service.cluster_ips.iter().copied().filter(of_family);
+    let protocol = port.protocol;
+    let has = |place| holder(place, settings, context).is_none_or(|holder| *holder == service.key);
+    let reached = |ip: IpAddr, number| has(Place { address: Some(ip), protocol, port: number });
+    let cluster = service.cluster_ips.iter().copied().filter(of_family).filter(|ip| reached(*ip, port.port));
     let mut found: Vec<Frontend> =
         cluster.map(|ip| at(ip, port.port, service.internal_policy, service.internal_policy)).collect();
-    let has = |place| holder(place, settings, context).is_none_or(|holder| *holder == service.key);
-    let protocol = port.protocol;
-    let reached = |ip: IpAddr, number| has(Place { address: Some(ip), protocol, port: number });
     let outside = outside_addresses(service).filter(of_family).filter(|ip| reached(*ip, port.port));
     let others = others_block(service, context);
-    found.extend(outside.filter(|ip| others(*ip).is_none()).map(|ip| Frontend {
+    let free =
+        |ip: &IpAddr| others(*ip).is_none() && node_port_at(*ip, service, port, settings, context).is_none();
+    found.extend(outside.filter(free).map(|ip| Frontend {
         restricted: !service.source_ranges.is_empty() && is_balancers(service, ip),
         ..external(ip, port.port)
     }));
@@ -83,6 +85,33 @@ pub fn frontends(
 fn holder<'a>(place: Place, settings: &ServiceSettings, context: &Context<'a>) -> Option<&'a ObjectKey> {
     let ours = |key: &&ObjectKey| context.facts.service(key).is_some_and(|found| is_ours(found, settings));
     context.facts.published().wanting(place).find(ours)
+}
+
+/// Whose node port one of the node's own addresses and a service's port make up, where it isn't the port's own: who asks for
+/// any address gets what is nobody's, and a node port is given by the API server.
+fn node_port_at<'a>(
+    ip: IpAddr,
+    service: &Service,
+    port: &ServicePort,
+    settings: &'a ServiceSettings,
+    context: &Context<'a>,
+) -> Option<&'a ObjectKey> {
+    if !node_port_addresses(settings, context).any(|own| own == ip) {
+        return None;
+    }
+    let place = Place { address: None, protocol: port.protocol, port: port.port };
+    let has = |key: &&ObjectKey| {
+        let found = context.facts.service(key).filter(|found| found.families.contains(&Family::of(ip)));
+        found.is_some_and(|found| is_ours(found, settings) && **key != service.key)
+    };
+    let others = context.facts.published().wanting(place).find(has);
+    let own = |other: &&ServicePort| {
+        other.protocol == port.protocol && other.node_port == Some(port.port) && other.port != port.port
+    };
+    others.or_else(|| {
+        let mut all = context.facts.published().wanting(place);
+        all.find(|key| **key == service.key).filter(|_| service.ports.iter().any(|other| own(&other)))
+    })
 }
 
 /// The block of services that an address lies in, where it isn't the service's own cluster address: somebody else's, or
@@ -109,11 +138,25 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
             format!("its address {ip} is in {block}, a block of services' own addresses: nobody is led there")
         })
         .collect();
+    for (ip, port) in
+        outside_addresses(service).flat_map(|ip| service.ports.iter().map(move |port| (ip, port)))
+    {
+        if let Some(holder) = node_port_at(ip, service, port, settings, context) {
+            let (number, protocol) = (port.port, port.protocol);
+            texts.push(format!(
+                "its address {ip} is this node's own, where port {number}/{protocol} is the node port of service {holder}: it is \
+                 left out there"
+            ));
+        }
+    }
     for place in Place::all_of(service) {
         let Some(holder) = holder(place, settings, context).filter(|holder| **holder != service.key) else {
             continue;
         };
         let Place { address, protocol, port } = place;
+        if address.is_some_and(|ip| others(ip).is_some()) {
+            continue;
+        }
         let name = address.map_or_else(|| "node port".to_owned(), |ip| format!("{ip} port"));
         texts.push(format!(
             "{name} {port}/{protocol} is given to service {holder} already; it is left out until that goes"

@@ -20,14 +20,14 @@ pub use asked::{Asked, asked};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use weft_model::{Fact, FactKey, Service};
+use weft_model::{Fact, FactKey, ObjectKey, Service};
 
 use crate::endpoints::affected_services;
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::services::groups::GroupKey;
 use crate::services::published::{Place, outside_addresses};
-use crate::services::{is_ours, kept_seconds};
+use crate::services::{is_ours, kept_seconds, node_port_addresses};
 
 /// See the module.
 pub struct ServicesRule;
@@ -37,19 +37,11 @@ impl Rule for ServicesRule {
         if context.settings.services.is_none() {
             return;
         }
-        let service = |key: &weft_model::ObjectKey| RuleKey::Fact(FactKey::Service(key.clone()));
+        let service = |key: &ObjectKey| RuleKey::Fact(FactKey::Service(key.clone()));
         for key in affected_services(transition, context.facts) {
             dirty(service(&key));
         }
-        for state in transition.states() {
-            let Fact::Service(found) = state else { continue };
-            for group in GroupKey::all_of(found) {
-                context.facts.groups().neighbours(&group).for_each(|key| dirty(service(key)));
-            }
-            for place in Place::all_of(found) {
-                context.facts.published().wanting(place).for_each(|key| dirty(service(key)));
-            }
-        }
+        beside(transition, context, &mut |key| dirty(service(key)));
         if transition.concerns_this_node(context) || changes_timeouts(transition) {
             dirty(RuleKey::Constant);
         }
@@ -59,8 +51,15 @@ impl Rule for ServicesRule {
         };
         match &transition.key {
             // Node ports are elements at this machine's own addresses.
-            FactKey::Host if changes_addresses(transition) => {
-                all_that(&|found| found.ports.iter().any(|port| port.node_port.is_some()), dirty);
+            FactKey::Host => {
+                let changed = changed_addresses(transition);
+                let published = |found: &Service| {
+                    found.ports.iter().any(|port| port.node_port.is_some())
+                        || outside_addresses(found).any(|ip| changed.contains(&ip))
+                };
+                if !changed.is_empty() {
+                    all_that(&published, dirty);
+                }
             }
             // An external address may have come to lie in a block of services.
             FactKey::Network(_) | FactKey::ServiceCidr(_) => {
@@ -106,12 +105,38 @@ fn changes_timeouts(transition: &Transition) -> bool {
     timeout(&transition.before) != timeout(&transition.after)
 }
 
-fn changes_addresses(transition: &Transition) -> bool {
+/// Addresses that came to this machine or left it.
+fn changed_addresses(transition: &Transition) -> BTreeSet<IpAddr> {
     let addresses = |fact: &Option<Fact>| match fact {
         Some(Fact::Host(host)) => host.addresses().collect::<BTreeSet<IpAddr>>(),
         _ => BTreeSet::new(),
     };
-    addresses(&transition.before) != addresses(&transition.after)
+    addresses(&transition.before).symmetric_difference(&addresses(&transition.after)).copied().collect()
+}
+
+/// Services that stand beside one that changed: their groups' numbers, or the places that they want, can be others now.
+fn beside(transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(&ObjectKey)) {
+    let services = || {
+        transition.states().filter_map(|state| match state {
+            Fact::Service(found) => Some(found),
+            _ => None,
+        })
+    };
+    let groups: Vec<GroupKey> = services().flat_map(GroupKey::all_of).collect();
+    if groups.is_empty() {
+        return;
+    }
+    context.facts.groups().neighbours(groups).iter().for_each(|group| dirty(&group.service));
+    for place in services().flat_map(Place::all_of) {
+        context.facts.published().wanting(place).for_each(&mut *dirty);
+        // Whoever has one of the node's addresses as its own gives way to a node port there.
+        if let (None, Some(settings)) = (place.address, &context.settings.services) {
+            for own in node_port_addresses(settings, context) {
+                let there = Place { address: Some(own), ..place };
+                context.facts.published().wanting(there).for_each(&mut *dirty);
+            }
+        }
+    }
 }
 
 fn changes_zone(transition: &Transition) -> bool {
