@@ -2,7 +2,8 @@
 //!
 //! *Flat* networks pass as they are. *Island* pods get their node's address on the way out. *Isolated* pods get no way out,
 //! and nobody outside a way in, but from nodes and by ports that somebody published: mapped ports, and services' at addresses that
-//! are reached from outside.
+//! are reached from outside. A neighbour that sends the services' own block to a node is nobody special: which addresses those
+//! are is the cluster's business, and so the way in by them ends at the node where it begins.
 
 use weft_model::{Cidr, Fact, FactKey, Family, Network, Shape};
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, HookKind, Reject, Value};
@@ -20,7 +21,7 @@ pub const CLUSTER: Pair = Pair { v4: "cluster4", v6: "cluster6" };
 pub const DIRECT: Pair = Pair { v4: "no_masquerade4", v6: "no_masquerade6" };
 /// This node's blocks of island networks.
 pub const ISLAND: Pair = Pair { v4: "island4", v6: "island6" };
-/// This node's blocks of isolated networks.
+/// Blocks of isolated networks: also those of other nodes, where this one would speak for whoever asks it.
 pub const ISOLATED: Pair = Pair { v4: "isolated4", v6: "isolated6" };
 
 /// See the module.
@@ -41,17 +42,19 @@ impl Rule for EdgeRule {
     fn rows(&self, _key: &RuleKey, context: &Context<'_>, out: &mut Output) {
         let origin = FactKey::Node(context.settings.node.clone());
         let networks = context.networks();
-        let shape_blocks = |shape: Shape| -> Vec<Cidr> {
-            let Some(node) = context.own_node() else {
-                return Vec::new();
-            };
-            networks.iter().filter(|n| n.shape == shape).flat_map(|n| node.cidrs(&n.name)).collect()
-        };
+        let island: Vec<Cidr> = context
+            .own_node()
+            .map(|node| {
+                let island = networks.iter().filter(|n| n.shape == Shape::Island);
+                island.flat_map(|n| node.cidrs(&n.name)).collect()
+            })
+            .unwrap_or_default();
+        let isolated_blocks = isolated_blocks(&networks, context);
         let sets = [
             (CLUSTER, "blocks of the cluster's pods and services", cluster(&networks, context)),
             (DIRECT, "outside, yet reached with pods' own addresses", direct(&networks)),
-            (ISLAND, "pods here that leave the cluster with the node's address", shape_blocks(Shape::Island)),
-            (ISOLATED, "pods here that don't leave the cluster", shape_blocks(Shape::Isolated)),
+            (ISLAND, "pods here that leave the cluster with the node's address", island),
+            (ISOLATED, "pods that don't leave the cluster", isolated_blocks),
         ];
         for (pair, comment, blocks) in sets {
             for family in Family::ALL {
@@ -80,6 +83,14 @@ fn cluster(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
     pods.chain(context.service_cidrs()).chain(stray).collect()
 }
 
+/// As they are described, and nodes' blocks beside these.
+fn isolated_blocks(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
+    let isolated = || networks.iter().filter(|n| n.shape == Shape::Isolated);
+    let of_nodes = context.facts.nodes().flat_map(|node| isolated().flat_map(move |n| node.cidrs(&n.name)));
+    let whole = isolated().flat_map(|n| n.pod_cidrs.iter().copied());
+    whole.chain(of_nodes.filter(|block| !covered(*block, context))).collect()
+}
+
 fn direct(networks: &[Network]) -> Vec<Cidr> {
     networks.iter().flat_map(|n| &n.no_masquerade).copied().collect()
 }
@@ -105,7 +116,13 @@ fn masquerade() -> Vec<weft_plan::Rule> {
 fn isolated() -> Vec<weft_plan::Rule> {
     let established =
         Statement::Match(Field::CtState, Comparison::Is, Value::State(ConntrackState::EstablishedOrRelated));
-    let published = Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat));
+    let published = |family| {
+        [
+            Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat)),
+            not_in_set([Field::CtOriginalDaddr(family)], CLUSTER.of(family)),
+            Statement::Verdict(Verdict::Accept),
+        ]
+    };
     let mut rules = vec![weft_plan::Rule::new(
         "what was let through goes on",
         [established, Statement::Verdict(Verdict::Accept)],
@@ -122,10 +139,9 @@ fn isolated() -> Vec<weft_plan::Rule> {
             ],
         ));
     }
-    rules.push(weft_plan::Rule::new(
-        "a published port lets it in",
-        [published, Statement::Verdict(Verdict::Accept)],
-    ));
+    for family in Family::ALL {
+        rules.push(weft_plan::Rule::new("a published port lets it in", published(family)));
+    }
     for family in Family::ALL {
         rules.push(weft_plan::Rule::new(
             "nobody outside reaches isolated pods",

@@ -251,6 +251,41 @@ fn what_is_no_service_is_never_passed_on() {
     check(&cluster, &from_outside("n0"), tcp("10.96.0.10", 81).from(client()), &["refused"]);
 }
 
+/// Which addresses services have inside is the cluster's business: who isn't in it, or a node, is let in by what is published.
+#[test]
+fn isolated_pods_are_reached_from_outside_only_where_a_service_is_published() {
+    let mut cluster = all();
+    for fact in &mut cluster.facts {
+        if let Fact::Network(network) = fact {
+            network.shape = weft_model::Shape::Isolated;
+        }
+    }
+    for (vip, node_port, external) in
+        [("10.96.0.10", "192.168.0.1", Some("198.51.100.7")), ("fd00:96::10", "2001:db8:0::1", None)]
+    {
+        // The node that is asked speaks for itself to other nodes' pods: none of the three is led there.
+        check(&cluster, &from_outside("n0"), tcp(vip, 80).from(client_like(vip)), &["dropped"]);
+        check(
+            &cluster,
+            &from_pod("n1", "p1"),
+            tcp(vip, 80),
+            &["p0:8080 from p1", "p1:8080 from n1", "p2:8080 from p1"],
+        );
+        check(
+            &cluster,
+            &from_node("n1"),
+            tcp(vip, 80),
+            &["p0:8080 from n1", "p1:8080 from n1", "p2:8080 from n1"],
+        );
+        let published = ["p0:8080 from outside", "p1:8080 from n0", "p2:8080 from n0"];
+        let outside = |to: &str, port| tcp(to, port).from(client_like(to));
+        check(&cluster, &from_outside("n0"), outside(node_port, 30080), &published);
+        if let Some(external) = external {
+            check(&cluster, &from_outside("n0"), outside(external, 80), &published);
+        }
+    }
+}
+
 /// A base chain that another program has.
 fn others(plan: &mut Plan, name: &str, hook: Hook, rules: Vec<Rule>) {
     let key = KernelKey::Chain(Ident::new(name));
