@@ -99,7 +99,10 @@ fn declare(plan: &mut Plan) {
     let endpoint = [Type::Ipv4Addr, Type::InetProto, Type::InetService, Type::Mark];
     let endpoints = SetSpec::map(&endpoint, &[Type::Ipv4Addr, Type::InetService], "");
     for (name, spec) in [
-        ("endpoint4", endpoints.ranked(1).flushing(Flush::Served { mark: CHOSEN })),
+        (
+            "endpoint4",
+            endpoints.ranked(1).flushing(Flush::Served { mark: CHOSEN, listed: Ident::new("listed4") }),
+        ),
         ("slot", SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "").ranked(2)),
         ("service4", SetSpec::map(&frontend, &[Type::Mark], "").ranked(3)),
     ] {

@@ -12,7 +12,7 @@ use weft_model::IfName;
 use weft_plan::{Changed, Ident, KernelKey, KernelRow, Plan};
 
 use crate::KernelError;
-use crate::conntrack::{Suspects, ended};
+use crate::conntrack::{Held, Suspects, ended};
 use crate::kernel::{Effect, Kernel, Observation, Op, link_of};
 use crate::order;
 
@@ -80,6 +80,8 @@ pub struct Executor<K> {
 struct Looks {
     /// Who has not been looked at yet.
     suspects: Suspects,
+    /// Who has a while.
+    held: Held,
     /// Looks that failed since one did not.
     attempts: u32,
     /// Not before; `None` where there was none.
@@ -89,7 +91,13 @@ struct Looks {
 impl Looks {
     /// When somebody is to be looked at.
     fn due(&self, now: Instant) -> Option<Instant> {
-        (!self.suspects.is_empty()).then(|| self.next.unwrap_or(now))
+        let at_once = (!self.suspects.is_empty()).then(|| self.next.unwrap_or(now));
+        at_once.into_iter().chain(self.held.due()).min()
+    }
+
+    fn suspect(&mut self, mut found: Suspects) {
+        self.held.add(Instant::now(), found.take_lasting());
+        self.suspects.merge(found);
     }
 }
 
@@ -120,6 +128,7 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// [`ExecutorError`]; single rows' failures are in the outcome.
     pub fn sync(&mut self, plan: &Plan) -> Result<Outcome, ExecutorError> {
+        let is_first = self.generation.is_none();
         self.accept(plan)?;
         let before = self.kernel.messages();
         let seen = self.kernel.observe(&plan.kernel).map_err(ExecutorError::Observe)?;
@@ -139,7 +148,12 @@ impl<K: Kernel> Executor<K> {
         }
         let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
         let mut outcome = self.run(plan, &due);
-        self.looks.suspects.merge(ended::by_plan(plan));
+        let mut unseen = ended::by_plan(plan);
+        if !is_first {
+            // Nothing has been missed since: others' edits of a map take nothing from a service.
+            unseen.take_lasting();
+        }
+        self.looks.suspect(unseen);
         self.look(plan);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
@@ -162,9 +176,7 @@ impl<K: Kernel> Executor<K> {
         let due: Vec<Due<'_>> = changed.iter().map(|row| (&row.key, row.before.as_deref())).collect();
         let mut outcome = self.run(plan, &due);
         let now = Instant::now();
-        if self.looks.due(now).is_some_and(|due| due <= now) {
-            self.look(plan);
-        }
+        self.look_if_due(plan, now);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
@@ -181,9 +193,7 @@ impl<K: Kernel> Executor<K> {
             .map(|(key, _)| key.clone().into())
             .collect();
         let before = self.kernel.messages();
-        if self.looks.due(now).is_some_and(|due| due <= now) {
-            self.look(plan);
-        }
+        self.look_if_due(plan, now);
         let flushed = self.kernel.messages() - before;
         let outcome = self.step(plan, due)?;
         Ok(Outcome { messages: outcome.messages + flushed, ..outcome })
@@ -261,7 +271,7 @@ impl<K: Kernel> Executor<K> {
         order::arrange(&mut batch, |set| rank(plan, set));
         let results = self.kernel.apply(&batch);
         debug_assert_eq!(results.len(), batch.len());
-        self.looks.suspects.merge(ended::by_batch(plan, &batch, |at| results[at].is_ok()));
+        self.looks.suspect(ended::by_batch(plan, &batch, |at| results[at].is_ok()));
         let now = Instant::now();
         let mut made = Vec::new();
         for (op, result) in batch.iter().zip(results) {
@@ -288,6 +298,26 @@ impl<K: Kernel> Executor<K> {
         self.links = links;
         self.remember(plan, &made);
         recreated
+    }
+
+    fn look_if_due(&mut self, plan: &Plan, now: Instant) {
+        if !self.looks.suspects.is_empty() && self.looks.next.is_none_or(|next| next <= now) {
+            self.look(plan);
+        }
+        while let Some(lasting) = self.looks.held.take(now) {
+            let mut ended = 0;
+            let looked = lasting.lists(plan).iter().try_for_each(|list| {
+                ended += self.kernel.forget(list, &|entry| lasting.end(plan, entry))?;
+                Ok::<(), KernelError>(())
+            });
+            if let Err(error) = looked {
+                tracing::warn!("connections to what has left go on for now: {error}");
+                self.looks.held.add(Instant::now().max(now), lasting);
+            }
+            if ended > 0 {
+                tracing::debug!("{ended} connections to what has left have ended");
+            }
+        }
     }
 
     /// Ends the connections among the suspects that by this plan lead to nobody; where they can't be looked at, later.

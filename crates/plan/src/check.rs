@@ -133,7 +133,7 @@ fn check_set(name: &Ident, spec: &SetSpec) -> Option<String> {
         SetKind::Map(types) => types,
     };
     let leads = matches!(data, [Type::Ipv4Addr | Type::Ipv6Addr, Type::InetService]);
-    match spec.flush {
+    match &spec.flush {
         Some(Flush::Led)
             if !leads || ![Type::InetProto, Type::InetService].iter().all(|part| spec.key.contains(part)) =>
         {
@@ -141,7 +141,7 @@ fn check_set(name: &Ident, spec: &SetSpec) -> Option<String> {
                 "map {name}: to flush connections its key needs a protocol and a port, its data an address and a port"
             ));
         }
-        Some(Flush::Served { .. })
+        Some(Flush::Served { .. } | Flush::Listed { .. })
             if !leads || spec.key != [data[0], Type::InetProto, Type::InetService, Type::Mark] =>
         {
             return Some(format!(
@@ -289,7 +289,7 @@ mod tests {
         );
         let served = |key: &[Type]| {
             let spec = SetSpec::map(key, &[Type::Ipv4Addr, Type::InetService], "");
-            set("m", spec.flushing(Flush::Served { mark: 1 }))
+            set("m", spec.flushing(Flush::Served { mark: 1, listed: Ident::new("l") }))
         };
         check([served(&[Type::Ipv4Addr, Type::InetProto, Type::InetService, Type::Mark])], &[]);
         for wrong in [&key[..], &[Type::Ipv6Addr, Type::InetProto, Type::InetService, Type::Mark]] {

@@ -149,11 +149,17 @@ fn set_line(name: &Ident, set: &SetSpec) -> String {
     if set.rank != 0 {
         let _ = write!(line, " # rank {}", set.rank);
     }
-    match set.flush {
+    match &set.flush {
         None => {}
         Some(Flush::Led) => line.push_str(" # flushes connections"),
-        Some(Flush::Served { mark }) => {
-            let _ = write!(line, " # flushes UDP that leads to no end, marked {mark:#x}");
+        Some(Flush::Served { mark, listed }) => {
+            let _ = write!(
+                line,
+                " # flushes UDP that leads to no end, marked {mark:#x}, and other connections once {listed} lacks it too"
+            );
+        }
+        Some(Flush::Listed { of }) => {
+            let _ = write!(line, " # keeps connections of {of}");
         }
     }
     line

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use weft_model::{FactKey, Family, IfName};
+use weft_model::{FactKey, Family, IfName, Protocol};
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, Value, address_hash};
 use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, Rule, Statement, Verdict};
 
@@ -73,6 +73,8 @@ enum Operand {
     Translated(bool),
     /// Which way of its connection it goes.
     Direction(Direction),
+    /// It opens a TCP connection, or answers one that does: a walk has no other segments.
+    Syn,
 }
 
 /// Runs chains of one node for one packet.
@@ -394,6 +396,9 @@ impl<'a> Interpreter<'_, 'a> {
             Field::Sport | Field::Dport if headers.transport == Transport::Icmp => Operand::Nameless,
             Field::Sport => Operand::Atom(Atom::Port(headers.sport)),
             Field::Dport => Operand::Atom(Atom::Port(headers.dport)),
+            Field::TcpFlags => {
+                (headers.transport == Transport::Ports(Protocol::Tcp)).then_some(Operand::Syn)?
+            }
             Field::Icmpv6Type => {
                 (family == Family::V6 && headers.transport == Transport::Icmp).then_some(())?;
                 Operand::Atom(Atom::Proto(if packet.phase == Phase::Opening { 128 } else { 129 }))
@@ -467,6 +472,7 @@ fn equals(operand: &Operand, value: &Value) -> bool {
         (Operand::Atom(Atom::Number(number)), Value::Number(wanted)) => number == wanted,
         (Operand::Local(local), Value::Local) => *local,
         (Operand::Translated(dnat), Value::Status(ConntrackStatus::Dnat)) => *dnat,
+        (Operand::Syn, Value::Syn) => true,
         (Operand::Direction(direction), Value::Reply) => *direction == Direction::Reply,
         (Operand::State(tracking, answered), Value::State(wanted)) => match wanted {
             ConntrackState::Invalid => *tracking == Tracking::None,

@@ -37,17 +37,17 @@ pub(crate) fn by_batch(plan: &Plan, batch: &[Op<'_>], done: impl Fn(usize) -> bo
     // What a set said that goes with its elements.
     for op in batch {
         if let (Op::Remove { was: Some(KernelRow::Set(spec)), .. }, KernelKey::Set(name)) = (op, op.key()) {
-            sets.insert(name, spec.flush);
+            sets.insert(name, spec.flush.clone());
         }
     }
     let mut here = FxHashSet::default();
     for (at, op) in batch.iter().enumerate() {
         let KernelKey::Element(set, key) = op.key() else { continue };
-        let flush = *sets.entry(set).or_insert_with(|| match plan.kernel.get(&KernelKey::Set(set.clone())) {
-            Some(KernelRow::Set(spec)) => spec.flush,
+        let flush = sets.entry(set).or_insert_with(|| match plan.kernel.get(&KernelKey::Set(set.clone())) {
+            Some(KernelRow::Set(spec)) => spec.flush.clone(),
             _ => None,
         });
-        let Some(flush) = flush.filter(|_| done(at)) else { continue };
+        let Some(flush) = flush.as_ref().filter(|_| done(at)) else { continue };
         let is = match op {
             Op::Set { row: KernelRow::Element(element), .. } => Some(element),
             _ => None,
@@ -61,13 +61,15 @@ pub(crate) fn by_batch(plan: &Plan, batch: &[Op<'_>], done: impl Fn(usize) -> bo
                 here.extend(is.and_then(|element| flow(key, element)));
                 suspects.led.extend(was.and_then(|element| flow(key, element)));
             }
-            Flush::Served { mark } => {
+            Flush::Listed { of } => suspects.lasting.left(of, was.and_then(|element| flow(key, element))),
+            Flush::Served { mark, .. } => {
+                suspects.lasting.left(set, was.and_then(|element| flow(key, element)));
                 let (is, was) = (is.and_then(|e| served(key, e)), was.and_then(|e| served(key, e)));
                 if is.is_none() && was.is_none() {
                     continue;
                 }
                 let found = suspects.served.entry(set.clone()).or_default();
-                found.mark = mark;
+                found.mark = *mark;
                 if let Some((opened, end)) = was {
                     found.opened.entry(opened).or_insert(Who::Marked);
                     found.left.insert(end);
@@ -87,11 +89,12 @@ pub(crate) fn by_plan(plan: &Plan) -> Suspects {
     let mut suspects = Suspects::default();
     for (key, entry) in plan.kernel.iter() {
         if let (KernelKey::Set(name), KernelRow::Set(spec)) = (key, &entry.value)
-            && let Some(Flush::Served { mark }) = spec.flush
+            && let Some(Flush::Served { mark, .. }) = spec.flush
         {
             let family = if spec.key.first() == Some(&Type::Ipv4Addr) { Family::V4 } else { Family::V6 };
             let served = Served { mark, all: Some(family), ..Served::default() };
             suspects.served.insert(name.clone(), served);
+            suspects.lasting.unseen(name, family);
         }
     }
     for (key, entry) in plan.kernel.iter() {

@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use weft_model::Family;
 use weft_plan::{Atom, Atoms, Ident, KernelKey, KernelRow, Plan, marks};
 
-use super::Entry;
+use super::{Entry, Lasting};
 
 /// Protocol number of UDP.
 pub(super) const UDP: u8 = 17;
@@ -128,7 +128,11 @@ impl Served {
 }
 
 /// A list for each, or one that has all where they are many.
-fn confined<T: Copy>(of: &BTreeSet<T>, all: Narrowing, one: impl Fn(T) -> Narrowing) -> Vec<Narrowing> {
+pub(super) fn confined<T: Copy>(
+    of: &BTreeSet<T>,
+    all: Narrowing,
+    one: impl Fn(T) -> Narrowing,
+) -> Vec<Narrowing> {
     if of.len() > FEW { vec![all] } else { of.iter().map(|of| one(*of)).collect() }
 }
 
@@ -138,15 +142,22 @@ pub(crate) struct Suspects {
     pub(super) led: FxHashSet<Flow>,
     /// By the map's name.
     pub(super) served: FxHashMap<Ident, Served>,
+    /// Those that have a while, and go another way: [`Suspects::take_lasting`].
+    pub(super) lasting: Lasting,
 }
 
 impl Suspects {
-    /// True where nobody is suspected.
+    /// True where nobody is suspected who hasn't a while.
     pub(crate) fn is_empty(&self) -> bool {
         self.led.is_empty() && self.served.is_empty()
     }
 
-    /// These too.
+    /// Leaves out those that have a while.
+    pub(crate) fn take_lasting(&mut self) -> Lasting {
+        std::mem::take(&mut self.lasting)
+    }
+
+    /// These too, but for those that have a while.
     pub(crate) fn merge(&mut self, other: Suspects) {
         self.led.extend(other.led);
         for (map, served) in other.served {
@@ -188,7 +199,7 @@ impl Suspects {
 
 /// True where the map has an element from where the connection was opened to, to where it leads. Which mark the connection
 /// bears doesn't matter: the end may have had another one then, and other programs' have none.
-fn serves(plan: &Plan, map: &Ident, entry: &Entry) -> bool {
+pub(super) fn serves(plan: &Plan, map: &Ident, entry: &Entry) -> bool {
     let original = &entry.original;
     marks::is_among((entry.reply.source, entry.reply.source_port), |mark| {
         let key = [

@@ -74,6 +74,7 @@ pub(super) fn source(field: Field) -> (Source, u32) {
         }
         Field::Sport => (Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2), 2),
         Field::Dport => (Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2), 2),
+        Field::TcpFlags => (Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS, 1), 1),
         Field::Icmpv6Type => (Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1), 1),
         Field::FibDaddrType => (Source::FibDaddrType, 4),
         Field::FibSaddrType => (Source::FibSaddrType, 4),
@@ -84,6 +85,9 @@ pub(super) fn source(field: Field) -> (Source, u32) {
     }
 }
 
+/// Where the flags are in a TCP header (RFC 9293, section 3.1), and the bit of SYN.
+pub(super) const TCP_FLAGS: u32 = 13;
+pub(super) const SYN: u8 = 2;
 /// `IP_CT_DIR_REPLY`.
 pub(super) const REPLY: u8 = 1;
 
@@ -167,6 +171,7 @@ impl Lowering {
             | Field::Daddr(family)
             | Field::SaddrHash(family)
             | Field::DaddrHash(family) => self.need_family(family),
+            Field::TcpFlags => self.need_protocol(TCP),
             Field::Icmpv6Type => {
                 // After "meta l4proto ipv6-icmp" nft asks for no family.
                 if self.protocol != Some(ICMPV6) {
@@ -217,14 +222,14 @@ impl Lowering {
         self.out.push(Expression::Dynset { operation, map, key: FIRST, data: DATA, timeout });
     }
 
-    fn test_bits(&mut self, comparison: Comparison, bits: u32) {
-        self.out.push(Expression::Mask(FIRST, bits.to_ne_bytes().to_vec()));
+    fn test_bits(&mut self, comparison: Comparison, bits: &[u8]) {
+        self.out.push(Expression::Mask(FIRST, bits.to_vec()));
         // "Is" holds where one of the bits is set: the rest differs from zero.
         let comparison = match comparison {
             Comparison::Is => Comparison::IsNot,
             Comparison::IsNot => Comparison::Is,
         };
-        self.compare(comparison, &0_u32.to_ne_bytes());
+        self.compare(comparison, &vec![0; bits.len()]);
     }
 
     /// A block whose length is whole bytes is loaded that short; others are masked; nft does the same.
@@ -275,8 +280,9 @@ impl Lowering {
             Value::Address(address) => self.compare(comparison, &address_bytes(*address)),
             Value::Mark(number) | Value::Number(number) => self.compare(comparison, &number.to_ne_bytes()),
             Value::Local => self.compare(comparison, &k::RTN_LOCAL.to_ne_bytes()),
-            Value::State(state) => self.test_bits(comparison, state_bits(*state)),
-            Value::Status(status) => self.test_bits(comparison, status_bits(*status)),
+            Value::State(state) => self.test_bits(comparison, &state_bits(*state).to_ne_bytes()),
+            Value::Status(status) => self.test_bits(comparison, &status_bits(*status).to_ne_bytes()),
+            Value::Syn => self.test_bits(comparison, &[SYN]),
             Value::Reply => self.compare(comparison, &[REPLY]),
             Value::Net(_) => {}
         }

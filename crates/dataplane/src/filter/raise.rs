@@ -125,6 +125,15 @@ impl Raising<'_> {
                 self.skip(2);
                 Some(None)
             }
+            [
+                Load(Source::Meta(k::NFT_META_L4PROTO), FIRST),
+                Compare { operation: k::NFT_CMP_EQ, ref data, .. },
+                Load(Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, lower::TCP_FLAGS, 1), FIRST),
+                ..,
+            ] if data[..] == [6] => {
+                self.skip(2);
+                Some(None)
+            }
             [Load(Source::Meta(k::NFT_META_MARK), FIRST), SetCt(k::NFT_CT_MARK, FIRST), ..] => {
                 self.skip(2);
                 Some(Some(Statement::SaveMark))
@@ -225,6 +234,7 @@ impl Raising<'_> {
             Field::L4Proto,
             Field::Sport,
             Field::Dport,
+            Field::TcpFlags,
             Field::Icmpv6Type,
             Field::FibDaddrType,
             Field::FibSaddrType,
@@ -307,11 +317,13 @@ impl Raising<'_> {
                 let field = Field::CtMarkMasked(word(mask)?);
                 return Some(Statement::Match(field, found, Value::Mark(word(data)?)));
             }
+            Field::TcpFlags if mask == [lower::SYN] && data == [0] => 0,
             _ => word(mask)?,
         };
         let states =
             [ConntrackState::EstablishedOrRelated, ConntrackState::Invalid, ConntrackState::Untracked];
         let value = match field {
+            Field::TcpFlags => Value::Syn,
             Field::CtState => Value::State(states.into_iter().find(|state| state_bits(*state) == bits)?),
             Field::CtStatus if bits == status_bits(ConntrackStatus::Dnat) => {
                 Value::Status(ConntrackStatus::Dnat)

@@ -32,8 +32,16 @@ const SERVICES: u16 = 60;
 const PLACES: usize = 24;
 /// Services that change at once.
 const AT_ONCE: usize = 50;
-/// A port that swallows, for the connection that stays.
+/// A port that swallows, for connections that last.
 const SINK: u16 = 82;
+/// So long the sender to an endpoint that has left may go on, on a busy machine.
+const LASTS: Duration = Duration::from_secs(20);
+/// The service that always has the first place among its endpoints, and the one that loses it at the first change for good.
+const STAYS: u16 = 0;
+const LEAVES: u16 = 1;
+/// A service that is deleted, and the file with its slice.
+const DELETED: u16 = 900;
+const DELETED_FILE: &str = "63-deleted.yaml";
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two questions of a client: the agent shares the machine with them.
@@ -101,6 +109,8 @@ struct Watch {
     answers: AtomicUsize,
     /// Datagrams that had to be sent again.
     lost: AtomicUsize,
+    /// Connections that last and are established.
+    established: AtomicUsize,
     wrong: Mutex<Vec<String>>,
     /// What the node tracks, where its kernel shows that.
     tracked: PathBuf,
@@ -140,17 +150,20 @@ fn churn(rig: &Rig, changes: usize) {
     let host = rig.lab.machine(INTERNET).expect("it runs");
     let lines: String = (0..PLACES).map(|n| format!("address add {}/24 dev eth0\n", place(n))).collect();
     host.run_with_input("ip", &["-batch", "-"], &lines).expect("it takes addresses");
-    let mut services: Vec<Value> = (0..SERVICES).map(|n| service(&format!("churn-{n}"), n)).collect();
-    for service in &mut services {
-        let port = json!({"name": "sink", "protocol": "TCP", "port": SINK, "targetPort": serve::SINK});
-        service["spec"]["ports"].as_array_mut().expect("it has ports").push(port);
-    }
+    let services: Vec<Value> = (0..SERVICES).map(|n| with_sink(service(&format!("churn-{n}"), n))).collect();
     put(rig, "60-churn.yaml", &services);
+    let deleted = with_sink(service("deleted", DELETED));
+    put(
+        rig,
+        DELETED_FILE,
+        &[deleted, slice("deleted", "IPv4", &[json!({"addresses": [place(0)]})], &ports())],
+    );
     let watch = Watch {
         gone: Gone(Mutex::new(vec![[None; PLACES]; usize::from(SERVICES)])),
         done: AtomicBool::new(false),
         answers: AtomicUsize::new(0),
         lost: AtomicUsize::new(0),
+        established: AtomicUsize::new(0),
         wrong: Mutex::default(),
         tracked: format!("/proc/{}/net/nf_conntrack", rig.lab.machine("n1").expect("it runs").pid()).into(),
     };
@@ -166,8 +179,19 @@ fn churn(rig: &Rig, changes: usize) {
                 work(watch);
             });
         };
-        [connections, connections, datagrams, one_flow_each, one_connection].into_iter().for_each(in_pod);
+        let works: [fn(&Watch); 7] = [
+            connections,
+            connections,
+            datagrams,
+            one_flow_each,
+            one_that_stays,
+            whose_endpoint_leaves,
+            whose_service_is_deleted,
+        ];
+        works.into_iter().for_each(in_pod);
         let _end = End(&watch);
+        wait("connections last", || watch.established.load(Ordering::Acquire) == 3);
+        std::fs::remove_file(rig.folder().join(DELETED_FILE)).expect("the file can be removed");
         churner.make(changes)
     });
     let (answers, lost) = (watch.answers.into_inner(), watch.lost.into_inner());
@@ -189,6 +213,21 @@ fn churn(rig: &Rig, changes: usize) {
     assert_eq!(rig.differences(), Vec::<String>::new(), "after {made} changes");
 }
 
+fn with_sink(mut service: Value) -> Value {
+    let port = json!({"name": "sink", "protocol": "TCP", "port": SINK, "targetPort": serve::SINK});
+    service["spec"]["ports"].as_array_mut().expect("it has ports").push(port);
+    service
+}
+
+/// Of each endpoint.
+fn ports() -> Value {
+    json!([
+        {"name": "http", "protocol": "TCP", "port": serve::HTTP},
+        {"name": "udp", "protocol": "UDP", "port": serve::UDP},
+        {"name": "sink", "protocol": "TCP", "port": serve::SINK},
+    ])
+}
+
 fn netns(rig: &Rig) -> PathBuf {
     match rig.pods["test/a1"].net() {
         weft_lab::Net::At(path) => rig.pods["test/a1"].machine().path(&path.to_string_lossy()),
@@ -206,9 +245,12 @@ struct Churner<'a> {
 }
 
 impl Churner<'_> {
-    /// Gives every service all places.
+    /// Gives every service all places, but for the two to whom connections last: these have the first alone.
     fn begin(&mut self) {
         self.endpoints = vec![(0..PLACES).collect(); usize::from(SERVICES)];
+        for service in [STAYS, LEAVES] {
+            self.endpoints[usize::from(service)] = [0].into();
+        }
         for service in 0..SERVICES {
             self.write(service);
         }
@@ -219,11 +261,19 @@ impl Churner<'_> {
     fn make(&mut self, changes: usize) -> usize {
         let mut made = 0;
         while made < changes {
-            let changing = self.random.choose_multiple(0..SERVICES, AT_ONCE);
+            let mut changing = self.random.choose_multiple(0..SERVICES, AT_ONCE);
+            if made == 0 && !changing.contains(&LEAVES) {
+                changing.push(LEAVES);
+            }
             for service in &changing {
                 let mut endpoints: BTreeSet<usize> = (0..PLACES).filter(|_| self.random.bool()).collect();
+                match *service {
+                    STAYS => _ = endpoints.insert(0),
+                    LEAVES => _ = endpoints.remove(&0),
+                    _ => {}
+                }
                 if endpoints.is_empty() {
-                    endpoints.insert(self.random.usize(..PLACES));
+                    endpoints.insert(self.random.usize(1..PLACES));
                 }
                 let before = &mut self.endpoints[usize::from(*service)];
                 made += before.symmetric_difference(&endpoints).count();
@@ -245,12 +295,7 @@ impl Churner<'_> {
         let endpoints: Vec<Value> =
             self.endpoints[usize::from(number)].iter().map(|at| json!({"addresses": [place(*at)]})).collect();
         let name = format!("churn-{number}");
-        let ports = json!([
-            {"name": "http", "protocol": "TCP", "port": serve::HTTP},
-            {"name": "udp", "protocol": "UDP", "port": serve::UDP},
-            {"name": "sink", "protocol": "TCP", "port": serve::SINK},
-        ]);
-        let slice = slice(&name, "IPv4", &endpoints, &ports);
+        let slice = slice(&name, "IPv4", &endpoints, &ports());
         put(self.rig, &format!("61-churn-{number}.yaml"), &[slice]);
     }
 
@@ -352,17 +397,24 @@ fn one_flow_each(watch: &Watch) {
     }
 }
 
-/// One connection that stays whatever happens around it.
-fn one_connection(watch: &Watch) {
+/// Writes as long as it goes on; says how much.
+fn write_on(watch: &Watch, stream: &mut TcpStream, goes_on: impl Fn() -> bool) -> std::io::Result<u64> {
+    watch.established.fetch_add(1, Ordering::AcqRel);
+    let mut written = 0_u64;
+    while goes_on() {
+        stream.write_all(b"still here")?;
+        written += 10;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(written)
+}
+
+/// One connection that stays whatever happens around it: its endpoint never leaves.
+fn one_that_stays(watch: &Watch) {
     let begun = Instant::now();
     let stays = || -> std::io::Result<IpAddr> {
-        let mut stream = TcpStream::connect_timeout(&to(0, SINK), PATIENCE)?;
-        let mut written = 0_u64;
-        while watch.goes_on() {
-            stream.write_all(b"still here")?;
-            written += 10;
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut stream = TcpStream::connect_timeout(&to(STAYS, SINK), PATIENCE)?;
+        let written = write_on(watch, &mut stream, || watch.goes_on())?;
         stream.shutdown(std::net::Shutdown::Write)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut total = [0; 8];
@@ -372,5 +424,29 @@ fn one_connection(watch: &Watch) {
         }
         Err(std::io::Error::other(format!("{} of {written} bytes arrived", u64::from_be_bytes(total))))
     };
-    watch.note("the connection that stays", 0, begun, stays());
+    watch.note("the connection that stays", STAYS, begun, stays());
+}
+
+/// One whose endpoint leaves with the first change, and lives on.
+fn whose_endpoint_leaves(watch: &Watch) {
+    ends(watch, LEAVES, "the connection whose endpoint left");
+}
+
+fn whose_service_is_deleted(watch: &Watch) {
+    ends(watch, DELETED, "the connection whose service was deleted");
+}
+
+/// A connection whose sender is told that it is over.
+fn ends(watch: &Watch, service: u16, what: &str) {
+    let begun = Instant::now();
+    let ends = || -> std::io::Result<IpAddr> {
+        let mut stream = TcpStream::connect_timeout(&to(service, SINK), PATIENCE)?;
+        match write_on(watch, &mut stream, || begun.elapsed() < LASTS) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(place(0)),
+            Err(error) => Err(error),
+            Ok(written) => Err(std::io::Error::other(format!("it lasts, with {written} bytes written"))),
+        }
+    };
+    // It has reached nobody in particular.
+    watch.note(what, STAYS, begun, ends());
 }

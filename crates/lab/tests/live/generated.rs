@@ -35,9 +35,11 @@ fn the_kernel_leads_where_the_oracle_says() {
     in_sandbox("generated::the_kernel_leads_where_the_oracle_says", || {
         let seed = std::env::var(SEED).ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
         println!("{SEED}={seed}");
-        let rig = Rig::start("generated", Topology::routed(), Settings { overlay: "auto", shape: "island" });
-        to_services_by(&rig, "n1");
         let mut random = Rng::with_seed(seed);
+        let shape = *random.choice(["island", "flat", "isolated"].iter()).expect("there are some");
+        println!("the network is {shape}");
+        let rig = Rig::start("generated", Topology::routed(), Settings { overlay: "auto", shape });
+        to_services_by(&rig, "n1");
         let (mut asked, mut wrong) = (0, Vec::new());
         for round in 0..ROUNDS {
             let offers = settle(&rig, round, &mut random);
@@ -118,12 +120,21 @@ fn offer(rig: &Rig, number: u16, random: &mut Rng) -> (Offer, Vec<Value>) {
             let ranges = [["198.51.100.10/32", "2001:db8:c::/64"], ["10.42.0.0/16", "fd42::/48"]];
             spec["loadBalancerSourceRanges"] = json!(random.choice(ranges.iter()));
         }
-        object["status"]["loadBalancer"]["ingress"] = json!(balancer.map(|ip| json!({"ip": ip})));
+        object["status"]["loadBalancer"]["ingress"] = balancer
+            .map(|ip| match random.u8(..4) {
+                0 => json!({"ip": ip, "ipMode": "Proxy"}),
+                _ => json!({"ip": ip}),
+            })
+            .into();
     }
     if random.bool() {
         let external = [true, false].map(|is_v4| outside_address(number, is_v4));
         object["spec"]["externalIPs"] = json!(external);
         ways.extend(external.map(|ip| (ip, TCP)));
+    }
+    if random.u8(..8) == 0 {
+        let label = *random.choice(["service-proxy-name", "headless"].iter()).expect("there are some");
+        object["metadata"]["labels"] = json!({format!("service.kubernetes.io/{label}"): "other"});
     }
     if random.u8(..4) == 0 {
         object["spec"]["sessionAffinity"] = json!("ClientIP");

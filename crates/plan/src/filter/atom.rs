@@ -30,12 +30,12 @@ static NAMES: LazyLock<Mutex<Names>> =
     LazyLock::new(|| Mutex::new(Names { known: FxHashSet::default(), limit: 256 }));
 
 impl Ident {
-    /// Takes a name of letters, digits and `_./`, starting with a letter, at most 127 bytes (`NFT_NAME_MAXLEN` is 256).
+    /// Takes a name of letters, digits and `_./-`, starting with a letter, at most 199 bytes (`NFT_NAME_MAXLEN` is 256).
     pub fn new(name: &str) -> Self {
         debug_assert!(
-            name.len() < 128
+            name.len() < 200
                 && name.starts_with(|c: char| c.is_ascii_alphabetic())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./".contains(c)),
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c)),
             "{name:?}"
         );
         // A panic elsewhere leaves the table whole: each change of it is one call.

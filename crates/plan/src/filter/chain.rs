@@ -265,7 +265,11 @@ impl fmt::Display for Statement {
                 write!(f, "{field} {}{}", not(c), icmpv6_name(*n).unwrap_or_default())
             }
             // "None of the bits", which `!=` would not mean.
-            Statement::Match(field @ (Field::CtState | Field::CtStatus), Comparison::IsNot, value) => {
+            Statement::Match(
+                field @ (Field::CtState | Field::CtStatus | Field::TcpFlags),
+                Comparison::IsNot,
+                value,
+            ) => {
                 write!(f, "{field} ! {value}")
             }
             Statement::Match(Field::CtMarkMasked(bits), c, Value::Mark(mark)) if is_prefix(*bits) => {

@@ -43,6 +43,8 @@ pub enum Field {
     Sport,
     /// Destination port (`th dport`).
     Dport,
+    /// Flags of a TCP segment; another protocol doesn't match.
+    TcpFlags,
     /// ICMPv6 message type; another protocol doesn't match.
     Icmpv6Type,
     /// Whether the destination is this host's own (`fib daddr type`).
@@ -72,7 +74,8 @@ impl Field {
             },
             Field::Sport | Field::Dport => Type::InetService,
             Field::Random(_) | Field::SaddrHash(_) | Field::DaddrHash(_) => Type::Number,
-            Field::Icmpv6Type
+            Field::TcpFlags
+            | Field::Icmpv6Type
             | Field::CtOriginalDport
             | Field::FibDaddrType
             | Field::FibSaddrType
@@ -134,6 +137,7 @@ impl fmt::Display for Field {
             Field::Daddr(Family::V6) => "ip6 daddr",
             Field::Sport => "th sport",
             Field::Dport => "th dport",
+            Field::TcpFlags => "tcp flags",
             Field::Icmpv6Type => "icmpv6 type",
             Field::FibDaddrType => "fib daddr type",
             Field::FibSaddrType => "fib saddr type",
@@ -191,6 +195,8 @@ pub enum Value {
     Status(ConntrackStatus),
     /// The answering way, for [`Field::CtDirection`].
     Reply,
+    /// `syn`, for [`Field::TcpFlags`]: the segment opens a connection, or answers one that does.
+    Syn,
 }
 
 /// How a field is compared.
@@ -219,6 +225,7 @@ impl fmt::Display for Value {
             Value::State(ConntrackState::Untracked) => f.write_str("untracked"),
             Value::Status(ConntrackStatus::Dnat) => f.write_str("dnat"),
             Value::Reply => f.write_str("reply"),
+            Value::Syn => f.write_str("syn"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Sets and maps, and what an element of one holds.
 
-use super::{Atoms, Comment, Type};
+use super::{Atoms, Comment, Ident, Type};
 
 /// What a set gives for a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,18 +15,29 @@ pub enum SetKind {
 ///
 /// The key's parts say where connections were opened to: an address (without one: any), a protocol and a port. The data,
 /// an address and a port, says where they lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flush {
     /// Of every protocol: those that an element led, when it goes or leads elsewhere.
     Led,
-    /// Of UDP alone, which doesn't notice that nobody is there: those that were opened to an (address . protocol . port) of
+    /// Of UDP, at once, which doesn't notice that nobody is there: those that were opened to an (address . protocol . port) of
     /// which the map has elements, and lead to none of their ends, whoever translated them or nobody. The key's fourth part
     /// is the mark of the end ([`crate::marks::of_endpoints`]).
     ///
     /// Where the map has no such element any more, those that bear this bit: it led them, and nobody else's are touched.
+    ///
+    /// Of other protocols, after a while, those that it led to what neither this map nor the other has any more. With the map
+    /// itself none of them ends.
     Served {
         /// The bit, set in the marks of all connections that the map led and of no others.
         mark: u32,
+        /// A map of this one's form, with [`Flush::Listed`].
+        listed: Ident,
+    },
+    /// None: it has ends that the other map doesn't serve, and whose connections are to stay. An element that goes can be the
+    /// last word of an end, so that those are looked at which the other map led there.
+    Listed {
+        /// The map with [`Flush::Served`].
+        of: Ident,
     },
 }
 

@@ -12,6 +12,8 @@ use super::decode::{ip, key_of, protocol};
 use super::raw::{NumberOrName, Object, ServiceSpec, ServiceStatus};
 use super::{Interner, ObjectError};
 
+/// How long a service's name may be, as a label of DNS (RFC 1035) and for API servers.
+const LONGEST_NAME: usize = 63;
 /// Seconds for which `sessionAffinity: ClientIP` holds where nothing is said (Kubernetes API reference).
 const AFFINITY_SECONDS: u32 = 10_800;
 
@@ -21,6 +23,10 @@ pub(super) fn service(
 ) -> Result<Service, ObjectError> {
     let spec = &raw.spec;
     let mut service = Service::named(key_of(&raw.metadata, names)?);
+    if service.key.name.as_str().len() > LONGEST_NAME {
+        let reason = format!("a service's name has at most {LONGEST_NAME} characters; give it a shorter one");
+        return Err(ObjectError::at("metadata.name", reason));
+    }
     service.labels = names.labels(&raw.metadata.labels);
     service.kind = match spec.r#type.as_str() {
         "" | "ClusterIP" => ServiceKind::ClusterIp,

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
-use weft_model::net::{fnv1a, is_special};
-use weft_model::{FactKey, Family, Service, ServicePort, TrafficPolicy};
+use weft_model::net::is_special;
+use weft_model::{FactKey, Family, Protocol, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict, marks};
 
 use super::addresses::{Frontend, frontends, refused};
-use super::table::{ENDPOINTS, LARGE, LIVING, RESTRICTED, SLOTS, Side, digit, pick, service_map, usable};
+use super::table::{
+    ENDPOINTS, LARGE, LISTED, LIVING, RESTRICTED, SLOTS, Side, digit, pick, service_map, usable,
+};
 use crate::engine::{Context, Output};
 use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
@@ -69,6 +71,8 @@ struct Backends {
     candidates: Vec<Candidate>,
     /// Their marks.
     marks: Vec<u32>,
+    /// Those that are listed and don't serve.
+    unready: Vec<Candidate>,
     cluster: Group,
     local: Group,
 }
@@ -104,9 +108,9 @@ impl Backends {
             let text = format!("its endpoint {} is left out: it is {}", candidate.address, Standing::Special);
             out.warn(origin, text);
         }
-        candidates.retain(Candidate::serves);
         candidates.truncate(marks::NUMBER as usize);
-        let places: Vec<(IpAddr, u16)> = candidates.iter().map(|c| (c.address, c.port.get())).collect();
+        let (candidates, mut unready): (Vec<_>, Vec<_>) = candidates.into_iter().partition(Candidate::serves);
+        unready.retain(|candidate| !is_special(candidate.address) && port.protocol != Protocol::Udp);
         let mut group = |scope| {
             let standings = standings(&candidates, scope);
             if standings.contains(&Standing::TooMany) {
@@ -130,7 +134,7 @@ impl Backends {
         if local.members.is_empty() && !cluster.members.is_empty() {
             local.class = Class::Absent;
         }
-        Self { family, marks: marks::of_endpoints(&places), candidates, cluster, local }
+        Self { family, marks: marks_of(&candidates), candidates, unready, cluster, local }
     }
 
     fn group(&self, scope: TrafficPolicy) -> &Group {
@@ -175,11 +179,24 @@ impl Backends {
             let place = [Atom::from(candidate.address), Atom::Port(candidate.port.get())];
             out.entry(ENDPOINTS.of(self.family), self.numbered(&key, at), place, &candidate.origin);
         }
+        for (candidate, mark) in self.unready.iter().zip(marks_of(&self.unready)) {
+            let place = [Atom::from(candidate.address), Atom::Port(candidate.port.get())];
+            out.entry(LISTED.of(self.family), numbered(&key, mark), place, &candidate.origin);
+        }
     }
 
-    fn numbered(&self, [address, protocol, port]: &[Atom; 3], at: usize) -> [Atom; 4] {
-        [address.clone(), protocol.clone(), port.clone(), Atom::Mark(self.marks[at])]
+    fn numbered(&self, key: &[Atom; 3], at: usize) -> [Atom; 4] {
+        numbered(key, self.marks[at])
     }
+}
+
+fn numbered([address, protocol, port]: &[Atom; 3], mark: u32) -> [Atom; 4] {
+    [address.clone(), protocol.clone(), port.clone(), Atom::Mark(mark)]
+}
+
+fn marks_of(candidates: &[Candidate]) -> Vec<u32> {
+    let places: Vec<(IpAddr, u16)> = candidates.iter().map(|c| (c.address, c.port.get())).collect();
+    marks::of_endpoints(&places)
 }
 
 /// Lets only the service's sources through to its restricted addresses: a set and a chain of its own.
@@ -187,10 +204,11 @@ fn restrict(service: &Service, family: Family, frontends: &[Frontend], origin: &
     if frontends.is_empty() {
         return;
     }
+    // By the whole name: of a short hash others can make up the like, and their sources would be let in. No namespace has a
+    // slash in it, and nft takes one in names, as it does the rest of what these consist of.
     let digit = digit(family);
-    let id = fnv1a(service.key.to_string().as_bytes());
-    let sources = Ident::new(&format!("sources{digit}_{id:016x}"));
-    let chain = Ident::new(&format!("sources_of{digit}_{id:016x}"));
+    let sources = Ident::new(&format!("sources{digit}_{}", service.key));
+    let chain = Ident::new(&format!("sources_of{digit}_{}", service.key));
     let comment = format!("sources of {}", service.key);
     out.table_set(sources.clone(), SetSpec::intervals(address_type(family), comment.clone()), origin);
     let blocks = service.source_ranges.iter().filter(|block| block.family() == family).copied();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
 use weft_plan::filter::{
     Comparison, ConntrackState, ConntrackStatus, Flush, HookKind, NatTarget, Reject, Value,
@@ -23,6 +24,8 @@ use crate::topology::aggregate;
 /// (address . protocol . port . mark) → (endpoint's address . port), of all that serve: connections of theirs go on, whoever
 /// gets new ones.
 pub const ENDPOINTS: Pair = Pair { v4: "endpoint4", v6: "endpoint6" };
+/// The same of those that are in a slice and don't serve: no packet asks, but what was established with them stays.
+pub const LISTED: Pair = Pair { v4: "listed4", v6: "listed6" };
 /// (mark . slot) → endpoint's number.
 pub const SLOTS: &str = "slot";
 /// Mark of a group with many endpoints → the chain that picks one of its slots.
@@ -46,6 +49,8 @@ const SERVICES_OUT: &str = "services_out";
 const UNKNOWN: &str = "services_unknown";
 /// Base chain for those of the node itself.
 const UNKNOWN_OUT: &str = "services_unknown_out";
+/// For what conntrack can't place.
+const LOST: &str = "services_lost";
 /// Base chain for packets that another node's endpoint must answer to this node.
 const MASQUERADE: &str = "services_masquerade";
 /// Picks a slot, then translates.
@@ -152,6 +157,7 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
             &origin,
         );
     }
+    swallowed(context, &origin, out);
     for block in aggregate(context.service_cidrs()) {
         out.block(RANGES.of(block.family()), block, &origin);
         give_source(block, context, &origin, out);
@@ -168,6 +174,7 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     out.chain(Ident::new(TRANSLATE), translate(), &origin);
     out.chain(Ident::new(REFUSE), refuse("no endpoint"), &origin);
     out.chain(Ident::new(CLOSED), refuse("no such port"), &origin);
+    out.chain(Ident::new(LOST), lost(), &origin);
     out.base_chain(SERVICES, nat(HookKind::Prerouting, PRIORITY), look_up(&sides, &timeouts), &origin);
     out.base_chain(
         SERVICES_OUT,
@@ -182,6 +189,36 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     out.base_chain(MASQUERADE, nat(HookKind::Postrouting, 93), masquerade(context), &origin);
 }
 
+/// What is in a block of services is services' own: machines and pods there are not reached through this node.
+fn swallowed(context: &Context<'_>, origin: &FactKey, out: &mut Output) {
+    let blocks = context.service_cidrs();
+    let within = |net: IpNet| blocks.iter().find(|block| block.net().contains(&net));
+    let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+    for link in &context.facts.host().links {
+        for net in link.addresses.iter().filter(|net| !single(net)).map(IpNet::trunc) {
+            if let Some(block) = within(net) {
+                out.warn(
+                    origin,
+                    format!(
+                        "the network {net} of its link {} lies in {block}, a block of services: what pods and others send to \
+                         machines there through this node is dropped; give services another block",
+                        link.name
+                    ),
+                );
+            }
+        }
+    }
+    for block in context.own_node().into_iter().flat_map(|node| &node.pod_cidrs) {
+        if let Some(services) = within(block.cidr.net()) {
+            let text = format!(
+                "its block {} lies in {services}, a block of services: its pods are not reached; give one of them another block",
+                block.cidr
+            );
+            out.warn(origin, text);
+        }
+    }
+}
+
 fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
     let slots = SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "slots of services' endpoints");
     out.table_set(Ident::new(SLOTS), slots.ranked(Rank::SLOTS), origin);
@@ -191,8 +228,12 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
         let numbered = [address, Type::InetProto, Type::InetService, Type::Mark];
         let place = [address, Type::InetService];
         let endpoints = SetSpec::map(&numbered, &place, "endpoints that serve");
-        let endpoints = endpoints.ranked(Rank::ENDPOINTS).flushing(Flush::Served { mark: CHOSEN });
+        let flush = Flush::Served { mark: CHOSEN, listed: LISTED.of(family) };
+        let endpoints = endpoints.ranked(Rank::ENDPOINTS).flushing(flush);
         out.table_set(ENDPOINTS.of(family), endpoints, origin);
+        let listed = SetSpec::map(&numbered, &place, "endpoints that don't serve, whose connections stay");
+        let listed = listed.flushing(Flush::Listed { of: ENDPOINTS.of(family) });
+        out.table_set(LISTED.of(family), listed, origin);
         let restricted =
             SetSpec::map(&frontend, &[Type::Verdict], "addresses that only some sources may use");
         out.table_set(RESTRICTED.of(family), restricted.ranked(Rank::ENDPOINTS), origin);
@@ -363,28 +404,53 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
 
 /// What is on its way to a virtual address was translated by nobody, neither here nor by another proxy, whose translations
 /// all lie before. Where a service has the address, its sender learns that the port is closed; what conntrack can't place
-/// is dropped, because a reset would end the connection that it belongs to.
+/// is dropped, because a reset would end the connection that it belongs to. Who opens a connection to an address that nobody has
+/// is not refused, since a service that is new is known here a moment later; whoever is in the midst of one had a service
+/// there that was deleted, and learns that it is over.
 fn unknown(which: Option<&Statement>) -> Vec<Rule> {
     let of = |family: Family, set: Pair| {
         let to_it = in_set([Field::Daddr(family)], set.of(family));
         [to_it].into_iter().chain(which.cloned()).collect::<Vec<_>>()
     };
+    let on = |chain: &str| [Statement::Verdict(Verdict::Goto(Ident::new(chain)))];
     let drop = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
     let invalid = Statement::Match(Field::CtState, Comparison::Is, Value::State(ConntrackState::Invalid));
-    Family::ALL
+    let lost = [invalid].into_iter().chain(which.cloned()).chain(on(LOST));
+    let known = Family::ALL.into_iter().flat_map(|family| {
+        let closed = of(family, LIVING).into_iter().chain(on(CLOSED));
+        let ended = of(family, RANGES).into_iter().chain([
+            Statement::Match(Field::TcpFlags, Comparison::IsNot, Value::Syn),
+            Statement::Counter,
+            Statement::Reject(Reject::TcpReset),
+        ]);
+        let nobody = of(family, RANGES).into_iter().chain(drop.clone());
+        [
+            Rule::new("no such port", closed),
+            Rule::new("no service at this address any more", ended),
+            Rule::new("no service at this address", nobody),
+        ]
+    });
+    [Rule::new("", lost)].into_iter().chain(known).collect()
+}
+
+/// What conntrack can't place is translated neither there nor back: an endpoint's answer that is out of its connection's window
+/// would reach the client, a pod or through a pod's link, with the endpoint's own address, and the client reset a healthy
+/// connection. Of a pod's packets both ways pass its own node, so that there it can place whatever is worth it. What the node
+/// itself sends to pods is left alone: it may be the reset of a connection that only the pod remembers.
+fn lost() -> Vec<Rule> {
+    let drop = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
+    let tcp = Statement::Match(Field::L4Proto, Comparison::Is, Value::Byte(Protocol::Tcp.number()));
+    let to_services = [RANGES, LIVING]
         .into_iter()
-        .flat_map(|family| {
-            let lost = of(family, RANGES).into_iter().chain([invalid.clone()]).chain(drop.clone());
-            let closed =
-                of(family, LIVING).into_iter().chain([Statement::Verdict(Verdict::Goto(Ident::new(CLOSED)))]);
-            let nobody = of(family, RANGES).into_iter().chain(drop.clone());
-            [
-                Rule::new("of no connection", lost),
-                Rule::new("no such port", closed),
-                Rule::new("no service at this address", nobody),
-            ]
-        })
-        .collect()
+        .flat_map(|set| Family::ALL.map(|family| vec![in_set([Field::Daddr(family)], set.of(family))]));
+    let link =
+        |field, comparison| Statement::Match(field, comparison, Value::LinkPrefix(POD_LINK_PREFIX.into()));
+    let from_pods = vec![tcp.clone(), link(Field::Iifname, Comparison::Is)];
+    let not_our_own = Statement::Match(Field::FibSaddrType, Comparison::IsNot, Value::Local);
+    let to_pods = vec![tcp, link(Field::Oifname, Comparison::Is), not_our_own];
+    let dropped =
+        |which: Vec<Statement>| Rule::new("of no connection", which.into_iter().chain(drop.clone()));
+    to_services.chain([from_pods, to_pods]).map(dropped).collect()
 }
 
 /// What came in by one node and goes on to an endpoint of another must be answered through the first.

@@ -137,6 +137,141 @@ fn nobody_takes_an_address_of_the_services_block() {
     assert_eq!(bench.at("198.51.100.7").len(), 1);
 }
 
+/// A node port is given by the API server; an external address is what somebody wrote.
+#[test]
+fn a_node_port_comes_before_an_external_address_of_the_nodes_own() {
+    let mut bench = Bench::new();
+    let thief = |affinity: Option<u32>| {
+        service("aaa/thief", move |service| {
+            service.external_ips = vec!["192.0.2.1".parse().unwrap()];
+            service.ports[0].port = Port::new(30_080).unwrap();
+            service.affinity_seconds = affinity;
+        })
+    };
+    let web = service("shop/web", |service| {
+        service.ports[0].node_port = Port::new(30_080).ok();
+        service.affinity_seconds = Some(60);
+    });
+    bench.set(thief(None));
+    assert_eq!(bench.at("192.0.2.1"), ["service4 192.0.2.1 . tcp . 30080"]);
+    for affinity in [None, Some(60), Some(10)] {
+        bench.set(thief(affinity));
+        bench.set(web.clone());
+        assert_eq!(bench.at("192.0.2.1"), ["service4_keep_60 192.0.2.1 . tcp . 30080"]);
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(bench.warnings(), @"service aaa/thief: its address 192.0.2.1 is this node's own, where port 30080/tcp is the node port of service shop/web: it is left out there");
+        }
+        bench.remove(web.key());
+        assert_eq!(bench.at("192.0.2.1").len(), 1, "it is free again");
+    }
+    // The address goes to another machine, and comes back.
+    bench.set(web.clone());
+    bench.set(host(&["2001:db8::1/64"], 1500));
+    assert_eq!(bench.at("192.0.2.1"), ["service4_keep_10 192.0.2.1 . tcp . 30080"]);
+    bench.set(host(&["192.0.2.1/24"], 1500));
+    assert_eq!(bench.at("192.0.2.1"), ["service4_keep_60 192.0.2.1 . tcp . 30080"]);
+}
+
+/// A folder of manifests gives one address to two, and none of their rows stays for the other's packets.
+#[test]
+fn a_cluster_address_is_one_services() {
+    let mut bench = Bench::new();
+    let at = |name: &str, affinity: Option<u32>| {
+        service(name, move |service| {
+            service.cluster_ips = vec!["10.96.0.7".parse().unwrap()];
+            service.affinity_seconds = affinity;
+        })
+    };
+    bench.set(at("shop/b", None));
+    bench.set(at("shop/a", Some(60)));
+    assert_eq!(bench.at("10.96.0.7"), ["service4_keep_60 10.96.0.7 . tcp . 80"]);
+    insta::assert_snapshot!(bench.warnings(), @"service shop/b: 10.96.0.7 port 80/tcp is given to service shop/a already; it is left out until that goes");
+    bench.remove(at("shop/a", None).key());
+    assert_eq!(bench.at("10.96.0.7"), ["service4 10.96.0.7 . tcp . 80"]);
+    // Also where no block says that it is a cluster address.
+    bench.remove(Fact::Network(Network::ordinary()).key());
+    bench.set(service("aaa/thief", |service| service.external_ips = vec!["10.96.0.7".parse().unwrap()]));
+    assert_eq!(bench.at("10.96.0.7"), ["service4 10.96.0.7 . tcp . 80"]);
+    assert!(bench.warnings().contains("service aaa/thief: 10.96.0.7 port 80/tcp is given to service shop/b"));
+}
+
+#[test]
+fn source_ranges_are_in_a_set_of_the_services_whole_name() {
+    let mut bench = Bench::new();
+    bench.set(service("shop/web-1", |service| {
+        service.load_balancer =
+            vec![LoadBalancerAddress { ip: "198.51.100.7".parse().unwrap(), mode: IngressMode::Vip }];
+        service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    }));
+    let text = bench.1.to_string();
+    assert!(text.contains("element sources4_shop/web-1 { 203.0.113.0/24 }"), "{text}");
+    assert_eq!(bench.1.check(), Vec::<String>::new());
+}
+
+#[test]
+fn node_ports_are_at_the_addresses_that_are_configured() {
+    let check = |blocks: &[&str], expected: &[&str]| {
+        let mut settings = settings();
+        settings.services.as_mut().unwrap().node_port_addresses =
+            blocks.iter().map(|block| block.parse().unwrap()).collect();
+        let web = service("shop/web", |service| {
+            service.families = Family::ALL.to_vec();
+            service.ports[0].node_port = Port::new(30_080).ok();
+        });
+        let host = host(&["192.0.2.1/24", "198.51.100.1/24", "2001:db8::1/64"], 1500);
+        let plan = crate::compile(settings, [web, host]).to_string();
+        assert_eq!(plan.matches(". tcp . 30080 : ").count(), expected.len(), "{plan}");
+        let at = |address: &&str| plan.contains(&format!("{{ {address} . tcp . 30080 : "));
+        assert!(expected.iter().all(at), "{plan}");
+    };
+    check(&[], &["192.0.2.1", "198.51.100.1", "2001:db8::1"]);
+    check(&["192.0.2.0/24"], &["192.0.2.1"]);
+    check(&["192.0.2.1/32", "2001:db8::/32"], &["192.0.2.1", "2001:db8::1"]);
+    check(&["203.0.113.0/24"], &[]);
+}
+
+/// Labels and our own name say who serves a service.
+#[test]
+fn every_proxy_has_its_own_services() {
+    let label = "service.kubernetes.io/service-proxy-name";
+    let check = |own: Option<&str>, labels: &[(&str, &str)], is_served: bool| {
+        let mut settings = settings();
+        settings.services.as_mut().unwrap().proxy_name = own.map(Into::into);
+        let web = service("shop/web", |service| {
+            service.external_ips = vec!["198.51.100.7".parse().unwrap()];
+            service.labels = labels.iter().copied().collect();
+        });
+        let plan = crate::compile(settings, [web]).to_string();
+        assert_eq!(plan.contains("element service4 { 198.51.100.7"), is_served, "{own:?} {labels:?}");
+    };
+    check(None, &[], true);
+    check(None, &[(label, "other")], false);
+    check(None, &[(label, "")], false);
+    check(Some("weft"), &[], false);
+    check(Some("weft"), &[(label, "weft")], true);
+    check(Some("weft"), &[(label, "other")], false);
+    check(None, &[("service.kubernetes.io/headless", "")], false);
+    check(Some("weft"), &[(label, "weft"), ("service.kubernetes.io/headless", "")], false);
+}
+
+#[test]
+fn whoever_lies_in_a_block_of_services_is_named() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.warnings(), "");
+    // An address of its own is no network: other proxies keep services' there.
+    bench.set(host(&["10.96.7.1/24", "10.96.0.1/32", "10.0.0.1/8"], 1500));
+    insta::assert_snapshot!(bench.warnings(), @"node n1: the network 10.96.7.0/24 of its link eth0 lies in 10.96.0.0/16, a block of services: what pods and others send to machines there through this node is dropped; give services another block");
+    bench.set(host(&["192.0.2.1/24"], 1500));
+    assert_eq!(bench.warnings(), "");
+    let mut n1 = Node::named(NodeName::new("n1").unwrap());
+    n1.pod_cidrs = vec![weft_model::NodeCidr {
+        network: weft_model::NetworkName::ordinary(),
+        cidr: "10.96.8.0/24".parse().unwrap(),
+    }];
+    bench.set(Fact::Node(n1));
+    assert!(bench.warnings().contains("its block 10.96.8.0/24 lies in 10.96.0.0/16, a block of services"));
+}
+
 #[test]
 fn an_address_that_is_a_balancers_too_is_for_its_sources_only() {
     let mut bench = Bench::new();

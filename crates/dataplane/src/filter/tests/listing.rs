@@ -109,6 +109,8 @@ fn rules_are_listed_in_the_words_of_the_plan() {
         ip6 saddr != fd00:10::/61 accept
         th sport 53 accept
         th dport != 53 accept
+        tcp flags syn accept
+        tcp flags ! syn accept
         icmpv6 type nd-router-advert accept
         icmpv6 type != 7 accept
         fib daddr type local accept

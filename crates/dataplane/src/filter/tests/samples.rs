@@ -133,6 +133,8 @@ fn matches() -> Vec<Statement> {
         not(Field::Saddr(v6), net("fd00:10::/61")),
         is(Field::Sport, Value::Port(53)),
         not(Field::Dport, Value::Port(53)),
+        is(Field::TcpFlags, Value::Syn),
+        not(Field::TcpFlags, Value::Syn),
         is(Field::Icmpv6Type, Value::Byte(134)),
         not(Field::Icmpv6Type, Value::Byte(7)),
         is(Field::FibDaddrType, Value::Local),
