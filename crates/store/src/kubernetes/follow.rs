@@ -404,7 +404,7 @@ impl Follower {
                 }
             }
             Heard::Object(version) if !version.is_empty() && self.place.is_some() => self.move_to(version)?,
-            Heard::Object(_) => {}
+            Heard::Object(_) | Heard::Unnamed => {}
         }
         Ok(())
     }
@@ -435,12 +435,11 @@ fn take(mirror: &mut Mirror, line: Line<'_>, news: &mut News, heard: &mut Result
     }
     let taken = match line {
         Line::Text(text) => mirror.take_line(text, news),
-        Line::TooLong => {
-            mirror.take_too_long(LARGEST, news);
-            return;
-        }
+        Line::TooLong(beginning) => mirror.take_too_long(beginning, LARGEST, news),
     };
     match taken {
+        // The place stays where it is.
+        Ok(Heard::Unnamed) => {}
         // The end of a list must not be missed for what follows it at once.
         Ok(Heard::Object(_) | Heard::Bookmark(_)) if matches!(heard, Ok(Some(Heard::ListEnds(_)))) => {}
         Ok(said) => *heard = Ok(Some(said)),

@@ -1,19 +1,22 @@
 //! A body as lines: what a watch is made of.
 //!
-//! What always holds: a line beyond the limit is passed over, and said to have been; memory stays within the limit.
+//! What always holds: a line beyond the limit is passed over but for its beginning, and said to have been; memory stays within the limit.
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::client::Failure;
 
+/// Bytes that are kept of a line that is too long: enough to say what it is about.
+const BEGINNING: usize = 4 << 10;
+
 /// A line of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// Its text, without the end.
     Text(&'a [u8]),
-    /// It was longer than the limit.
-    TooLong,
+    /// It was longer than the limit; this is its beginning, [`BEGINNING`] bytes of it at most.
+    TooLong(&'a [u8]),
 }
 
 /// Bytes as they come in, and lines as they go out: pure.
@@ -22,14 +25,14 @@ pub(super) struct Splitter {
     held: Vec<u8>,
     /// Bytes of `held` in which no line ends.
     searched: usize,
-    /// The rest of a line that is too long is on its way.
-    is_skipping: bool,
+    /// The rest of a line that is too long is on its way; this is its beginning.
+    skipping: Option<Vec<u8>>,
     limit: usize,
 }
 
 impl Splitter {
     pub fn new(limit: usize) -> Self {
-        Self { held: Vec::new(), searched: 0, is_skipping: false, limit }
+        Self { held: Vec::new(), searched: 0, skipping: None, limit }
     }
 
     /// Takes bytes, and gives out the lines that end in them.
@@ -38,17 +41,19 @@ impl Splitter {
         let mut start = 0;
         while let Some(length) = memchr::memchr(b'\n', &self.held[start.max(self.searched)..]) {
             let end = start.max(self.searched) + length;
-            if self.is_skipping || end - start > self.limit {
-                each(Line::TooLong);
-                self.is_skipping = false;
-            } else if end > start {
-                each(Line::Text(&self.held[start..end]));
+            let line = &self.held[start..end];
+            if let Some(beginning) = self.skipping.take() {
+                each(Line::TooLong(&beginning));
+            } else if line.len() > self.limit {
+                each(Line::TooLong(beginning(line)));
+            } else if !line.is_empty() {
+                each(Line::Text(line));
             }
             start = end + 1;
         }
         self.held.drain(..start);
         if self.held.len() > self.limit {
-            self.is_skipping = true;
+            self.skipping.get_or_insert_with(|| beginning(&self.held).to_vec());
             self.held.clear();
         }
         self.searched = self.held.len();
@@ -57,6 +62,10 @@ impl Splitter {
             self.held.shrink_to(1 << 16);
         }
     }
+}
+
+fn beginning(line: &[u8]) -> &[u8] {
+    &line[..line.len().min(BEGINNING)]
 }
 
 /// The lines of an answer.
@@ -99,7 +108,10 @@ mod tests {
             splitter.push(piece, |line| {
                 lines.push(match line {
                     Line::Text(text) => String::from_utf8_lossy(text).into_owned(),
-                    Line::TooLong => "(too long)".to_owned(),
+                    Line::TooLong(beginning) => {
+                        // What has come by when the limit is passed depends on how the bytes are cut.
+                        format!("({}…)", String::from_utf8_lossy(&beginning[..2]))
+                    }
                 });
             });
         }
@@ -113,8 +125,8 @@ mod tests {
             assert_eq!(split(4, &pieces), expected, "{pieces:?}");
         };
         check(&["ab\ncd", "ef\n\n", "g"], &["ab", "cdef"]);
-        check(&["abcde\nf\n"], &["(too long)", "f"]);
-        check(&["abc", "def", "ghi\nj\n"], &["(too long)", "j"]);
+        check(&["abcde\nf\n"], &["(ab…)", "f"]);
+        check(&["abc", "def", "ghi\nj\n"], &["(ab…)", "j"]);
         check(&["abcd\n", "abcde"], &["abcd"]);
     }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use weft_model::{Change, FactKey, NodeName};
 
+use super::beginning::Named;
 use super::client::{Failure, Status};
 use super::kind::{Kind, pruned};
 use crate::object::{Interner, Outcome, decode_text};
@@ -74,6 +75,8 @@ pub(super) enum Heard {
     Bookmark(String),
     /// The list is complete, as of this version.
     ListEnds(String),
+    /// Something that could not even be named.
+    Unnamed,
 }
 
 /// What there is to tell.
@@ -213,13 +216,20 @@ impl Mirror {
         Ok((page.metadata.resource_version, page.metadata.r#continue))
     }
 
-    /// A line was too long to be read.
-    pub fn take_too_long(&mut self, limit: usize, news: &mut News) {
-        let text = format!(
-            "one of them has more than {} MiB and is passed over; what was in force of it stays. Make it smaller",
-            limit >> 20
-        );
-        self.doubt(text, news);
+    /// A line was too long to be read: by its beginning, what was in force of its object stays, or is gone where it says so.
+    pub fn take_too_long(&mut self, line: &[u8], limit: usize, news: &mut News) -> Result<Heard, Failure> {
+        let text = format!("it has more than {} MiB and is passed over", limit >> 20);
+        let Named { event, namespace, name, version } = Named::at_the_beginning_of(line);
+        let Some(key) = self.kind.key(&namespace, &name) else {
+            self.doubt(format!("of one of them nothing can be read: {text}"), news);
+            return Ok(Heard::Unnamed);
+        };
+        match event.as_str() {
+            "DELETED" => self.remove(&key, news),
+            _ => self.break_off(key, text, news),
+        }
+        // An empty version moves no place.
+        Ok(Heard::Object(version))
     }
 
     fn about_kind(&self) -> String {
@@ -257,9 +267,14 @@ impl Mirror {
 
     fn set_broken(&mut self, text: &str, reason: String, news: &mut News) {
         let head = head(text);
-        let Some(key) = self.kind.key(&head.namespace, &head.name) else {
-            return self.doubt(reason, news);
-        };
+        match self.kind.key(&head.namespace, &head.name) {
+            Some(key) => self.break_off(key, reason, news),
+            None => self.doubt(reason, news),
+        }
+    }
+
+    /// An object is there and can't be read: it stays what it was.
+    fn break_off(&mut self, key: FactKey, reason: String, news: &mut News) {
         if let Some(told) = self.known.get_mut(&key) {
             told.list = self.list;
         }
@@ -292,4 +307,78 @@ fn head(text: &str) -> HeadMeta {
 fn added(line: &[u8]) -> Option<&str> {
     let object = line.strip_prefix(br#"{"type":"ADDED","object":"#)?.strip_suffix(b"}")?;
     str::from_utf8(object).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> String {
+        format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}")
+    }
+
+    fn told(news: &mut News) -> Vec<String> {
+        let News { changes, notices } = std::mem::take(news);
+        let change = |change| match change {
+            Change::Set(fact) => format!("set {}", fact.key()),
+            Change::Remove(key) => format!("remove {key}"),
+        };
+        let notice = |Notice { about, text }| match text {
+            Some(text) => format!("{about}: {}", text.text()),
+            None => format!("{about} is well"),
+        };
+        changes.into_iter().map(change).chain(notices.into_iter().map(notice)).collect()
+    }
+
+    fn mirror() -> Mirror {
+        Mirror::new(Kind::Node, NodeName::new("n1").unwrap())
+    }
+
+    #[test]
+    fn a_line_of_a_list_is_read_alike_in_any_form() {
+        let check = |line: &str, expected: Result<&[&str], ()>| {
+            let (mut mirror, mut news) = (mirror(), News::default());
+            mirror.begin_list();
+            let heard = mirror.take_line(line.as_bytes(), &mut news).map_err(drop);
+            assert_eq!(heard.is_ok(), expected.is_ok(), "{line}");
+            assert_eq!(told(&mut news), expected.unwrap_or_default(), "{line}");
+        };
+        let object = node("n2");
+        check(&format!("{{\"type\":\"ADDED\",\"object\":{object}}}"), Ok(&["set node n2"]));
+        check(&format!("{{\"object\": {object}, \"type\": \"ADDED\"}}"), Ok(&["set node n2"]));
+        check(&format!("{{\"type\":\"ADDED\",\"object\":{object},\"more\":1}}"), Ok(&["set node n2"]));
+        check(&format!("{{\"type\":\"ADDED\",\"object\":{object}}}}}"), Err(()));
+        check("{\"type\":\"ADDED\",\"object\":{}", Err(()));
+    }
+
+    #[test]
+    fn one_that_is_too_long_keeps_nobody_else() {
+        let (mut mirror, mut news) = (mirror(), News::default());
+        let mut list = |mirror: &mut Mirror, names: &[&str], long: Option<&str>| {
+            mirror.begin_list();
+            for name in names {
+                let line = format!("{{\"type\":\"ADDED\",\"object\":{}}}", node(name));
+                mirror.take_line(line.as_bytes(), &mut news).unwrap();
+            }
+            if let Some(long) = long {
+                mirror.take_too_long(long.as_bytes(), 16 << 20, &mut news).unwrap();
+            }
+            mirror.end_list(&mut news);
+            told(&mut news)
+        };
+        assert_eq!(list(&mut mirror, &["n1", "n2", "n3"], None).len(), 3);
+        let long = "{\"type\":\"ADDED\",\"object\":{\"kind\":\"Node\",\"metadata\":{\"name\":\"n2\",\"labels\":{\"a\":\"xx";
+        let said = list(&mut mirror, &["n1"], Some(long));
+        assert_eq!(said[0], "remove node n3");
+        assert!(said.len() == 2 && said[1].starts_with("node n2: it has more than 16 MiB"), "{said:?}");
+        assert_eq!(list(&mut mirror, &["n1", "n2"], None), ["node n2 is well"]);
+        // Where not even its name can be read, everything could be it.
+        assert_eq!(list(&mut mirror, &["n1"], Some("{\"type\":\"ADDED\",\"obj")).len(), 1);
+        assert_eq!(list(&mut mirror, &["n1"], None), ["remove node n2", "kind Node is well"]);
+        let gone =
+            "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"name\":\"n1\",\"resourceVersion\":\"7\",\"x";
+        let heard = mirror.take_too_long(gone.as_bytes(), 16 << 20, &mut news);
+        assert_eq!(heard, Ok(Heard::Object("7".to_owned())));
+        assert_eq!(told(&mut news), ["remove node n1"]);
+    }
 }

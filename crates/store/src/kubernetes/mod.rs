@@ -10,6 +10,7 @@
 mod access;
 mod assembly;
 mod backoff;
+mod beginning;
 mod claim;
 mod client;
 mod follow;

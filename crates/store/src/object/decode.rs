@@ -86,8 +86,10 @@ impl Reader for Json<'_> {
             return Ok(read);
         }
         let mut from = serde_json::Deserializer::from_str(self.0);
-        serde_path_to_error::deserialize(&mut from)
-            .map_err(|e| ObjectError::at(error::path_of(e.path()), e.inner()))
+        let read = serde_path_to_error::deserialize(&mut from)
+            .map_err(|e| ObjectError::at(error::path_of(e.path()), e.inner()))?;
+        from.end().map_err(|e| ObjectError::at("", e))?;
+        Ok(read)
     }
 }
 
