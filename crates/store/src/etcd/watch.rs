@@ -2,8 +2,8 @@
 //!
 //! What always holds: the stream begins at the revision after the one that was listed, so nothing falls in between. While it is silent, the
 //! member that it comes from is asked a question that only a member with a leader can answer; without an answer, another member
-//! is listened to. After every break all keys are listed, but only the values that changed are read. Only where no member can
-//! be listed is the store stale.
+//! is listened to, from where the first one broke off. Where that can't be, because there is no other, or what it says of itself doesn't fit
+//! what is known, all keys are listed, but only the values that changed are read. Only where no member can be listed is the store stale.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -45,6 +45,8 @@ enum Ended {
     Away(String),
     /// This stream has ended.
     Broken(String),
+    /// What the member says of itself doesn't fit what is known.
+    Doubtful,
 }
 
 /// What the node may rely on, and what was told of it.
@@ -73,6 +75,10 @@ pub(super) struct Watch<'a> {
     holds: Holds<'a>,
     /// The cluster that was listed last.
     cluster: Option<i64>,
+    /// The highest term of a leader's that was heard of.
+    term: i64,
+    /// The member whose stream has just ended, all of which was taken in.
+    broke_off: Option<usize>,
     /// All up to this revision is known.
     revision: i64,
     page: i64,
@@ -89,6 +95,8 @@ impl<'a> Watch<'a> {
             pulse,
             holds: Holds { now: hold, told: None },
             cluster: None,
+            term: 0,
+            broke_off: None,
             revision: 0,
             page: PAGE,
             is_synced: false,
@@ -117,7 +125,7 @@ impl<'a> Watch<'a> {
                 Ended::Unheard => return,
                 Ended::Away(reason) => self.lose(&reason, sink),
                 Ended::Broken(reason) if fruitless >= FRUITLESS => self.lose(&reason, sink),
-                Ended::Broken(_) | Ended::Compacted => ControlFlow::Continue(()),
+                Ended::Broken(_) | Ended::Compacted | Ended::Doubtful => ControlFlow::Continue(()),
             };
             if heard.is_break() {
                 return;
@@ -146,9 +154,11 @@ impl<'a> Watch<'a> {
         self.follower.drain().into_iter().try_for_each(sink)
     }
 
-    /// Lists, and listens to one member for as long as it has something to say.
+    /// Lists, where nothing else tells what was missed, and listens to one member for as long as it has something to say.
     async fn follow(&mut self, sink: Sink<'_>) -> Ended {
-        if let Err(failure) = self.list().await {
+        let at = self.client.at();
+        let goes_on = self.broke_off.take().is_some_and(|before| before != at) && self.stale.is_none();
+        if !goes_on && let Err(failure) = self.list().await {
             return Ended::Away(failure.to_string());
         }
         if self.tell(sink).is_break() {
@@ -161,6 +171,7 @@ impl<'a> Watch<'a> {
                 return Ended::Unheard;
             }
         }
+        // Listing may have found another member.
         let at = self.client.at();
         let all = self.keys.all();
         let question = json!({ "create_request": {
@@ -168,7 +179,11 @@ impl<'a> Watch<'a> {
             "start_revision": (self.revision + 1).to_string(), "progress_notify": true,
         }});
         let ended = match self.client.stream(at, wire::WATCH, &question).await {
-            Ok(stream) => self.listen(at, stream, sink).await,
+            Ok(stream) => {
+                let ended = self.listen(at, stream, sink).await;
+                self.broke_off = matches!(ended, Ended::Broken(_)).then_some(at);
+                ended
+            }
             Err(failure) => Ended::Broken(failure.to_string()),
         };
         if let Ended::Broken(reason) = &ended {
@@ -240,6 +255,7 @@ impl<'a> Watch<'a> {
             return Err(Ended::Broken(error.message));
         }
         let Some(watched) = streamed.result else { return Ok(()) };
+        self.fits(&watched.header)?;
         if watched.canceled {
             return Err(match watched.compact_revision {
                 0 => Ended::Broken(format!("it ended the watch: {}", watched.cancel_reason)),
@@ -254,6 +270,20 @@ impl<'a> Watch<'a> {
             }
             self.revision = self.revision.max(happened.kv.mod_revision);
         }
+        Ok(())
+    }
+
+    /// Where a stream goes on that another member began: it must be of the same history. One that was restored has other revisions or
+    /// another name, and its terms begin anew. A member that lags behind says so, too.
+    fn fits(&mut self, header: &Header) -> Result<(), Ended> {
+        if self.cluster != Some(header.cluster_id)
+            || header.revision < self.revision
+            || header.raft_term < self.term
+        {
+            self.broke_off = None;
+            return Err(Ended::Doubtful);
+        }
+        self.term = header.raft_term;
         Ok(())
     }
 
@@ -276,7 +306,8 @@ impl<'a> Watch<'a> {
         if let Some(since) = self.follower.compare(&listed) {
             self.pages(header.revision, true, since, &mut listed).await?;
         }
-        (self.cluster, self.revision) = (Some(header.cluster_id), header.revision);
+        (self.cluster, self.revision, self.term) =
+            (Some(header.cluster_id), header.revision, header.raft_term);
         Ok(())
     }
 
@@ -328,4 +359,30 @@ fn page(start: &[u8], end: &str, limit: i64, revision: i64, with_values: bool, s
         "keys_only": !with_values,
         "min_mod_revision": since.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::client::Access;
+
+    #[test]
+    fn a_stream_of_another_history_is_not_gone_on_with() {
+        let check = |cluster_id, revision, raft_term, expected: bool| {
+            let access =
+                Access { endpoints: Vec::new(), tls: None, user: None, patience: Duration::from_secs(1) };
+            let hold = || Hold::Unbound;
+            let mut watch =
+                Watch::new(Client::new(access), Keys::under("/weft"), Duration::from_secs(1), &hold);
+            (watch.cluster, watch.revision, watch.term) = (Some(7), 100, 3);
+            let header = Header { cluster_id, revision, raft_term, ..Header::default() };
+            assert_eq!(watch.fits(&header).is_ok(), expected, "{header:?}");
+        };
+        check(7, 100, 3, true);
+        check(7, 120, 5, true);
+        // It lags behind, or was restored from a backup.
+        check(7, 99, 3, false);
+        check(7, 500, 2, false);
+        check(8, 120, 5, false);
+    }
 }

@@ -258,6 +258,41 @@ fn a_store_outlives_members_leaders_and_quorums() {
     check(&members, &mut heard, "after");
 }
 
+/// Who listened to a member that is gone goes on with the next one: with thousands of nodes, a list for each would be a storm.
+#[test]
+fn another_member_goes_on_where_one_broke_off() {
+    let Some(members) = Members::start(3, &Terms::default()) else { return };
+    let ways: Vec<Proxy> = (0..3).map(|i| Proxy::to(members.port(i))).collect();
+    let mut heard = Heard::begin(open(ways.iter().map(Proxy::endpoint).collect()));
+    heard.until("the first snapshot", |h| h.synced == 1);
+    let mut told = BTreeSet::new();
+    let mut put = |heard: &mut Heard, name: String| {
+        members.put(&format!("/weft/objects/{name}"), &namespace(&name));
+        told.insert(name.clone());
+        heard.until(&name, |h| h.namespaces() == told);
+        // A member that lags behind is not gone on with.
+        wait_for("all members at one revision", || {
+            let revisions: BTreeSet<String> = (0..3).map(|i| members.revision(i)).collect();
+            (revisions.len() == 1).then_some(())
+        });
+    };
+    put(&mut heard, "before".to_owned());
+    for (i, way) in ways.iter().enumerate() {
+        way.set(Way::Cut);
+        put(&mut heard, format!("without-{i}"));
+        way.set(Way::Open);
+        put(&mut heard, format!("with-{i}"));
+    }
+    assert_eq!(ways.iter().map(Proxy::lists).sum::<usize>(), 0, "everything was listed again");
+    assert_eq!((heard.synced, heard.outages), (1, 0));
+    // Two breaks in a row are no longer gone on from.
+    ways.iter().for_each(|way| way.set(Way::Cut));
+    heard.until("the outage", |h| h.is_stale);
+    ways.iter().for_each(|way| way.set(Way::Open));
+    heard.until("the end of the outage", |h| !h.is_stale);
+    assert!(ways.iter().map(Proxy::lists).sum::<usize>() > 0, "lists aren't seen");
+}
+
 #[test]
 fn a_partition_with_compaction_misses_nothing() {
     let Some(members) = Members::start(1, &Terms::default()) else { return };

@@ -224,6 +224,13 @@ impl Members {
         Some(found.get("lease").and_then(Value::as_str).unwrap_or("0").to_owned())
     }
 
+    /// How far one member has come; empty where it doesn't say.
+    pub fn revision(&self, i: usize) -> String {
+        let question = json!({ "key": encode("x"), "serializable": true });
+        let answer = ask(self.port(i), "/v3/kv/range", &question, None).unwrap_or_default();
+        answer.pointer("/header/revision").and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
     /// Forgets what was before the present revision.
     pub fn compact(&self) {
         let answer = self.ask("/v3/kv/range", &json!({ "key": encode("x") }));

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How the way is.
@@ -22,7 +22,11 @@ pub enum Way {
 pub struct Proxy {
     port: u16,
     way: Arc<AtomicU8>,
+    lists: Arc<AtomicUsize>,
 }
+
+/// What only a list of what has changed asks.
+const LIST: &[u8] = br#""keys_only":true"#;
 
 impl Proxy {
     /// A way to a port of this machine.
@@ -30,7 +34,8 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let way = Arc::new(AtomicU8::new(Way::Open as u8));
-        let shared = way.clone();
+        let lists = Arc::new(AtomicUsize::new(0));
+        let (shared, counted) = (way.clone(), lists.clone());
         std::thread::spawn(move || {
             for inner in listener.incoming().flatten() {
                 if shared.load(Ordering::SeqCst) == Way::Cut as u8 {
@@ -39,17 +44,22 @@ impl Proxy {
                 let Ok(outer) = TcpStream::connect(("127.0.0.1", target)) else { continue };
                 for (from, to) in [(&inner, &outer), (&outer, &inner)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let way = shared.clone();
-                    std::thread::spawn(move || pass(from, to, &way));
+                    let (way, lists) = (shared.clone(), counted.clone());
+                    std::thread::spawn(move || pass(from, to, &way, &lists));
                 }
             }
         });
-        Self { port, way }
+        Self { port, way, lists }
     }
 
     /// Its address.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// How often all keys were asked for, after the first time.
+    pub fn lists(&self) -> usize {
+        self.lists.load(Ordering::SeqCst)
     }
 
     /// From now on the way is like that.
@@ -58,7 +68,7 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8) {
+fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8, lists: &AtomicUsize) {
     let pause = Duration::from_millis(20);
     from.set_read_timeout(Some(pause)).unwrap();
     let mut buffer = [0; 16 << 10];
@@ -73,7 +83,10 @@ fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8) {
         }
         match from.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) if to.write_all(&buffer[..count]).is_ok() => {}
+            Ok(count) if to.write_all(&buffer[..count]).is_ok() => {
+                let is_list = buffer[..count].windows(LIST.len()).any(|part| part == LIST);
+                lists.fetch_add(usize::from(is_list), Ordering::SeqCst);
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             _ => break,
         }
