@@ -6,7 +6,7 @@
 //!
 //! What is absent: who claims what and when ([`super::claim`]).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -61,6 +61,9 @@ struct LeaseSpec {
     holder_identity: String,
 }
 
+/// Longer after 1970 than any clock says.
+const NEVER: Duration = Duration::from_secs(1 << 40);
+
 /// A claim that is there.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -83,9 +86,9 @@ impl Lease {
         let cidr = block_of(&network, &metadata.name)?;
         let is_relied_on = metadata.finalizers.iter().any(|f| f == RELIED_ON);
         let standing = if is_relied_on { Standing::Confirmed } else { Standing::Made };
-        // A time that can't be read is no reason to give the block out.
+        // A time that can't be read is no reason to give the block out: it is as if it were yet to come.
         let ended = metadata.deletion_timestamp;
-        let ended = ended.map(|text| parse_timestamp(&text).unwrap_or_else(SystemTime::now));
+        let ended = ended.map(|text| parse_timestamp(&text).unwrap_or(SystemTime::UNIX_EPOCH + NEVER));
         Some(Self {
             network,
             claim: Claimed { cidr, node: spec.holder_identity, standing },
@@ -134,9 +137,12 @@ impl Leases<'_> {
         format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace)
     }
 
-    /// All claims, of one network or of all, and the server's time. The server answers with what is true now, never from a
-    /// cache.
-    pub async fn list(&self, network: Option<&NetworkName>) -> Result<(Vec<Lease>, SystemTime), Failure> {
+    /// All claims, of one network or of all, and the server's time, where it says it. The server answers with what is true now, never
+    /// from a cache.
+    pub async fn list(
+        &self,
+        network: Option<&NetworkName>,
+    ) -> Result<(Vec<Lease>, Option<SystemTime>), Failure> {
         let selector = match network {
             Some(network) => format!("weft.dev%2Fnetwork%3D{network}"),
             None => "weft.dev%2Fnetwork".to_owned(),
@@ -146,7 +152,7 @@ impl Leases<'_> {
         let list: LeaseList = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::Garbled(format!("a list of leases: {error}")))?;
         let leases = list.items.into_iter().filter_map(Lease::read).collect();
-        Ok((leases, date.unwrap_or_else(SystemTime::now)))
+        Ok((leases, date))
     }
 
     /// The claim of one block.

@@ -7,6 +7,9 @@ use weft_store::{Hold, Published, PublishedNode, Store};
 use super::fake::{Fake, Faults};
 use super::watching::{NODES, Watching, claiming, store};
 
+/// By how much this machine's clock was set ahead.
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
 const LEASES: &str = "apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 
 fn network() -> Network {
@@ -126,6 +129,7 @@ fn a_block_whose_node_is_cut_off_is_nobodys_until_that_node_has_let_go() {
     drop(cut_off);
     let n2 = NodeName::new("n2").unwrap();
     fake.delete(NODES, "n1");
+    fake.set_faults(Faults { behind: HOUR, ..Faults::default() });
     fake.collect(LEASES, "weft-default-10-244-0-0-24");
     let began = std::time::Instant::now();
     assert_eq!(other.claim_pod_cidrs(&network(), &n2, &[]).unwrap().cidrs, [cidr("10.244.1.0/24")]);
@@ -138,8 +142,18 @@ fn a_block_whose_node_is_cut_off_is_nobodys_until_that_node_has_let_go() {
         assert!(std::time::Instant::now() < deadline, "the block is never given again");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    // Longer than the 1 s for which n1 relied on it; ends are noted in whole seconds.
+    // Longer than the 1 s for which n1 relied on it, though this machine's clock is an hour ahead; ends are noted in whole seconds.
     assert!(began.elapsed() >= std::time::Duration::from_millis(1001), "{:?}", began.elapsed());
+
+    // A server that doesn't say what time it is: nothing is over by this machine's clock.
+    fake.delete(NODES, "n3");
+    fake.collect(LEASES, "weft-default-10-244-0-0-24");
+    fake.set_faults(Faults { timeless: true, ..Faults::default() });
+    fake.put(NODES, json!({ "metadata": { "name": "n4", "uid": "n4" } }));
+    let fourth = NodeName::new("n4").unwrap();
+    other.claim_pod_cidrs(&whole, &fourth, &[]).unwrap_err();
+    fake.set_faults(Faults::default());
+    assert_eq!(other.claim_pod_cidrs(&whole, &fourth, &[]).unwrap().cidrs, [block]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -31,6 +31,10 @@ pub struct Faults {
     pub refuse: VecDeque<(u16, Option<u64>)>,
     /// Streamed lists break off after as many objects.
     pub cut_lists: Option<usize>,
+    /// How far the server's clock is behind this machine's.
+    pub behind: Duration,
+    /// Answers don't say what time it is.
+    pub timeless: bool,
     /// Answers to the next requests that change something are lost, after the change.
     pub lose_answers: usize,
 }
@@ -208,8 +212,9 @@ impl Fake {
                 },
             }
         };
+        let date = self.lock().date();
         match found {
-            Ok(object) => answer(stream, 200, "", &object),
+            Ok(object) => answer(stream, 200, &date, &object),
             Err(status) => answer(stream, status, "", &status_object(status)),
         }
     }
@@ -354,7 +359,7 @@ impl State {
             return Err(409);
         }
         if is_deletion {
-            object["metadata"]["deletionTimestamp"] = now().into();
+            object["metadata"]["deletionTimestamp"] = self.now().into();
         } else {
             merge(&mut object, &request.body);
         }
@@ -366,6 +371,25 @@ impl State {
         Ok(object)
     }
 
+    /// Its time, as objects have it.
+    fn now(&self) -> String {
+        timestamp(SystemTime::now() - self.faults.behind)
+    }
+
+    /// Its time as a header, where it says it.
+    fn date(&self) -> String {
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        if self.faults.timeless {
+            return String::new();
+        }
+        let now = self.now();
+        let (year, month, day, time) = (&now[..4], &now[5..7], &now[8..10], &now[11..19]);
+        let month = MONTHS[month.parse::<usize>().unwrap() - 1];
+        // Nobody reads the day of the week.
+        format!("Date: Sat, {day} {month} {year} {time} GMT\r\n")
+    }
+
     fn delete(&mut self, collection: &str, name: &str) {
         let Some(object) = self.objects.entry(collection.into()).or_default().remove(name) else { return };
         self.version += 1;
@@ -373,9 +397,9 @@ impl State {
     }
 }
 
-/// The time, as objects have it.
-fn now() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+/// A time, as objects have it.
+fn timestamp(time: SystemTime) -> String {
+    let now = time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let (days, rest) = (now / 86_400, now % 86_400);
     let (mut year, mut day) = (1970, days);
     let is_leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
