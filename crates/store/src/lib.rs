@@ -13,6 +13,7 @@ mod claiming;
 pub mod clock;
 pub mod directory;
 pub mod etcd;
+mod http;
 pub mod kubernetes;
 pub mod object;
 pub mod store;

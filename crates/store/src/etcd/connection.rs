@@ -13,13 +13,15 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+
+use crate::http::{Refused, chain, client_config};
 
 /// Bytes above which an answer, or one piece of a watch, is not read.
 pub(super) const LARGEST: usize = 64 << 20;
@@ -120,7 +122,7 @@ impl Connection {
         let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(Broken::lost)?;
         let tcp = first_of(addresses).await?;
         tcp.set_nodelay(true).map_err(Broken::lost)?;
-        let failed = |error: hyper::Error| Broken::lost(reason(&error));
+        let failed = |error: hyper::Error| Broken::lost(chain(&error));
         if !endpoint.is_tls {
             let (sender, connection) = handshake(TokioIo::new(tcp)).await.map_err(failed)?;
             tokio::spawn(connection);
@@ -157,7 +159,7 @@ impl Connection {
         }
         let request = request.body(Full::new(body)).map_err(Broken::lost)?;
         let answer = timeout(self.patience, self.sender.send_request(request)).await;
-        answer.map_err(|_| silent(self.patience))?.map_err(|error| Broken::lost(reason(&error)))
+        answer.map_err(|_| silent(self.patience))?.map_err(|error| Broken::lost(chain(&error)))
     }
 
     /// Sends a request and reads the whole answer: its status and body.
@@ -179,7 +181,7 @@ impl Connection {
         loop {
             let next = timeout(self.patience, pieces.frame()).await.map_err(|_| silent(self.patience))?;
             let Some(frame) = next else { return Ok((status, whole)) };
-            let frame = frame.map_err(|error| Broken::lost(reason(&error)))?;
+            let frame = frame.map_err(|error| Broken::lost(chain(&error)))?;
             if let Some(data) = frame.data_ref() {
                 if whole.len() + data.len() > LARGEST {
                     return Err(Broken::TooLarge);
@@ -217,38 +219,29 @@ fn silent(patience: Duration) -> Broken {
     Broken::Lost(format!("no answer for {} s", patience.as_secs_f32()))
 }
 
-/// An error and what is behind it: hyper's own words end at "connection error".
-pub(super) fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 impl EtcdTls {
     /// Reads the files.
     ///
     /// # Errors
     /// Names the field, the file and the mend.
     pub(super) fn client_config(&self) -> Result<ClientConfig, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates("caFile", &self.ca_file)? {
-            roots.add(certificate).map_err(|e| format!("caFile {}: {e}", self.ca_file.display()))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots);
-        let Some((certificate, key)) = &self.own else { return Ok(builder.with_no_client_auth()) };
-        let chain = certificates("certFile", certificate)?;
-        let secret = PrivateKeyDer::from_pem_file(key)
-            .map_err(|e| format!("keyFile {}: {e}; it must hold a private key as PEM", key.display()))?;
-        builder.with_client_auth_cert(chain, secret).map_err(|e| {
-            format!("certFile {} and keyFile {} don't fit: {e}", certificate.display(), key.display())
+        let roots = certificates("caFile", &self.ca_file)?;
+        let identity = match &self.own {
+            Some((certificate, key)) => {
+                let own = certificates("certFile", certificate)?;
+                let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| {
+                    format!("keyFile {}: {e}; it must hold a private key as PEM", key.display())
+                })?;
+                Some((own, secret))
+            }
+            None => None,
+        };
+        client_config(roots, identity).map_err(|refused| match (refused, &self.own) {
+            (Refused::Root(e), _) => format!("caFile {}: {e}", self.ca_file.display()),
+            (Refused::Identity(e), Some((certificate, key))) => {
+                format!("certFile {} and keyFile {} don't fit: {e}", certificate.display(), key.display())
+            }
+            (other, _) => other.to_string(),
         })
     }
 }

@@ -20,6 +20,7 @@ use super::connection::LARGEST;
 use super::follow::Follower;
 use super::keys::{Keys, end_of};
 use super::wire::{self, Header, Ranged, Streamed, Watched, What, encode};
+use crate::http::{Line, Splitter, chain};
 use crate::store::{Event, Hold};
 
 type Sink<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
@@ -194,7 +195,7 @@ impl<'a> Watch<'a> {
     }
 
     async fn listen(&mut self, at: usize, mut stream: Incoming, sink: Sink<'_>) -> Ended {
-        let mut text: Vec<u8> = Vec::new();
+        let mut lines = Splitter::new(LARGEST);
         let mut tick = interval(TICK);
         // There is no such key, and asking for it costs the member next to nothing.
         let question = wire::get(self.keys.all());
@@ -222,24 +223,23 @@ impl<'a> Watch<'a> {
                     }
                 }
             };
-            let before = text.len();
-            match heard {
+            let frame = match heard {
                 None => return Ended::Broken("it ended the watch".to_owned()),
-                Some(Err(error)) => return Ended::Broken(super::connection::reason(&error)),
-                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
-            }
+                Some(Err(error)) => return Ended::Broken(chain(&error)),
+                Some(Ok(frame)) => frame,
+            };
             // Each element ends with its line.
-            let end = text[before..].iter().rposition(|byte| *byte == b'\n');
-            let whole = end.map_or(0, |end| before + end + 1);
-            for line in text.drain(..whole).collect::<Vec<u8>>().split(|byte| *byte == b'\n') {
-                if !line.is_empty()
-                    && let Err(ended) = self.take(line)
-                {
-                    return ended;
+            let mut taken = Ok(());
+            lines.push(frame.data_ref().map_or(&[][..], |data| data), |line| {
+                if taken.is_ok() {
+                    taken = match line {
+                        Line::Text(line) => self.take(line),
+                        Line::TooLong(_) => Err(Ended::Broken("a message of more than 64 MiB".to_owned())),
+                    };
                 }
-            }
-            if text.len() > LARGEST {
-                return Ended::Broken("a message of more than 64 MiB".to_owned());
+            });
+            if let Err(ended) = taken {
+                return ended;
             }
             if self.tell(sink).is_break() {
                 return Ended::Unheard;

@@ -15,8 +15,8 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::access::{Access, AccessSource, Token};
 use super::time::parse_http_date;
+use crate::http::{chain, client_config};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -305,21 +306,7 @@ async fn single(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) ->
 }
 
 fn tls(access: Access) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    for root in access.roots {
-        roots.add(root).map_err(|e| format!("a CA certificate can't be used: {e}"))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots);
-    let mut config = match access.identity {
-        Some((certificates, key)) => builder
-            .with_client_auth_cert(certificates, key)
-            .map_err(|e| format!("the client certificate can't be used: {e}"))?,
-        None => builder.with_no_client_auth(),
-    };
+    let mut config = client_config(access.roots, access.identity).map_err(|refused| refused.to_string())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -403,20 +390,6 @@ async fn refused(response: Response<Incoming>) -> Failure {
         None => brief(&String::from_utf8_lossy(&bytes)),
     };
     Failure::Refused { status, message, retry_after }
-}
-
-/// An error with what it was caused by: hyper's own says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -17,9 +17,10 @@ use weft_model::NodeName;
 use super::backoff::Backoff;
 use super::client::{Ask, Client, Failure};
 use super::kind::Kind;
-use super::lines::{Line, Lines};
+use super::lines::Lines;
 use super::mirror::{Heard, Mirror, News};
 use super::{Patience, PodScope};
+use crate::http::Line;
 
 /// Changes delivered together at most.
 const CHUNK: usize = 1024;

@@ -226,7 +226,7 @@ impl Mirror {
         };
         match event.as_str() {
             "DELETED" => self.remove(&key, news),
-            _ => self.break_off(key, text, news),
+            _ => self.break_off(key, &text, news),
         }
         // An empty version moves no place.
         Ok(Heard::Object(version))
@@ -268,13 +268,13 @@ impl Mirror {
     fn set_broken(&mut self, text: &str, reason: String, news: &mut News) {
         let head = head(text);
         match self.kind.key(&head.namespace, &head.name) {
-            Some(key) => self.break_off(key, reason, news),
+            Some(key) => self.break_off(key, &reason, news),
             None => self.doubt(reason, news),
         }
     }
 
     /// An object is there and can't be read: it stays what it was.
-    fn break_off(&mut self, key: FactKey, reason: String, news: &mut News) {
+    fn break_off(&mut self, key: FactKey, reason: &str, news: &mut News) {
         if let Some(told) = self.known.get_mut(&key) {
             told.list = self.list;
         }
