@@ -32,5 +32,5 @@ pub use executor::{Executor, ExecutorError, Outcome};
 pub use host::observe_host;
 pub use kernel::{Effect, Kernel, Observation, Op};
 pub use ledger::Ledger;
-pub use linux::{LinuxKernel, Removed};
+pub use linux::{FormerPod, FormerTunnel, LinuxKernel, Removed};
 pub use monitor::{Monitor, Notification};

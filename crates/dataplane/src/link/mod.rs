@@ -1,6 +1,7 @@
 //! Links: what the kernel says of them, pods' veth pairs, and removal.
 
 pub(crate) mod check;
+mod former;
 pub(crate) mod host_end;
 pub(crate) mod netns;
 pub(crate) mod pod;

@@ -1,6 +1,7 @@
 //! A pod's veth pair: made in one request, configured at both ends, mended in place where it can be.
 //!
-//! The alias is written last: a host end without it was left unfinished by a crash, and is finished when it is seen.
+//! The alias is written last: a host end without it was left unfinished by a crash, or has just been taken over from another
+//! network, and is finished when it is seen.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use weft_plan::{KernelRow, Link, PodLink};
 use super::host_end::{self, Seed};
 use super::request::{Request, alias, find, found, ours, send};
 use super::state::{LinkState, by_name};
-use super::{netns, pod_end, remove};
+use super::{former, netns, pod_end, remove};
 use crate::netlink::Rtnl;
 use crate::{Effect, KernelError, sysctl};
 
@@ -181,6 +182,10 @@ fn repair(
     }
     configure_host_end(rtnl, wanted, state)?;
     pod_end::repair(&mut inside, namespace.as_fd(), wanted.pod, &end)?;
+    if state.alias.is_empty() {
+        // Unfinished: the pair may be another network's, which has just become ours.
+        former::clear(&mut inside, wanted.pod, end.index)?;
+    }
     send(rtnl, &host)?;
     complete(rtnl, wanted, state, seed)?;
     settle(rtnl, &mut inside, wanted)?;

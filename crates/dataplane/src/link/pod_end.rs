@@ -141,7 +141,14 @@ pub(super) fn gateway(family: Family) -> IpAddr {
     }
 }
 
-fn address_request(pod: &PodLink, kind: u16, flags: i32, index: u32, address: IpAddr, prefix: u8) -> Request {
+pub(super) fn address_request(
+    pod: &PodLink,
+    kind: u16,
+    flags: i32,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> Request {
     let nodad = if address.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
     let scope = libc::RT_SCOPE_UNIVERSE;
     let header = headers::address(af(Family::of(address)), prefix, nodad, scope, index);

@@ -35,12 +35,12 @@ pub(super) fn requests(pod: &PodLink, index: u32, family: Family) -> Vec<Request
     let mut requests = Vec::with_capacity(4);
     if pod.attachment.ifname.as_str() == FIRST {
         requests.extend(to_gateway(pod, index, family, main(0)));
-        requests.push(default(pod, index, family, main(0)));
+        requests.push(default(pod, index, family, main(0), libc::NLM_F_EXCL));
     } else {
         let number = FURTHER + index;
         requests.extend(to_gateway(pod, index, family, main(number)));
-        requests.push(default(pod, index, family, main(number)));
-        requests.push(default(pod, index, family, Place { table: number, metric: 0 }));
+        requests.push(default(pod, index, family, main(number), libc::NLM_F_EXCL));
+        requests.push(default(pod, index, family, Place { table: number, metric: 0 }, libc::NLM_F_EXCL));
         for address in pod.addresses.iter().filter(|a| Family::of(**a) == family) {
             let rule =
                 PolicyRule { from: Cidr::host(*address), table: number, priority: number, unless_mark: 0 };
@@ -50,6 +50,12 @@ pub(super) fn requests(pod: &PodLink, index: u32, family: Family) -> Vec<Request
         }
     }
     requests.into_iter().map(|r| r.tolerate(EXISTS)).collect()
+}
+
+/// The default route of a pod's first interface, in the place of whatever stands there.
+pub(super) fn lead_out(pod: &PodLink, index: u32, family: Family) -> Option<Request> {
+    let place = Place { table: MAIN_TABLE, metric: 0 };
+    (pod.attachment.ifname.as_str() == FIRST).then(|| default(pod, index, family, place, libc::NLM_F_REPLACE))
 }
 
 /// Tables that have a default route by the link.
@@ -62,18 +68,19 @@ fn to_gateway(pod: &PodLink, index: u32, family: Family, place: Place) -> Option
     if family == Family::V6 {
         return None;
     }
-    let message =
-        route(index, family, place, (32, libc::RT_SCOPE_LINK)).address(libc::RTA_DST, gateway(family));
+    let message = route(index, family, place, libc::NLM_F_EXCL, (32, libc::RT_SCOPE_LINK))
+        .address(libc::RTA_DST, gateway(family));
     Some(Request::new(message, "add", format!("the route to the gateway on {}", object(pod))))
 }
 
-fn default(pod: &PodLink, index: u32, family: Family, place: Place) -> Request {
-    let message =
-        route(index, family, place, (0, libc::RT_SCOPE_UNIVERSE)).address(libc::RTA_GATEWAY, gateway(family));
+fn default(pod: &PodLink, index: u32, family: Family, place: Place, flag: i32) -> Request {
+    let message = route(index, family, place, flag, (0, libc::RT_SCOPE_UNIVERSE))
+        .address(libc::RTA_GATEWAY, gateway(family));
     Request::new(message, "add", format!("the {family} default route on {}", object(pod)))
 }
 
-fn route(index: u32, family: Family, place: Place, (prefix, scope): (u8, u8)) -> Message {
+/// `flag` says what happens where a route stands already: `NLM_F_EXCL` or `NLM_F_REPLACE`.
+fn route(index: u32, family: Family, place: Place, flag: i32, (prefix, scope): (u8, u8)) -> Message {
     let header = headers::Route {
         family: af(family),
         destination_len: prefix,
@@ -85,7 +92,7 @@ fn route(index: u32, family: Family, place: Place, (prefix, scope): (u8, u8)) ->
         kind: libc::RTN_UNICAST,
         flags: 0,
     };
-    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let flags = libc::NLM_F_CREATE | flag;
     let message = Message::new(libc::RTM_NEWROUTE, flags, &header.bytes()).u32(libc::RTA_OIF, index);
     let message = match place.table {
         MAIN_TABLE => message,

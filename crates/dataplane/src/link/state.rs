@@ -69,6 +69,8 @@ pub(crate) struct LinkState {
     operstate: Option<u8>,
     /// `IFLA_LINK`: for a veth the index of its peer, in the peer's namespace.
     pub(crate) peer: Option<u32>,
+    /// The bridge, or other link, that it is a port of.
+    pub(crate) master: Option<u32>,
     pub(crate) vxlan: Option<VxlanState>,
     addr_gen_mode: Option<u8>,
     conf: Vec<u32>,
@@ -93,6 +95,7 @@ impl LinkState {
             flags: number(body, 8)?,
             operstate: attributes.u8(libc::IFLA_OPERSTATE),
             peer: attributes.u32(libc::IFLA_LINK),
+            master: attributes.u32(libc::IFLA_MASTER),
             vxlan: (kind == "vxlan").then(|| read_vxlan(info.nested(libc::IFLA_INFO_DATA))).flatten(),
             addr_gen_mode: inet6.u8(INET6_ADDR_GEN_MODE),
             conf: inet

@@ -4,6 +4,7 @@ mod apply;
 mod filter;
 mod observe;
 mod openings;
+mod takeover;
 mod uninstall;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use crate::link::{check, netns};
 use crate::netlink::{Removals, Rtnl};
 use crate::sysctl::SysctlOriginals;
 
+pub use takeover::{FormerPod, FormerTunnel};
 pub use uninstall::Removed;
 
 /// The network namespace that it was opened in.
