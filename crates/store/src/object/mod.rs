@@ -8,6 +8,7 @@
 
 pub mod decode;
 pub mod error;
+mod flannel;
 pub mod intern;
 pub mod locate;
 mod network;

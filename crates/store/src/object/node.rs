@@ -3,6 +3,7 @@
 use weft_model::{Cidr, NetworkName, Node, NodeAddress, NodeCidr, NodeName, machine_address};
 
 use super::error::keyed;
+use super::flannel;
 use super::raw::{NodeSpec, NodeStatus, Object};
 use super::{ADDRESSES_ANNOTATION, Interner, ObjectError, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
 
@@ -30,6 +31,7 @@ pub(super) fn node(raw: &Object<NodeSpec, NodeStatus>, names: &mut Interner) -> 
     if let Some(text) = annotation(VTEP_MAC_ANNOTATION) {
         node.published_vtep_mac = Some(text.trim().parse().map_err(|e| broken(VTEP_MAC_ANNOTATION, &e))?);
     }
+    flannel::complete(&mut node, &annotation);
     Ok(node)
 }
 
