@@ -21,6 +21,7 @@ pub mod kernel_thread;
 pub mod late_store;
 mod memory;
 pub mod message;
+pub mod migrate;
 pub mod overlaps;
 pub mod publisher;
 pub mod records;

@@ -127,7 +127,34 @@ impl Records {
     /// # Errors
     /// Where it can't be written; then nothing of it is left.
     pub fn begin(&self, record: &Record) -> Result<(), RecordError> {
-        let path = self.path(&record.attachment.id, Stage::Adding);
+        self.write(record, Stage::Adding)
+    }
+
+    /// Writes the record of a pod that is attached already, by another network; whatever stage an earlier one was in.
+    ///
+    /// # Errors
+    /// As [`Records::begin`].
+    pub fn keep(&self, record: &Record) -> Result<(), RecordError> {
+        self.write(record, Stage::Attached)?;
+        for stage in [Stage::Adding, Stage::Deleting] {
+            let path = self.path(&record.attachment.id, stage);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(RecordError::Write { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of an attachment that ADD has answered; `None` where there is none that can be read.
+    pub fn attached(&self, id: &AttachmentId) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.path(id, Stage::Attached)).ok()?).ok()
+    }
+
+    fn write(&self, record: &Record, stage: Stage) -> Result<(), RecordError> {
+        let path = self.path(&record.attachment.id, stage);
         let bytes = serde_json::to_vec(record)
             .map_err(|e| RecordError::Write { path: path.clone(), source: io::Error::other(e) })?;
         self.replace(&path, &bytes)

@@ -50,6 +50,7 @@ pub enum Command {
     Install(InstallArgs),
     Uninstall(UninstallArgs),
     Forget(ForgetArgs),
+    Migrate(MigrateArgs),
     Lab(LabArgs),
 }
 
@@ -58,6 +59,7 @@ impl Command {
     pub fn trouble(&self) -> u8 {
         match self {
             Command::Plan(_) | Command::Explain(_) | Command::Preflight(_) | Command::Uninstall(_) => 2,
+            Command::Migrate(_) => 2,
             Command::Forget(_) => 1,
             Command::Agent(_) | Command::Status(_) | Command::Install(_) | Command::Lab(_) => 1,
         }
@@ -197,6 +199,26 @@ pub struct UninstallArgs {
     /// When nothing is left, wait for a signal: a DaemonSet's pod is ready then, and stays so
     #[arg(long, conflicts_with = "verify")]
     pub stay: bool,
+}
+
+/// Moves this node in from flannel or the bridge plugin, with its pods running
+///
+/// Pods keep their addresses (host-local's leases) and connections. The runtimes' configuration of the other network is set aside
+/// (renamed to NAME.before-weft); pods, flannel's tunnel and routes are taken over; the bridge goes when nobody is on it any more.
+/// The agent must not run yet, and flanneld no longer. Doing it twice does no harm; what was broken off, another call finishes.
+///
+/// Exit status: 0 where this node has moved, or has nobody to move in from; 1 where something is left; 2 where it could not be
+/// tried.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Only look: show what is there and what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Folder of libcni's state, with `networks` and `results`
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni")]
+    pub cni_state: PathBuf,
 }
 
 /// Removes from the store what a node that is gone for good has published and claimed

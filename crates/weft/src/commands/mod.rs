@@ -5,6 +5,7 @@ mod explain;
 mod forget;
 mod install;
 mod lab;
+mod migrate;
 mod plan;
 mod preflight;
 mod status;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Preflight(args) => preflight::run(&args, run_dir, cli.output),
         Command::Install(args) => install::run(&args),
         Command::Forget(args) => forget::run(&args),
+        Command::Migrate(args) => migrate::run(&args, run_dir, cli.output),
         Command::Uninstall(args) => uninstall::run(&args, run_dir, cli.output),
         Command::Lab(args) => Ok(lab::run(&args)),
     }

@@ -1,0 +1,116 @@
+//! `weft migrate`: moves this node in from flannel or the bridge plugin, or says what that would do.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use weft_agent::migrate::{self, Places, Report, Standing};
+
+use crate::cli::MigrateArgs;
+use crate::output::{Format, Table, on_one_line, print, print_json};
+
+pub fn run(args: &MigrateArgs, run_dir: Option<PathBuf>, format: Format) -> Result<ExitCode> {
+    let mut config = args.config.read()?;
+    config.run_dir = run_dir.unwrap_or(config.run_dir);
+    let places = Places { cni_state: args.cni_state.clone(), ..Places::default() };
+    let report =
+        if args.dry_run { migrate::look(&config, &places)? } else { migrate::run(&config, &places)? };
+    match format {
+        Format::Json => print_json(&report)?,
+        Format::Text => print(&report.as_ref().map_or_else(nobody, |report| render(report, args.dry_run)))?,
+    }
+    let done = args.dry_run || report.is_none_or(|report| report.is_complete());
+    Ok(ExitCode::from(u8::from(!done)))
+}
+
+fn nobody() -> String {
+    "no network of flannel's or the bridge plugin's is configured here: nothing to move in from\n".into()
+}
+
+fn render(report: &Report, dry_run: bool) -> String {
+    let Report { from, conflist, bridge, .. } = report;
+    let mut text = format!("from {from}: {}, bridge {bridge}", conflist.display());
+    if !report.blocks.is_empty() {
+        text.push_str(&format!(", this node's pods in {}", report.blocks.join(", ")));
+    }
+    text.push('\n');
+    let mut table = Table::new(["POD", "ADDRESSES", "LINK", ""]);
+    for pod in &report.pods {
+        let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+        let standing = match &pod.standing {
+            Standing::Waits => "to be moved".to_owned(),
+            Standing::Moved => "moved".to_owned(),
+            Standing::Left(reason) => format!("stays: {}", on_one_line(reason)),
+        };
+        let link = format!("{} → {}", pod.former_link, pod.link);
+        table.row([on_one_line(&pod.pod), addresses.join("\n"), link, standing]);
+    }
+    text.push_str(&table.render());
+    if let Some(tunnel) = &report.tunnel {
+        let (old, new) = (&tunnel.former_link, &tunnel.link);
+        text.push_str(&format!("tunnel {old} → {new}, VNI {}, port {}\n", tunnel.vni, tunnel.port));
+    }
+    for route in &report.routes {
+        text.push_str(&format!("route to {route} taken over\n"));
+    }
+    if !report.stale_leases.is_empty() {
+        let stale: Vec<String> = report.stale_leases.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("leases of pods that are gone: {}\n", stale.join(", ")));
+    }
+    for line in &report.left {
+        text.push_str(&format!("left: {}\n", on_one_line(line)));
+    }
+    text.push_str(match (dry_run, report.is_complete()) {
+        (true, _) => "nothing was changed\n",
+        (false, true) => "this node has moved; start its agent\n",
+        (false, false) => "not all of this node has moved; `weft migrate` tries again\n",
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_agent::migrate::{MovedPod, Tunnel};
+
+    use super::*;
+
+    #[test]
+    fn what_moved_what_stays_and_a_last_word() {
+        let pod = |pod: &str, last: u8, standing| MovedPod {
+            pod: pod.into(),
+            addresses: vec![[10, 244, 3, last].into()],
+            former_link: format!("veth{last}"),
+            link: format!("weftp00{last}"),
+            standing,
+        };
+        let left = Standing::Left("its host end veth3 is on no bridge, not on cni0".into());
+        let report = Report {
+            from: "flannel".into(),
+            conflist: "/etc/cni/net.d/10-flannel.conflist".into(),
+            bridge: "cni0".into(),
+            blocks: vec!["10.244.3.0/24".into()],
+            pods: vec![pod("shop/web-0", 2, Standing::Moved), pod("shop/web-1", 3, left)],
+            stale_leases: vec![[10, 244, 3, 9].into()],
+            tunnel: Some(Tunnel {
+                former_link: "flannel.1".into(),
+                link: "weftx1".into(),
+                vni: 1,
+                port: 8472,
+            }),
+            routes: vec!["10.244.1.0/24".into()],
+            left: vec!["1 pods stay".into()],
+        };
+        insta::assert_snapshot!(render(&report, false), @r"
+        from flannel: /etc/cni/net.d/10-flannel.conflist, bridge cni0, this node's pods in 10.244.3.0/24
+        POD         ADDRESSES   LINK
+        shop/web-0  10.244.3.2  veth2 → weftp002  moved
+        shop/web-1  10.244.3.3  veth3 → weftp003  stays: its host end veth3 is on no bridge, not on cni0
+        tunnel flannel.1 → weftx1, VNI 1, port 8472
+        route to 10.244.1.0/24 taken over
+        leases of pods that are gone: 10.244.3.9
+        left: 1 pods stay
+        not all of this node has moved; `weft migrate` tries again
+        ");
+        assert!(nobody().contains("nothing to move in from"));
+    }
+}
