@@ -1,6 +1,9 @@
 //! A cluster for tests: three nodes with agents on a shared folder, five pods, two of them with mapped ports, a client and a
 //! host on the internet, and a router that knows the way to the nodes' pods.
 
+#[path = "programs.rs"]
+mod programs;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use programs::build;
 use weft_lab::manifest::pods_of;
 use weft_lab::matrix::{Place, Standing};
 use weft_lab::pod::spawn_server;
@@ -236,19 +240,6 @@ impl Rig {
         drop((agents, runtimes, servers));
         println!("{}", lab.close().expect("nothing is left"));
     }
-}
-
-/// Builds Weft's programs as `cargo xtask test` does, because a test of this package alone has only this package's.
-fn build(folder: &Path) -> Programs {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // There is no network in here, and nothing to be fetched: this package is built already.
-    cargo.args(["build", "--quiet", "--offline", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]);
-    if folder.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
-    assert!(status.success(), "Weft's programs can't be built");
-    Programs::in_folder(folder).expect("they are where this package's are")
 }
 
 /// Whether all of its plan is in the kernel.
