@@ -140,7 +140,7 @@ fn read_conflist(path: &Path, text: &str, places: &Places) -> Result<Option<Netw
         Kind::Flannel => subnet_file(&places.subnet_file),
         Kind::Bridge => BTreeMap::new(),
     };
-    let of = |keys: [&str; 2]| keys.iter().filter_map(|key| told.get(*key)).filter_map(block).collect();
+    let of = |keys: [&str; 2]| keys.iter().filter_map(|key| told.get(*key)).filter_map(|text| block(text)).collect();
     Ok(Some(Network {
         kind,
         conflist: path.to_owned(),
@@ -161,7 +161,7 @@ fn is_folder_name(name: &str) -> bool {
 }
 
 /// flannel writes the gateway's address with the block's length.
-fn block(text: &String) -> Option<Cidr> {
+fn block(text: &str) -> Option<Cidr> {
     Cidr::new(text.parse::<ipnet::IpNet>().ok()?.trunc()).ok()
 }
 
@@ -170,7 +170,7 @@ fn subnets(ipam: &Value) -> Vec<Cidr> {
     let single = ipam["subnet"].as_str().into_iter();
     let ranges = ipam["ranges"].as_array().into_iter().flatten();
     let ranges = ranges.filter_map(|range| range[0]["subnet"].as_str());
-    single.chain(ranges).filter_map(|text| block(&text.to_owned())).collect()
+    single.chain(ranges).filter_map(block).collect()
 }
 
 /// `NAME=VALUE` lines; empty where there is no such file, as after a reboot.
