@@ -140,7 +140,9 @@ fn read_conflist(path: &Path, text: &str, places: &Places) -> Result<Option<Netw
         Kind::Flannel => subnet_file(&places.subnet_file),
         Kind::Bridge => BTreeMap::new(),
     };
-    let of = |keys: [&str; 2]| keys.iter().filter_map(|key| told.get(*key)).filter_map(|text| block(text)).collect();
+    let of = |keys: [&str; 2]| {
+        keys.iter().filter_map(|key| told.get(*key)).filter_map(|text| block(text)).collect()
+    };
     Ok(Some(Network {
         kind,
         conflist: path.to_owned(),
