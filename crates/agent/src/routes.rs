@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The socket's handler: hands requests to the core and waits for its answers.
 pub struct Routes {
     core: Mutex<Sender<Message>>,
+    /// Held by whoever works on a copy of the facts: in a large cluster one is a good part of the agent's memory.
+    copy: Mutex<()>,
 }
 
 impl Handler for Routes {
@@ -60,7 +62,7 @@ impl Handler for Routes {
 impl Routes {
     /// Routes to the core behind this sender.
     pub fn new(core: Sender<Message>) -> Self {
-        Self { core: Mutex::new(core) }
+        Self { core: Mutex::new(core), copy: Mutex::new(()) }
     }
 
     fn send(&self, message: Message) {
@@ -126,6 +128,7 @@ impl Routes {
                     _ => {}
                 }
             }
+            let _one = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
             let (basis, plans) = self.ask(move |core| (Basis::of(core, changes), core.plans().clone()))?;
             let lines = preview(basis, &plans);
             Ok(ApiResponse::json(&json!({ "differences": lines, "notices": notices })))
@@ -136,8 +139,10 @@ impl Routes {
     fn explain(&self, body: &[u8]) -> ApiResponse {
         let run = || -> Result<ApiResponse, CniError> {
             let Questions { queries, check_kernel } = decode(body)?;
+            let _one = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
             let known = self.ask(explain::Known::of)?;
             let explanations = explain::explain(&known, &queries);
+            drop(known);
             let differences = if check_kernel { Some(self.differences()?) } else { None };
             let kernel = differences.map(|lines| json!({ "agrees": lines.is_empty(), "differences": lines }));
             Ok(ApiResponse::json(&json!({ "explanations": explanations, "kernel": kernel })))

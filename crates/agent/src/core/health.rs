@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use weft_model::FactKey;
 use weft_plan::{Changed, KernelKey, Plan};
 
 use super::{Core, Phase};
@@ -72,9 +73,20 @@ impl Core {
         self.around.health.node.send_if_modified(|said| std::mem::replace(said, health) != health);
     }
 
-    /// A refused part of the packet filter that others rest on: without it a pod could send with any address.
+    /// A refused part of the packet filter that others rest on: without it a pod could send with any address. One service's
+    /// own sets and chains are its own trouble, and no reason to take the whole node out of service.
     pub(super) fn refused_base(&self) -> Option<&KernelKey> {
-        self.failed.keys().find(|key| matches!(key, KernelKey::Chain(_) | KernelKey::Set(_)))
+        if self.failed.is_empty() {
+            return None;
+        }
+        let plan = self.plans.kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_base = |key: &KernelKey| match key {
+            KernelKey::Chain(_) | KernelKey::Set(_) => {
+                !plan.kernel.entry(key).is_some_and(|entry| matches!(*entry.origin, FactKey::Service(_)))
+            }
+            _ => false,
+        };
+        self.failed.keys().find(|key| is_base(key))
     }
 }
 

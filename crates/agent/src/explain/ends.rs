@@ -66,6 +66,25 @@ pub fn ends(ways: &[Conversation]) -> Vec<End> {
     ends
 }
 
+/// How many of a packet's ways work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Luck {
+    /// Ways that were looked at.
+    ways: usize,
+    /// Of them, those that work.
+    work: usize,
+    /// The place of the first that doesn't.
+    pub first_failing: Option<usize>,
+}
+
+impl Luck {
+    /// Of these ways.
+    pub fn of(ways: &[Conversation]) -> Self {
+        let work = ways.iter().filter(|way| way.works()).count();
+        Self { ways: ways.len(), work, first_failing: ways.iter().position(|way| !way.works()) }
+    }
+}
+
 impl From<Asked> for Endpoints {
     fn from(asked: Asked) -> Self {
         let Asked { service, node, endpoints } = asked;
@@ -80,18 +99,29 @@ impl From<Asked> for Endpoints {
     }
 }
 
-/// Both in words, to stand below the way.
-pub fn text(ends: &[End], endpoints: Option<&Endpoints>) -> String {
+/// All of it in words, to stand below the way that is shown.
+pub fn text(ends: &[End], shown: &End, luck: &Luck, endpoints: Option<&Endpoints>) -> String {
     let mut text = String::new();
-    if let Some((first, others)) = ends.split_first() {
-        let _ = write!(text, "\nchosen at random; the way above is one of {}, the others:", others.len() + 1);
-        for end in others.iter().take(MOST_PRINTED) {
-            let back = if end.works == first.works { "" } else { ", and no answer comes back" };
+    if ends.len() > 1 {
+        let _ = write!(text, "\nchosen at random; the way above is one of {}, the others:", ends.len());
+        let others = || ends.iter().filter(|end| *end != shown);
+        for end in others().take(MOST_PRINTED) {
+            let back = match (end.works, &end.outcome) {
+                (false, Outcome::Delivered { .. }) => ", and no answer comes back",
+                _ => "",
+            };
             let _ = write!(text, "\n  {}{back}", end.outcome);
         }
-        if let Some(more @ 1..) = others.len().checked_sub(MOST_PRINTED) {
+        if let Some(more @ 1..) = others().count().checked_sub(MOST_PRINTED) {
             let _ = write!(text, "\n  and {more} more");
         }
+    }
+    let Luck { ways, work, .. } = luck;
+    if *work < *ways && *work > 0 {
+        let _ = write!(text, "\n{work} of {ways} ways that it can take work");
+    }
+    if *ways == super::MOST_WAYS {
+        let _ = write!(text, "\nonly the first {ways} ways were looked at");
     }
     if let Some(Endpoints { service, node, count, endpoints }) = endpoints {
         let _ = write!(text, "\nendpoints of service {service} as {node} sees them:");

@@ -19,6 +19,7 @@ use weft_plan::{DnsName, Record};
 
 use crate::core::{Core, SharedPlans};
 
+use ends::Luck;
 pub use ends::{End, Endpoint, Endpoints};
 
 /// Ways of a packet that are looked at where dice are thrown.
@@ -48,11 +49,13 @@ pub struct Explanation {
     pub query: Query,
     /// `delivered`, `dropped`, `rejected`, `unreachable`, `looped`, or `unanswerable`.
     pub verdict: String,
-    /// True where the packet arrives and its answer comes back.
+    /// True where the packet arrives and its answer comes back, whatever dice say on its way: by each of the ways that
+    /// were looked at, at most 64.
     pub works: bool,
     /// For people.
     pub text: String,
-    /// Where the packet can end where dice are thrown on its way: each end once. `text` and `conversation` are of the first.
+    /// Where the packet can end where dice are thrown on its way: each end once. `text` and `conversation` are of the first
+    /// that fails, else of the first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<End>,
     /// The endpoints of the service that it met, and why each is used or isn't.
@@ -106,8 +109,9 @@ fn answer(known: &Known, world: &World<'_>, of_node: OfNode<'_, '_>, query: &Que
         Ok((start, packet)) => {
             let mut ways = explore(MOST_WAYS, |dice| converse_with(world, &start, packet, dice));
             let ends = ends::ends(&ways);
-            // There is always one.
-            let conversation = ways.swap_remove(0);
+            let luck = Luck::of(&ways);
+            // There is always one, and one that fails tells more.
+            let conversation = ways.swap_remove(luck.first_failing.unwrap_or(0));
             let asked = asked(|node| of_node(node), &conversation.forward);
             let endpoints = asked.map(Endpoints::from);
             let verdict = serde_json::to_value(&conversation.forward.outcome)
@@ -118,8 +122,9 @@ fn answer(known: &Known, world: &World<'_>, of_node: OfNode<'_, '_>, query: &Que
             if let Some(reply) = &conversation.reply {
                 text.push_str(&format!("\nand back:\n{reply}"));
             }
-            text.push_str(&ends::text(&ends, endpoints.as_ref()));
-            let works = conversation.works();
+            let shown = End { outcome: conversation.forward.outcome.clone(), works: conversation.works() };
+            text.push_str(&ends::text(&ends, &shown, &luck, endpoints.as_ref()));
+            let works = luck.first_failing.is_none();
             Explanation {
                 query: query.clone(),
                 verdict,
@@ -408,6 +413,12 @@ mod tests {
         let other = "one of 2, the others:\n  delivered to pod default/b on n2 ";
         assert!(about_services(&all).contains(other), "{}", all.text);
         assert!(all.ends.len() == 2 && all.ends.iter().all(|end| end.works), "{}", all.text);
+        // One of them can't answer: by luck it works, and that is no "yes".
+        let fewer = services_and_pods().into_iter().filter(|fact| !matches!(fact, Fact::Attachment(_)));
+        let half = ask(&self::known(fewer), "n1", "10.96.0.10:80");
+        assert!(!half.works && half.ends.iter().any(|end| end.works), "{}", half.text);
+        assert!(half.text.contains("1 of 2 ways that it can take work"), "{}", half.text);
+        assert_ne!(half.verdict, "delivered", "{}", half.text);
         // Another node's port, which is asked from outside of that node.
         let local = ask(&known, "n1", "192.0.2.2:30080");
         assert!(local.works, "{}", local.text);
