@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::IpNet;
 
 use crate::directory::{Directory, State};
-use crate::leftovers::{Leftovers, Traces};
+use crate::leftovers::{Leftovers, Ticks, Traces};
 use crate::machine::{Machine, Net};
 use crate::tool::Tool;
 use crate::topology::{MachineSpec, Role, Topology};
@@ -96,6 +96,7 @@ impl Lab {
         let machine = self.machine(name)?;
         self.machines().remove(name);
         machine.kill();
+        self.traces.forget_machine(&machine);
         // The kernel takes its network away when it has the time; until then its cables would be in the next one's way.
         if let Some(spec) = self.topology.machine(name) {
             let fabric = self.machine(FABRIC)?;
@@ -125,9 +126,10 @@ impl Lab {
     /// Takes everything down and looks whether anything is left; returns what was looked at.
     pub fn close(self) -> Result<Leftovers, LabError> {
         let Self { machines, traces, directory, .. } = self;
+        let begun = Ticks::now()?;
         drop(machines);
         drop(directory);
-        traces.after()
+        traces.after(begun)
     }
 
     /// Starts the machine's namespaces, without cables.

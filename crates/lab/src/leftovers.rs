@@ -72,14 +72,22 @@ impl Traces {
         }
     }
 
-    /// Looks for everything; waits a little for what the kernel does in the background.
-    pub fn after(self) -> Result<Leftovers, LabError> {
+    /// A machine has ended before the lab: from now on its namespaces' numbers may be given to others'.
+    pub fn forget_machine(&self, machine: &Machine) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        for namespace in machine.namespaces() {
+            made.namespaces.remove(&namespace);
+        }
+    }
+
+    /// Looks for everything; waits a little for what the kernel does in the background. Taking down began at `begun`.
+    pub fn after(self, begun: Ticks) -> Result<Leftovers, LabError> {
         let made = self.made.into_inner().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut found = Vec::new();
             found.extend(alive(&made.processes).map(|p| format!("process {p}")));
-            found.extend(in_use().intersection(&made.namespaces).map(|n| format!("namespace {n}")));
+            found.extend(in_use(begun).intersection(&made.namespaces).map(|n| format!("namespace {n}")));
             found.extend(links()?.symmetric_difference(&self.links).map(|l| format!("link {l}")));
             found.extend(mounts()?.symmetric_difference(&self.mounts).map(|m| format!("mount {m}")));
             found.extend(self.directory.exists().then(|| format!("directory {}", self.directory.display())));
@@ -103,10 +111,35 @@ fn alive(processes: &BTreeSet<i32>) -> impl Iterator<Item = i32> {
     processes.iter().copied().filter(|p| Path::new(&format!("/proc/{p}")).exists())
 }
 
-/// The namespaces that any process is in.
-fn in_use() -> BTreeSet<u64> {
+/// Hundredths of a second since the machine's start (`USER_HZ`), by which the kernel says when a process began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(u64);
+
+impl Ticks {
+    pub fn now() -> Result<Self, LabError> {
+        let path = "/proc/uptime";
+        let text = fs::read_to_string(path).map_err(LabError::file("read", path))?;
+        let seconds =
+            text.split(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(f64::MAX);
+        Ok(Self((seconds * 100.0) as u64))
+    }
+
+    /// When a process began, by its `/proc/PID/stat` (proc_pid_stat(5), field 22; the second is a name that may hold anything).
+    fn of(stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(") ")?;
+        rest.split(' ').nth(19)?.parse().ok().map(Self)
+    }
+}
+
+/// The namespaces that any process is in, but for processes that began later: the kernel gives numbers of namespaces anew, and
+/// nothing of a lab begins while it is taken down.
+fn in_use(begun: Ticks) -> BTreeSet<u64> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.flat_map(|p| namespaces_of(&p.path().join("ns"))).collect()
+    let ours = processes.filter(|process| {
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        Ticks::of(&stat).is_some_and(|since| since <= begun)
+    });
+    ours.flat_map(|p| namespaces_of(&p.path().join("ns"))).collect()
 }
 
 fn namespaces_of(directory: &Path) -> Vec<u64> {
@@ -126,4 +159,17 @@ fn mounts() -> Result<BTreeSet<String>, LabError> {
     let path = "/proc/thread-self/mountinfo";
     let text = fs::read_to_string(path).map_err(LabError::file("read", path))?;
     Ok(text.lines().filter_map(|l| l.split(' ').nth(4)).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ticks;
+
+    #[test]
+    fn a_process_that_runs_began_before_now() {
+        let own = Ticks::of(&std::fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
+        assert!(own <= Ticks::now().unwrap() && own > Ticks(0));
+        assert_eq!(Ticks::of("7 (a) b) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0"), Some(Ticks(4711)));
+        assert_eq!(Ticks::of(""), None);
+    }
 }
