@@ -171,11 +171,7 @@ pub(super) fn read_verdict(data: Attribute<'_>) -> Option<Verdict> {
 
 /// Reads a name; `None` where it has characters that nft's own syntax doesn't allow.
 pub(super) fn read_ident(attribute: Attribute<'_>) -> Option<Ident> {
-    let name = attribute.text()?;
-    (name.len() < 128
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)))
-    .then(|| Ident::new(name))
+    Ident::parse(attribute.text()?)
 }
 
 impl Expression {

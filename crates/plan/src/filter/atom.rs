@@ -12,7 +12,7 @@ use weft_model::IfName;
 
 use super::Verdict;
 
-/// The name of a set, map or chain in the table. Made by code, never from outside input.
+/// The name of a set, map or chain in a table.
 ///
 /// Each name is in memory once, however many elements bear it.
 #[derive(Clone, PartialOrd, Ord)]
@@ -30,14 +30,25 @@ static NAMES: LazyLock<Mutex<Names>> =
     LazyLock::new(|| Mutex::new(Names { known: FxHashSet::default(), limit: 256 }));
 
 impl Ident {
-    /// Takes a name of letters, digits and `_./-`, starting with a letter, at most 199 bytes (`NFT_NAME_MAXLEN` is 256).
+    /// Takes a name that the code has made, and that [`Ident::parse`] would take.
     pub fn new(name: &str) -> Self {
-        debug_assert!(
-            name.len() < 200
-                && name.starts_with(|c: char| c.is_ascii_alphabetic())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c)),
-            "{name:?}"
-        );
+        debug_assert!(Self::is_one(name), "{name:?}");
+        Self::known(name)
+    }
+
+    /// Takes a name of letters, digits and `_-./`, starting with a letter, at most 199 bytes (`NFT_NAME_MAXLEN` is 256): what
+    /// nft's own language can say. Other programs' tables may have others.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::is_one(name).then(|| Self::known(name))
+    }
+
+    fn is_one(name: &str) -> bool {
+        name.len() < 200
+            && name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
+    }
+
+    fn known(name: &str) -> Self {
         // A panic elsewhere leaves the table whole: each change of it is one call.
         let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = names.known.get(name) {
@@ -260,5 +271,22 @@ mod tests {
         assert!(NAMES.lock().unwrap().known.len() < 5_000);
         assert_eq!(Ident::new("kept_through_it_all"), kept);
         assert_ne!(Ident::new("kept_through"), kept);
+    }
+
+    #[test]
+    fn names_of_other_programs_are_taken_where_nft_can_say_them() {
+        let check = |name: &str, expected: bool| {
+            let name = Ident::parse(name);
+            assert_eq!(name.is_some(), expected, "{name:?}");
+            // What was read can be made again.
+            name.inspect(|name| assert_eq!(Ident::new(name.as_str()), *name));
+        };
+        check("nodeport-endpoints-check", true);
+        check("service-ULMVA6XW-ns1/svc1/tcp/p80", true);
+        check("KUBE-SVC-ERIFXISQEP7F7OF4", true);
+        check("2fast", false);
+        check("with space", false);
+        check("", false);
+        check(&"n".repeat(200), false);
     }
 }
