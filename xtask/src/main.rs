@@ -5,6 +5,7 @@
 
 mod bench;
 mod demo;
+mod docker;
 mod e2e;
 mod guest;
 mod image;

@@ -10,17 +10,21 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use socket2::SockRef;
-use weft_lab::Machine;
+
+use crate::{LabError, Machine};
 
 /// One kind of object: where it is, what it is called, all of them at version 1.
 #[derive(Debug)]
 pub struct Collection {
+    /// Its path, `/api/v1/nodes`.
     pub path: &'static str,
+    /// `v1`, or `group/v1`.
     pub api_version: &'static str,
+    /// What one of them is.
     pub kind: &'static str,
+    /// What there is at the start.
     pub objects: Vec<Value>,
 }
 
@@ -54,14 +58,16 @@ struct Shared {
 
 impl ApiServer {
     /// Serves on a machine's loopback address.
-    pub fn start(machine: &Machine, collections: &[Collection]) -> Result<Self> {
-        let listener = machine
-            .enter_net(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?
-            .context("can't listen for kube-proxy")?;
-        let address = listener.local_addr().context("can't see where we listen")?;
+    ///
+    /// # Errors
+    /// Where the machine can't be entered, or has no loopback link.
+    pub fn start(machine: &Machine, collections: &[Collection]) -> Result<Self, LabError> {
+        let failed = |error: std::io::Error| of_this(format!("can't listen on {}: {error}", machine.name()));
+        let listener = machine.enter_net(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         let collections = collections.iter().map(Served::new).collect();
         let shared = Arc::new(Shared { collections, stopped: AtomicBool::new(false) });
-        let (accepting, serving) = (listener.try_clone()?, Arc::clone(&shared));
+        let (accepting, serving) = (listener.try_clone().map_err(failed)?, Arc::clone(&shared));
         std::thread::spawn(move || {
             // Ends with an error once the listener has been shut down.
             while let Ok((stream, _)) = accepting.accept() {
@@ -79,9 +85,12 @@ impl ApiServer {
     }
 
     /// Tells all who watch that an object of the collection at `path` has changed; `render` is given its version.
-    pub fn change(&self, path: &str, render: impl FnOnce(u64) -> Value) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where no collection has this path.
+    pub fn change(&self, path: &str, render: impl FnOnce(u64) -> Value) -> Result<(), LabError> {
         let served = self.shared.collections.iter().find(|c| c.path == path);
-        let served = served.ok_or_else(|| anyhow!("the API server doesn't serve {path}"))?;
+        let served = served.ok_or_else(|| of_this(format!("it doesn't serve {path}")))?;
         let mut changes = served.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let version = FIRST_VERSION + 1 + changes.len() as u64;
         changes.push(event("MODIFIED", &render(version)).into());
@@ -100,6 +109,10 @@ impl Drop for ApiServer {
             collection.more.notify_all();
         }
     }
+}
+
+fn of_this(why: String) -> LabError {
+    LabError::Tool { tool: "API server", why }
 }
 
 fn event(kind: &str, object: &Value) -> Vec<u8> {

@@ -10,9 +10,11 @@
 //! machine's network, and leaves nothing ([`leftovers`]).
 //!
 
+pub mod api_server;
 mod directory;
 mod error;
 mod exec;
+pub mod kube_proxy;
 pub mod kubernetes;
 pub mod lab;
 pub mod leftovers;

@@ -14,6 +14,7 @@ mod kubectl;
 mod node;
 mod parts;
 
+pub use cgroup::Groups;
 pub use cluster::{Cluster, Shape};
 pub use kubectl::Kubectl;
 pub use parts::Parts;

@@ -6,6 +6,7 @@ mod cells;
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod beside;
 mod churn;
 mod even;
 mod generated;

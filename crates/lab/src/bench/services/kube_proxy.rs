@@ -2,34 +2,17 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use weft_lab::{Lab, Machine, Net, Process};
+use weft_lab::api_server::{ApiServer, Collection};
+use weft_lab::kube_proxy::{self, Mode};
+use weft_lab::{Lab, Machine, Process};
 
-use super::api_server::{ApiServer, Collection};
 use super::objects::{self, Third};
 use super::place::{self, Place};
 use super::side::Side;
-
-/// How it programs the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Nftables,
-    Iptables,
-}
-
-impl Mode {
-    /// The value of `--proxy-mode`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Nftables => "nftables",
-            Self::Iptables => "iptables",
-        }
-    }
-}
 
 /// Where endpoint slices are.
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
@@ -37,8 +20,7 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 /// A kube-proxy and its API server.
 pub struct KubeProxy {
     place: Place,
-    program: PathBuf,
-    mode: Mode,
+    proxy: kube_proxy::KubeProxy,
     server: ApiServer,
     log: PathBuf,
     process: Option<Process>,
@@ -58,26 +40,8 @@ impl KubeProxy {
         let server = ApiServer::start(machine, &collections(machine.name(), node, count))?;
         let program = program.canonicalize().with_context(|| format!("can't find {}", program.display()))?;
         let log = lab.directory().join(format!("{}-kube-proxy.log", machine.name()));
-        Ok(Self { place, program, mode, server, log, process: None })
-    }
-
-    fn command(&self) -> Result<Command> {
-        let log = std::fs::File::create(&self.log).context("can't make kube-proxy's log")?;
-        let mut command = Command::new(&self.program);
-        command
-            .arg(format!("--master={}", self.server.url()))
-            .arg(format!("--hostname-override={}", self.place.machine.name()))
-            .arg(format!("--proxy-mode={}", self.mode.word()))
-            // Pods' addresses, so that it knows what comes from outside.
-            .arg("--cluster-cidr=10.42.0.0/16")
-            .args(["--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249"])
-            // Leave the kernel's own settings as they are.
-            .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
-            .args(["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("can't share kube-proxy's log")?)
-            .stderr(log);
-        Ok(command)
+        let proxy = kube_proxy::KubeProxy { program, mode, pods: "10.42.0.0/16" };
+        Ok(Self { place, proxy, server, log, process: None })
     }
 }
 
@@ -87,9 +51,8 @@ impl Side for KubeProxy {
     }
 
     fn start(&mut self) -> Result<Instant> {
-        let command = self.command()?;
         let start = Instant::now();
-        self.process = Some(self.place.machine.spawn(command, Net::Machine)?);
+        self.process = Some(self.proxy.start(&self.place.machine, &self.server, &self.log)?);
         Ok(start)
     }
 

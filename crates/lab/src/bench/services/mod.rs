@@ -6,7 +6,6 @@
 //! an API server that serves JSON from memory. The limit is a connection straight to an endpoint. Memory of the kernel is what
 //! it charges to the agent's or the proxy's control group.
 
-mod api_server;
 mod client;
 mod commits;
 mod kube_proxy;
@@ -21,13 +20,14 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use weft_lab::kube_proxy::Mode;
 use weft_lab::load::percentile;
 use weft_lab::{Lab, Tool, Topology};
 
 use super::Options;
 use super::report::{Bound, Report};
 use client::Towards;
-use kube_proxy::{KubeProxy, Mode};
+use kube_proxy::KubeProxy;
 use side::{Found, Side};
 use weft::Weft;
 
