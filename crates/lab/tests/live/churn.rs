@@ -282,8 +282,10 @@ impl Churner<'_> {
                 self.write(*service);
             }
             self.settle();
-            // Flows of datagrams are looked at ten times a second, and then they end.
-            std::thread::sleep(Duration::from_millis(200));
+            // Flows of datagrams are looked at ten times a second, and then they end. Who looks also compares: once it has answered
+            // after that time, it has looked, however busy the machine is.
+            std::thread::sleep(Duration::from_millis(150));
+            self.rig.agents["n1"].differences().expect("the agent compares");
             for service in &changing {
                 self.watch.gone.has_left(*service, &self.endpoints[usize::from(*service)]);
             }
