@@ -234,7 +234,7 @@ impl Course {
             (openings >= 2) == rules.contains("-P FORWARD DROP")
         });
         let mut wrong = self.published();
-        wrong.extend(self.from_the_container());
+        wrong.extend(self.asked_by_the_container());
         wrong.extend(self.between_pods());
         wrong.extend(objections(&self.rig, &self.offers, By::Weft));
         println!("    {when}: {} wrong", wrong.len());
@@ -252,7 +252,7 @@ impl Course {
     }
 
     /// It finds pods, services, nodes and the world, which sees the node.
-    fn from_the_container(&self) -> Vec<String> {
+    fn asked_by_the_container(&self) -> Vec<String> {
         let container = &self.docker.container;
         let direct = ["test/a1", "test/b1", "n2", INTERNET].into_iter().flat_map(|name| {
             let ip = v4(&place(&self.rig, name));
