@@ -131,7 +131,9 @@ impl Course {
     }
 
     fn open_lasting(&mut self) {
-        let to = self.offers[0].sink();
+        // Its endpoints stay: what leads to one that goes is ended.
+        let stays = |offer: &&Offer| offer.sort == Sort::Local;
+        let to = self.offers.iter().find(stays).expect("there is one").sink();
         for from in super::services::ASKERS {
             self.lasting.push(Lasting::open(&place(&self.rig, from), to));
         }
