@@ -2,10 +2,13 @@
 //!
 //! All are cheap to clone (one shared allocation): a fact's name appears in indices, plan rows and messages.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
+
+use crate::net::fnv1a;
 
 /// Why a string is not a name of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +154,18 @@ impl fmt::Debug for ObjectKey {
     }
 }
 
+/// A name as the stem of a file's: itself, or where that is too long for a file system (255 bytes with an ending), its beginning and a
+/// hash of the whole.
+///
+/// For names of ASCII characters without `/` and `~`.
+pub fn file_stem(name: &str) -> Cow<'_, str> {
+    if name.len() <= 200 {
+        return Cow::Borrowed(name);
+    }
+    let start: String = name.chars().take(160).collect();
+    Cow::Owned(format!("{start}~{:016x}", fnv1a(name.as_bytes())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +185,13 @@ mod tests {
     fn an_error_names_the_value_and_the_rule() {
         let error = ObjectName::new("Web").unwrap_err().to_string();
         assert_eq!(error, "\"Web\" is no valid object name: only a-z, 0-9 and dashes are allowed");
+    }
+
+    #[test]
+    fn long_names_are_cut_and_stay_distinct() {
+        assert_eq!(file_stem("shop_web"), "shop_web");
+        let stem = |last: &str| file_stem(&format!("{}{last}", "x".repeat(250))).into_owned();
+        assert_ne!(stem("1"), stem("2"));
+        assert_eq!(stem("1").len(), 160 + 1 + 16);
     }
 }

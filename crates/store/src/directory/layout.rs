@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use weft_model::name::file_stem;
 use weft_model::{Cidr, NetworkName, NodeName, ObjectKey};
 
 use crate::words::Writer;
@@ -50,7 +51,8 @@ pub(super) fn pods_dir(root: &Path, node: &NodeName) -> PathBuf {
 
 /// Neither part of a key can hold an underscore, so names don't collide.
 pub(super) fn pod_file(root: &Path, node: &NodeName, key: &ObjectKey) -> PathBuf {
-    pods_dir(root, node).join(format!("{}_{}.json", key.namespace, key.name))
+    let name = format!("{}_{}", key.namespace, key.name);
+    pods_dir(root, node).join(format!("{}.json", file_stem(&name)))
 }
 
 pub(super) fn claims_dir(root: &Path) -> PathBuf {
@@ -99,6 +101,23 @@ mod tests {
         ] {
             assert_eq!(writer_of(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_pod_with_a_long_name_has_a_file_of_its_own() {
+        let node = NodeName::new("n1").unwrap();
+        let file = |last: &str| {
+            let key = ObjectKey::new("shop", &format!("{}{last}", "web.".repeat(62))).unwrap();
+            pod_file(Path::new(""), &node, &key)
+        };
+        let (one, another) = (file("a"), file("b"));
+        assert_ne!(one, another);
+        // What replaces it has a longer name for a while.
+        assert!(one.file_name().unwrap().len() < 240, "{one:?}");
+        assert_eq!(
+            writer_of(&format!(".weft/pods/n1/{}", one.file_name().unwrap().display())),
+            Some(Writer::Node(node))
+        );
     }
 
     #[test]
