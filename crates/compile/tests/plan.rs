@@ -305,3 +305,33 @@ fn a_tunnel_that_comes_to_a_mapped_port_has_it() {
     check(8472, Overlay::Auto, 0);
     check(4789, Overlay::Auto, 1);
 }
+
+#[test]
+fn a_mapping_of_an_address_that_the_node_has_not_is_told_until_it_has_it() {
+    let mut compiler = Compiler::new(settings());
+    let mut plan = Plan::default();
+    for fact in cluster() {
+        compiler.apply(Change::set(fact));
+    }
+    let mut check = |host_ip: &str, own: &str, expected: Option<&str>| {
+        let Fact::Attachment(mut mapped) = attachment("api", "10.244.1.9", Some(443)) else {
+            panic!("no pod")
+        };
+        mapped.host_ports[0].host_ip = Some(host_ip.parse().unwrap());
+        compiler.apply(Change::set(Fact::Attachment(mapped)));
+        // The host may change alone.
+        compiler.flush(&mut plan);
+        compiler.apply(Change::set(host(own)));
+        compiler.flush(&mut plan);
+        let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
+        let told = warnings.iter().find(|text| text.contains("host port 443/tcp leads nowhere"));
+        assert_eq!(told.is_some(), expected.is_some(), "{host_ip}: {warnings:?}");
+        assert!(expected.is_none_or(|part| told.is_some_and(|text| text.contains(part))), "{told:?}");
+    };
+    check("192.0.2.1", "192.0.2.1/24", None);
+    check("192.0.2.9", "192.0.2.1/24", Some("192.0.2.9"));
+    check("192.0.2.9", "192.0.2.9/24", None);
+    check("127.0.0.1", "192.0.2.1/24", None);
+    check("::1", "192.0.2.1/24", Some("127.0.0.1"));
+    check("0.0.0.0", "192.0.2.1/24", None);
+}

@@ -33,8 +33,8 @@ impl Rule for HostPortsRule {
     fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         match &transition.key {
             FactKey::Attachment(_) => dirty(RuleKey::Fact(transition.key.clone())),
-            // Its tunnel may have taken a mapped port, or let it go.
-            FactKey::Network(_) => {
+            // Its tunnel may have taken a mapped port, or let it go; the node may have got an address, or lost it.
+            FactKey::Network(_) | FactKey::Host => {
                 let mapped = context.facts.attachments().filter(|a| !a.host_ports.is_empty());
                 mapped.for_each(|a| dirty(RuleKey::Fact(FactKey::Attachment(a.id.clone()))));
             }
@@ -125,6 +125,12 @@ fn mappings(attachment: &Attachment, origin: &FactKey, context: &Context<'_>, ou
             continue;
         }
         let at = port.host_ip.filter(|ip| !ip.is_unspecified());
+        if let Some(reason) = at.and_then(|ip| why_nothing_comes(ip, context)) {
+            out.warn(
+                origin,
+                format!("its host port {}/{} leads nowhere now: {reason}", port.host_port, port.protocol),
+            );
+        }
         let families = served_families(port);
         for pod in attachment.addresses.iter().filter(|pod| families.contains(&Family::of(**pod))) {
             let family = Family::of(*pod);
@@ -136,6 +142,21 @@ fn mappings(attachment: &Attachment, origin: &FactKey, context: &Context<'_>, ou
                 None => out.entry(ANY.of(family), [protocol, host_port], target, origin),
             }
         }
+    }
+}
+
+/// Why no packet comes to a port of this one address. The mapping stands even so: an address may come later.
+fn why_nothing_comes(ip: IpAddr, context: &Context<'_>) -> Option<String> {
+    match ip {
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(
+            "the kernel lets nothing leave ::1; map the port at 127.0.0.1, or at an address of the node"
+                .into(),
+        ),
+        IpAddr::V4(v4) if v4.is_loopback() => None,
+        ip if context.facts.host().has(ip) => None,
+        ip => Some(format!(
+            "this node doesn't have its hostIP {ip}; give the node the address, or the pod another hostIP"
+        )),
     }
 }
 
