@@ -11,6 +11,7 @@
 pub mod api;
 mod background;
 pub mod config;
+pub mod conflist;
 pub mod core;
 pub mod crash;
 mod dns;

@@ -3,6 +3,7 @@
 //! Time and I/O arrive as messages, one at a time, so that the core has no locks and no clocks of its own.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use weft_cni::{Attach, CniError, Gc, NetConf};
@@ -66,9 +67,49 @@ impl CniReply {
         Self(Box::new(take))
     }
 
+    /// As many replies as a call has parts: it is answered with the last of them, and by the first error among them if there is
+    /// one. A call without parts is answered at once, with nothing.
+    pub fn shared_by(self, parts: usize) -> Vec<Self> {
+        if parts == 0 {
+            self.send(Ok(serde_json::Value::Null));
+            return Vec::new();
+        }
+        let shared = Arc::new(Mutex::new(Shared {
+            open: parts,
+            outcome: Ok(serde_json::Value::Null),
+            reply: Some(self),
+        }));
+        let part = |shared: &Arc<Mutex<Shared>>| {
+            let shared = shared.clone();
+            Self::new(move |answer| shared.lock().unwrap_or_else(PoisonError::into_inner).take(answer))
+        };
+        (0..parts).map(|_| part(&shared)).collect()
+    }
+
     /// Answers.
     pub fn send(self, answer: CniAnswer) {
         (self.0)(answer);
+    }
+}
+
+/// What the parts of one call have come to.
+struct Shared {
+    open: usize,
+    outcome: CniAnswer,
+    reply: Option<CniReply>,
+}
+
+impl Shared {
+    fn take(&mut self, answer: CniAnswer) {
+        self.open -= 1;
+        if self.outcome.is_ok() {
+            self.outcome = answer;
+        }
+        if self.open == 0
+            && let Some(reply) = self.reply.take()
+        {
+            reply.send(self.outcome.clone());
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use weft_model::name::file_stem;
 use weft_model::{Attachment, AttachmentId};
 
 /// How far an attachment is.
@@ -73,6 +74,15 @@ pub enum RecordError {
     },
 }
 
+/// When the last agent wrote here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// Since the machine started, as far as anybody can tell.
+    ThisBoot,
+    /// Before that.
+    EarlierBoot,
+}
+
 /// The folder of records.
 #[derive(Debug)]
 pub struct Records {
@@ -82,23 +92,33 @@ pub struct Records {
 const BOOT_ID: &str = "boot_id";
 
 impl Records {
-    /// Opens the folder, which is made where it is missing. Records of an earlier boot are dropped: their pods are gone.
+    /// Opens the folder, which is made where it is missing. Records of an earlier boot are dropped: their pods are gone. Where
+    /// somebody has removed what says of which boot they are, all are kept: a pod that is gone is found without.
     ///
     /// # Errors
-    /// [`RecordError`] where the folder can't be made or changed.
-    pub fn open(folder: &Path, boot: &str) -> Result<Self, RecordError> {
+    /// [`RecordError`] where the folder can't be made, read or changed.
+    pub fn open(folder: &Path, boot: &str) -> Result<(Self, Since), RecordError> {
         let write = |path: &Path, source| RecordError::Write { path: path.to_owned(), source };
         fs::create_dir_all(folder).map_err(|e| write(folder, e))?;
         let records = Self { folder: folder.to_owned() };
         let boot_file = folder.join(BOOT_ID);
-        let recorded = fs::read_to_string(&boot_file).unwrap_or_default();
-        if recorded.trim() != boot {
+        let recorded = match fs::read_to_string(&boot_file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(RecordError::Read { path: boot_file, source }),
+        };
+        let since = match recorded.trim() {
+            same if same == boot => return Ok((records, Since::ThisBoot)),
+            "" => Since::ThisBoot,
+            _ => Since::EarlierBoot,
+        };
+        if since == Since::EarlierBoot {
             for path in records.files()? {
                 fs::remove_file(&path).map_err(|e| write(&path, e))?;
             }
-            records.replace(&boot_file, boot.as_bytes())?;
         }
-        Ok(records)
+        records.replace(&boot_file, boot.as_bytes())?;
+        Ok((records, since))
     }
 
     /// All records with their stages, by id. A file that can't be read is left alone and reported.
@@ -193,7 +213,8 @@ impl Records {
 
     fn path(&self, id: &AttachmentId, stage: Stage) -> PathBuf {
         // Neither part may hold a slash, and an interface's name holds no colon: the name is safe and unambiguous.
-        self.folder.join(format!("{}:{}{}", id.container, id.ifname, stage.suffix()))
+        let name = format!("{}:{}", id.container, id.ifname);
+        self.folder.join(format!("{}{}", file_stem(&name), stage.suffix()))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, RecordError> {
@@ -249,12 +270,12 @@ mod tests {
     #[test]
     fn a_record_goes_through_its_stages_and_survives_reopening() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), "boot-1").unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
         let a = record("a");
         records.begin(&a).unwrap();
         assert_eq!(stages(&records), [Stage::Adding]);
         records.advance(&a.attachment.id, Stage::Adding, Stage::Attached).unwrap();
-        let again = Records::open(folder.path(), "boot-1").unwrap();
+        let again = Records::open(folder.path(), "boot-1").unwrap().0;
         assert_eq!(again.list().unwrap().0, [(Stage::Attached, a.clone())]);
         again.advance(&a.attachment.id, Stage::Attached, Stage::Deleting).unwrap();
         assert_eq!(stages(&again), [Stage::Deleting]);
@@ -266,13 +287,46 @@ mod tests {
     #[test]
     fn a_reboot_drops_all_and_a_broken_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), "boot-1").unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
         records.begin(&record("a")).unwrap();
         fs::write(folder.path().join("b:eth0.json"), b"{").unwrap();
         let (good, broken) = records.list().unwrap();
         assert_eq!((good.len(), broken.len()), (1, 1));
         assert!(broken[0].contains("b:eth0.json"), "{broken:?}");
-        let records = Records::open(folder.path(), "boot-2").unwrap();
+        let (records, since) = Records::open(folder.path(), "boot-2").unwrap();
         assert_eq!(records.list().unwrap(), (Vec::new(), Vec::new()));
+        assert_eq!(since, Since::EarlierBoot);
+    }
+
+    #[test]
+    fn without_a_boot_id_records_are_kept_and_one_that_cannot_be_read_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
+        records.begin(&record("a")).unwrap();
+        let boot_file = folder.path().join(BOOT_ID);
+        fs::remove_file(&boot_file).unwrap();
+        let (records, since) = Records::open(folder.path(), "boot-1").unwrap();
+        assert_eq!((stages(&records).len(), since), (1, Since::ThisBoot));
+        assert_eq!(fs::read_to_string(&boot_file).unwrap(), "boot-1");
+        fs::remove_file(&boot_file).unwrap();
+        fs::create_dir(&boot_file).unwrap();
+        let error = Records::open(folder.path(), "boot-1").unwrap_err().to_string();
+        assert!(error.contains(BOOT_ID), "{error}");
+        assert_eq!(stages(&records).len(), 1);
+    }
+
+    #[test]
+    fn ids_that_are_too_long_for_a_file_have_records_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
+        let long = "c".repeat(300);
+        for container in [format!("{long}1"), format!("{long}2")] {
+            let record = record(&container);
+            records.begin(&record).unwrap();
+            records.advance(&record.attachment.id, Stage::Adding, Stage::Attached).unwrap();
+        }
+        assert_eq!(stages(&records), [Stage::Attached; 2]);
+        records.remove(&record(&format!("{long}1")).attachment.id).unwrap();
+        assert_eq!(stages(&records).len(), 1);
     }
 }

@@ -43,7 +43,14 @@ impl Core {
         let id = attachment_id(attach)?;
         // What the runtime asked to be deleted while we were away goes before anything new of the same name comes.
         self.take_tombstones();
-        if self.attached.contains_key(&id) || self.removing.contains_key(&id) {
+        if self.removing.contains_key(&id) {
+            return Err(CniError::new(
+                Code::TRY_AGAIN_LATER,
+                format!("the interface {} that container {} had is being removed", id.ifname, id.container),
+                "send ADD again when it is gone",
+            ));
+        }
+        if self.attached.contains_key(&id) {
             return Err(CniError::new(
                 Code::INVALID_CONFIG,
                 format!("container {} has an interface {} already", id.container, id.ifname),
@@ -58,9 +65,7 @@ impl Core {
         self.refuse_tunnel_ports(&host_ports)?;
         let pod = pod_identity(attach)?;
         let mac = match &attach.wishes.mac {
-            Some(text) => text.parse::<Mac>().map_err(|error| {
-                CniError::new(Code::INVALID_CONFIG, "the mac capability is no MAC address", error.to_string())
-            })?,
+            Some(text) => wished_mac(text)?,
             None => Mac::derived(&format!("weft pod {}\n{}", id.container, id.ifname)),
         };
         let addresses = self.allocate(&id, &network, &attach.wishes.ips)?;
@@ -184,7 +189,7 @@ impl Core {
 
     fn refuse_taken_ports(&self, wanted: &[HostPort]) -> Result<(), CniError> {
         for (i, port) in wanted.iter().enumerate() {
-            if wanted[..i].iter().any(|earlier| clash(port, earlier)) {
+            if wanted[..i].iter().any(|earlier| is_same_place(port, earlier)) {
                 return Err(CniError::new(
                     Code::INVALID_CONFIG,
                     format!("host port {}/{} is mapped twice", port.host_port, port.protocol),
@@ -396,15 +401,37 @@ fn host_ports(attach: &Attach) -> Result<Vec<HostPort>, CniError> {
         .collect()
 }
 
-/// True where a packet could mean both: same protocol and port, and addresses that aren't two different ones.
+/// The MAC address that a runtime wishes for. The host end's own would be the pod's neighbour and itself.
+fn wished_mac(text: &str) -> Result<Mac, CniError> {
+    let refused = |msg: &str, details: String| Err(CniError::new(Code::INVALID_CONFIG, msg, details));
+    match text.parse::<Mac>() {
+        Ok(mac) if mac == HOST_END_MAC => {
+            let details =
+                format!("{mac} is the address of every pod's gateway; wish for another, or for none");
+            refused("the mac capability asks for the host end's address", details)
+        }
+        Ok(mac) => Ok(mac),
+        Err(error) => refused("the mac capability is no MAC address", error.to_string()),
+    }
+}
+
+/// True where a packet could mean both, so that two pods can't have them. As with the kernel's sockets, a mapping of all addresses
+/// clashes with one of a single address; `0.0.0.0` means all of IPv4, `::` all of IPv6.
 fn clash(a: &HostPort, b: &HostPort) -> bool {
-    let wildcard = |ip: Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
-    let disjoint_families = match (a.host_ip, b.host_ip) {
-        (Some(a), Some(b)) => a.is_ipv4() != b.is_ipv4(),
+    let disjoint = match (a.host_ip, b.host_ip) {
+        (Some(a), Some(b)) => {
+            a.is_ipv4() != b.is_ipv4() || (a != b && !a.is_unspecified() && !b.is_unspecified())
+        }
         _ => false,
     };
-    let same_place = a.host_ip == b.host_ip || (wildcard(a.host_ip) && wildcard(b.host_ip));
-    a.protocol == b.protocol && a.host_port == b.host_port && same_place && !disjoint_families
+    a.protocol == b.protocol && a.host_port == b.host_port && !disjoint
+}
+
+/// True where both are of one address, or both of all. One pod may well map a port of one address elsewhere than that port of all
+/// others: the single address counts first.
+fn is_same_place(a: &HostPort, b: &HostPort) -> bool {
+    let of_all = |port: &HostPort| port.host_ip.is_none_or(|ip| ip.is_unspecified());
+    clash(a, b) && of_all(a) == of_all(b)
 }
 
 fn lease_error(error: &IpamError) -> CniError {
@@ -412,6 +439,7 @@ fn lease_error(error: &IpamError) -> CniError {
         IpamError::Exhausted { .. } => Code::ADDRESSES_EXHAUSTED,
         IpamError::NoCidrs | IpamError::Lease(LeaseError::Vanished { .. }) => Code::TRY_AGAIN_LATER,
         IpamError::Lease(_) => Code::IO_FAILURE,
+        IpamError::RequestTaken { .. } => Code::CONFLICT,
         _ => Code::INVALID_CONFIG,
     };
     CniError::new(code, "no address for the pod", error.to_string())

@@ -70,7 +70,7 @@ impl Core {
         // Nothing in the kernel is of somebody who was never attached.
         let generation = if record.is_some() { None } else { Some(self.generation_in_force) };
         let waiting = waiting.into_iter().collect();
-        self.removing.insert(id.clone(), Removing { generation, record, waiting });
+        self.removing.insert(id.clone(), Removing { generation, record, waiting, unfinished: None });
         self.settle_removing();
     }
 
@@ -93,13 +93,14 @@ impl Core {
         }
     }
 
-    fn finish_removal(&mut self, id: &AttachmentId, removing: Removing) {
+    /// What can't be finished now is tried again with each tick; whoever waits is told at once, and may ask again.
+    fn finish_removal(&mut self, id: &AttachmentId, mut removing: Removing) {
         crash::point("del:gone");
         let outcome = self.release(id).and_then(|()| {
             crash::point("del:released");
             self.records.remove(id).map_err(|e| e.to_string())
         });
-        for (reply, _, answer) in removing.waiting {
+        for (reply, _, answer) in removing.waiting.drain(..) {
             let answer = match &outcome {
                 Ok(()) => answer,
                 Err(reason) => {
@@ -107,6 +108,13 @@ impl Core {
                 }
             };
             reply.send(answer);
+        }
+        if let Err(reason) = outcome {
+            if removing.unfinished.as_ref() != Some(&reason) {
+                tracing::warn!("{id} can't be removed yet, so its addresses stay taken: {reason}");
+            }
+            removing.unfinished = Some(reason);
+            self.removing.insert(id.clone(), removing);
         }
     }
 
@@ -143,16 +151,16 @@ impl Core {
         let found = match tombstone::list(&state_dir) {
             Ok(found) => found,
             Err(error) => {
-                self.troubles.insert("tombstones", format!("cannot read tombstones: {error}"));
-                return;
+                return self.trouble("tombstones", Some(format!("cannot read tombstones: {error}")));
             }
         };
+        let mut unreadable = Vec::new();
         for (path, read) in found {
             let id = read.ok().and_then(|tombstone| tombstone.id());
             let Some((container, ifname)) =
                 id.and_then(|id| Some((id.container, IfName::new(&id.ifname).ok()?)))
             else {
-                tracing::warn!("{} is no tombstone; it is left alone", path.display());
+                unreadable.push(path.display().to_string());
                 continue;
             };
             let id = AttachmentId { container: container.as_str().into(), ifname };
@@ -161,5 +169,8 @@ impl Core {
                 tracing::warn!("cannot remove {}: {error}", path.display());
             }
         }
+        let files = unreadable.join(", ");
+        let text = format!("tombstones that can't be read, and are left alone: {files}; remove them");
+        self.trouble("tombstones", (!files.is_empty()).then_some(text));
     }
 }

@@ -10,17 +10,19 @@ use super::Core;
 use crate::message::CniReply;
 
 impl Core {
-    /// Removes the attachments of this network configuration that are not among the valid ones. Goes on after errors:
-    /// what can't be removed now is tried again by the kernel thread.
+    /// Removes the attachments of this network configuration that are not among the valid ones, those on their way out included.
+    /// Goes on after errors, and answers with the first: what can't be removed now is tried again with each tick.
     pub(super) fn gc(&mut self, request: &Gc, deadline: Instant, reply: CniReply) {
         let Some(valid) = &request.valid else {
             // The runtime did not say who lives.
             reply.send(Ok(Value::Null));
             return;
         };
+        let leaving = self.removing.values().filter_map(|removing| removing.record.as_ref());
         let dead: Vec<AttachmentId> = self
             .attached
             .values()
+            .chain(leaving)
             .filter(|record| record.conf_name == request.conf.name)
             .map(|record| record.attachment.id.clone())
             .filter(|id| {
@@ -30,15 +32,9 @@ impl Core {
             .filter(|id| !self.adding.contains_key(id))
             .collect();
         self.free_ownerless();
-        let Some((last, others)) = dead.split_last() else {
-            reply.send(Ok(Value::Null));
-            return;
-        };
-        for id in others {
-            self.remove(id, None);
+        for (id, reply) in dead.iter().zip(reply.shared_by(dead.len())) {
+            self.remove(id, Some((reply, deadline, Ok(Value::Null))));
         }
-        // Removals are applied in order, so the last one's end is the end of all.
-        self.remove(last, Some((reply, deadline, Ok(Value::Null))));
     }
 
     /// Frees leases whose attachment nobody knows: an ADD died between the lease and the record.

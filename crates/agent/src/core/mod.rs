@@ -14,6 +14,7 @@ mod facts;
 mod gc;
 mod health;
 mod node;
+mod ready;
 mod start;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use weft_cni::{CniError, Code};
+use weft_cni::CniError;
 use weft_compile::{Compiler, Facts};
 use weft_ipam::{DirectoryLeases, Leases};
 use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, Warning};
@@ -120,6 +121,8 @@ struct Removing {
     record: Option<Record>,
     /// Who waits, until when, and what they are told.
     waiting: Vec<(CniReply, Instant, Result<serde_json::Value, CniError>)>,
+    /// Why its leases or its record could not be removed, the last time that it was tried.
+    unfinished: Option<String>,
 }
 
 /// See the module.
@@ -198,15 +201,7 @@ impl Core {
             Message::Cni(call) => self.cni(call),
             Message::Inspect(look) => look(self),
             Message::Claimed(network, cidrs) => self.claimed(&network, &cidrs),
-            Message::Trouble(part, Some(text)) => {
-                if self.troubles.get(part) != Some(&text) {
-                    tracing::warn!(part, "{text}");
-                }
-                self.troubles.insert(part, text);
-            }
-            Message::Trouble(part, None) => {
-                self.troubles.remove(part);
-            }
+            Message::Trouble(part, text) => self.trouble(part, text),
             Message::Unserved(warnings) => {
                 for warning in warnings.iter().filter(|warning| !self.unserved.contains(warning)) {
                     tracing::warn!("{warning}");
@@ -217,6 +212,18 @@ impl Core {
             Message::Stop => return false,
         }
         true
+    }
+
+    /// Keeps what a person should know of a part, and says it once; `None` when it is over.
+    fn trouble(&mut self, part: &'static str, text: Option<String>) {
+        let Some(text) = text else {
+            self.troubles.remove(part);
+            return;
+        };
+        if self.troubles.get(part) != Some(&text) {
+            tracing::warn!(part, "{text}");
+        }
+        self.troubles.insert(part, text);
     }
 
     /// Brings the plan up to the facts and has the kernel follow.
@@ -311,6 +318,7 @@ impl Core {
     fn tick(&mut self, now: Instant) {
         self.now = now;
         self.expire_adding(now);
+        self.settle_removing();
         self.expire_removing(now);
         match self.phase {
             Phase::Running => self.take_tombstones(),
@@ -325,6 +333,7 @@ impl Core {
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
             self.publish_missing();
+            self.look_at_conflist();
             self.drop_dead();
             self.send(Work::Tend);
         }
@@ -424,54 +433,6 @@ impl Core {
             Remark::Warning(_) | Remark::Unread { .. } => None,
         });
         info.collect()
-    }
-
-    /// Whether an ADD to a network would be served now.
-    ///
-    /// # Errors
-    /// Why not, with the code that STATUS answers.
-    pub fn ready_for(&self, network: &str) -> Result<(), CniError> {
-        let unavailable = |msg: &str, details: String| Err(CniError::new(Code::NOT_AVAILABLE, msg, details));
-        match self.phase {
-            Phase::Waiting => {
-                return unavailable("the agent waits for its store's first snapshot", self.waiting_for());
-            }
-            Phase::Applying => return unavailable("the agent applies its first plan", String::new()),
-            Phase::Running => {}
-        }
-        // It fails closed.
-        if let Some(key) = self.refused_base() {
-            let reason = self.failed.get(key).cloned().unwrap_or_default();
-            return unavailable("the packet filter is not in force", format!("{}: {reason}", describe(key)));
-        }
-        if let Some(reason) = self.lapsed() {
-            return unavailable("this node may not rely on its pod CIDRs now", reason);
-        }
-        let network = NetworkName::new(network)
-            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
-        let pool = self.pool(&network);
-        if pool.families().is_empty() && self.own_addresses().is_empty() {
-            let hint = "give a link of this node a global address, or set `addresses` in the configuration";
-            return unavailable("this node has no address", hint.into());
-        }
-        if pool.families().is_empty() {
-            let hint = format!(
-                "give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from",
-                self.node
-            );
-            return unavailable("this node has no pod CIDR", hint);
-        }
-        if self.leases.get(&network).is_some_and(|leases| !leases.has_room(&pool)) {
-            return unavailable(
-                "all addresses of this node's pod CIDRs are taken",
-                format!("{:?}", pool.cidrs),
-            );
-        }
-        Ok(())
-    }
-
-    fn waiting_for(&self) -> String {
-        self.stale.as_ref().map_or_else(String::new, |(_, reason)| reason.clone())
     }
 
     fn socket_path(&self) -> PathBuf {

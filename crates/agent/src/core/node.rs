@@ -1,6 +1,5 @@
-//! This node's own facts: what it says of itself, the blocks that it has, and the sign that it is ready.
+//! This node's own facts: what it says of itself, and the blocks that it has.
 
-use weft_cni::{ConflistSettings, conflist};
 use weft_model::{Cidr, Family, NetworkName, NodeAddress, NodeCidr};
 use weft_store::{BootTime, Hold, Published, PublishedNode};
 
@@ -99,12 +98,9 @@ impl Core {
     pub(super) fn look_at_hold(&mut self) {
         match self.lapsed() {
             Some(reason) => {
-                let text = format!("no addresses are given out: {reason}");
-                if self.troubles.insert("claims", text.clone()).as_ref() != Some(&text) {
-                    tracing::warn!("{text}");
-                }
+                self.trouble("claims", Some(format!("no addresses are given out: {reason}")));
             }
-            None => drop(self.troubles.remove("claims")),
+            None => self.trouble("claims", None),
         }
     }
 
@@ -157,54 +153,4 @@ impl Core {
     fn is_attached(&self, key: &weft_model::ObjectKey) -> bool {
         self.attached.values().any(|r| r.attachment.pod.as_ref().is_some_and(|pod| pod.key == *key))
     }
-
-    /// Writes the network configuration for runtimes once the node is ready: its presence is what makes a kubelet
-    /// report the node as ready.
-    pub(super) fn announce_readiness(&mut self) {
-        if self.conflist_written || self.ready_for(NetworkName::ordinary().as_str()).is_err() {
-            return;
-        }
-        let folder = &self.config.cni.conf_dir;
-        let path = folder.join(&self.config.cni.conf_name);
-        let text = conflist(&ConflistSettings {
-            name: self.config.cni.network_name.clone(),
-            plugin: "weft".into(),
-            network: NetworkName::ordinary().to_string(),
-            socket: self.socket_path(),
-            state_dir: self.config.state_dir.clone(),
-            mtu: None,
-            deadline: self.config.add_deadline(),
-        });
-        match write_whole(&path, &text) {
-            Ok(()) => {
-                tracing::info!("ready: wrote {}", path.display());
-                self.conflist_written = true;
-                self.publish(PublishWork::Ready);
-                self.troubles.remove("conflist");
-            }
-            Err(error) => {
-                let text =
-                    format!("cannot write {}: {error}; make {} writable", path.display(), folder.display());
-                if self.troubles.insert("conflist", text.clone()).as_ref() != Some(&text) {
-                    tracing::warn!("{text}");
-                }
-            }
-        }
-    }
-}
-
-/// Writes a file by a temporary one that runtimes don't read, so that none ever sees half of it.
-fn write_whole(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let temporary = path.with_extension("weft-new");
-    let done = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
-    if done.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    done
 }

@@ -10,9 +10,10 @@ use weft_model::{Attachment, Change, Fact, NetworkName};
 use super::blocks::Blocks;
 use super::{Around, Core, Phase, SharedPlans};
 use crate::config::{AgentConfig, ConfigError};
+use crate::conflist;
 use crate::fact_log::FactLog;
 use crate::message::Report;
-use crate::records::{Record, RecordError, Records, Stage};
+use crate::records::{Record, RecordError, Records, Since, Stage};
 
 /// Why an agent can't begin.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,18 @@ pub enum StartError {
     FactLog(#[source] std::io::Error),
 }
 
+/// The configuration of an earlier boot says that the node is ready, which it isn't yet. Written again when it is.
+fn set_conflist_aside(config: &AgentConfig) {
+    let path = config.cni.conf_dir.join(&config.cni.conf_name);
+    if !conflist::is_ours(&path) {
+        return;
+    }
+    match std::fs::remove_file(&path) {
+        Ok(()) => tracing::info!("took {} away until the node is ready", path.display()),
+        Err(error) => tracing::warn!("cannot take {} away until the node is ready: {error}", path.display()),
+    }
+}
+
 impl Core {
     /// Reads what was kept, and makes this node's attachments facts again.
     ///
@@ -43,7 +56,10 @@ impl Core {
         let settings = config.settings()?;
         let node = settings.node.clone();
         let boot = Boot::current()?;
-        let records = Records::open(&config.state_dir.join("attachments"), &boot.id)?;
+        let (records, since) = Records::open(&config.state_dir.join("attachments"), &boot.id)?;
+        if since == Since::EarlierBoot {
+            set_conflist_aside(&config);
+        }
         let (found, broken) = records.list()?;
         for reason in broken {
             tracing::warn!("{reason}");
@@ -139,8 +155,12 @@ impl Core {
                     self.attached.insert(id, record);
                 }
                 Stage::Adding | Stage::Deleting => {
-                    let removing =
-                        super::Removing { generation: Some(1), record: Some(record), waiting: Vec::new() };
+                    let removing = super::Removing {
+                        generation: Some(1),
+                        record: Some(record),
+                        waiting: Vec::new(),
+                        unfinished: None,
+                    };
                     self.removing.insert(id, removing);
                 }
             }

@@ -53,7 +53,7 @@ pub(super) fn all(
 ) -> Result<Report, MigrateError> {
     let mut report = begin(network);
     let (settings, host) = (config.settings()?, observe_host()?);
-    let records = Records::open(&config.state_dir.join("attachments"), &Boot::current()?.id)?;
+    let (records, _) = Records::open(&config.state_dir.join("attachments"), &Boot::current()?.id)?;
     set_aside(&network.conflist)?;
     let found = pods::find(kernel, network, places)?;
     for pod in &found.found {

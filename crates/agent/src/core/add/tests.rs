@@ -1,5 +1,8 @@
 //! The core without threads: messages in, and what it asks of the kernel thread out.
 
+mod refusals;
+mod removals;
+
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 

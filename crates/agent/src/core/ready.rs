@@ -1,0 +1,109 @@
+//! Whether this node serves pods, and the sign of it that runtimes and kubelets see: the network configuration.
+//!
+//! What always holds: the sign isn't set before the node is ready. It stays when the node is no longer: pods that start then are told
+//! to come again, and those that end need it.
+
+use weft_cni::{CniError, Code, ConflistSettings};
+use weft_model::NetworkName;
+
+use super::{Core, Phase, PublishWork, describe};
+use crate::conflist::{self, Written};
+
+impl Core {
+    /// Whether an ADD to a network would be served now.
+    ///
+    /// # Errors
+    /// Why not, with the code that STATUS answers.
+    pub fn ready_for(&self, network: &str) -> Result<(), CniError> {
+        let unavailable = |msg: &str, details: String| Err(CniError::new(Code::NOT_AVAILABLE, msg, details));
+        match self.phase {
+            Phase::Waiting => {
+                return unavailable("the agent waits for its store's first snapshot", self.waiting_for());
+            }
+            Phase::Applying => return unavailable("the agent applies its first plan", String::new()),
+            Phase::Running => {}
+        }
+        // It fails closed.
+        if let Some(key) = self.refused_base() {
+            let reason = self.failed.get(key).cloned().unwrap_or_default();
+            return unavailable("the packet filter is not in force", format!("{}: {reason}", describe(key)));
+        }
+        if let Some(reason) = self.lapsed() {
+            return unavailable("this node may not rely on its pod CIDRs now", reason);
+        }
+        let network = NetworkName::new(network)
+            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
+        let pool = self.pool(&network);
+        if pool.families().is_empty() && self.own_addresses().is_empty() {
+            let hint = "give a link of this node a global address, or set `addresses` in the configuration";
+            return unavailable("this node has no address", hint.into());
+        }
+        if pool.families().is_empty() {
+            let hint = format!(
+                "give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from",
+                self.node
+            );
+            return unavailable("this node has no pod CIDR", hint);
+        }
+        if self.leases.get(&network).is_some_and(|leases| !leases.has_room(&pool)) {
+            return unavailable(
+                "all addresses of this node's pod CIDRs are taken",
+                format!("{:?}", pool.cidrs),
+            );
+        }
+        Ok(())
+    }
+
+    fn waiting_for(&self) -> String {
+        self.stale.as_ref().map_or_else(String::new, |(_, reason)| reason.clone())
+    }
+
+    /// Writes the network configuration for runtimes once the node is ready: its presence is what makes a kubelet
+    /// report the node as ready.
+    pub(super) fn announce_readiness(&mut self) {
+        if self.conflist_written || self.ready_for(NetworkName::ordinary().as_str()).is_err() {
+            return;
+        }
+        if self.write_conflist() {
+            self.conflist_written = true;
+            self.publish(PublishWork::Ready);
+        }
+    }
+
+    /// Puts the configuration back where somebody has removed or changed it: without it no pod starts any more.
+    pub(super) fn look_at_conflist(&mut self) {
+        if self.conflist_written {
+            self.write_conflist();
+        }
+    }
+
+    /// Says whether the file is there as it should be.
+    fn write_conflist(&mut self) -> bool {
+        let folder = &self.config.cni.conf_dir;
+        let path = folder.join(&self.config.cni.conf_name);
+        let text = weft_cni::conflist(&ConflistSettings {
+            name: self.config.cni.network_name.clone(),
+            plugin: conflist::PLUGIN.into(),
+            network: NetworkName::ordinary().to_string(),
+            socket: self.socket_path(),
+            state_dir: self.config.state_dir.clone(),
+            mtu: None,
+            deadline: self.config.add_deadline(),
+        });
+        match conflist::write(&path, &text) {
+            Ok(written) => {
+                if written == Written::Anew {
+                    tracing::info!("wrote {}", path.display());
+                }
+                self.trouble("conflist", None);
+                true
+            }
+            Err(error) => {
+                let folder = folder.display();
+                let text = format!("cannot write {}: {error}; make {folder} writable", path.display());
+                self.trouble("conflist", Some(text));
+                false
+            }
+        }
+    }
+}
