@@ -23,6 +23,7 @@ pub mod late_store;
 mod memory;
 pub mod message;
 pub mod migrate;
+mod others;
 pub mod overlaps;
 pub mod publisher;
 pub mod records;

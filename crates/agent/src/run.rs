@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
-use weft_dataplane::{Ledger, LinuxKernel, Monitor, Notification, observe_host};
+use weft_dataplane::{Ledger, LinuxKernel, Monitor, observe_host};
 use weft_model::NodeName;
 use weft_store::{DirectoryOptions, DirectoryStore, EtcdStore, KubernetesStore, Store, StoreError};
 
@@ -21,12 +21,16 @@ use crate::health;
 use crate::kernel_thread::KernelThread;
 use crate::late_store::LateStore;
 use crate::message::Message;
+use crate::others::Watch;
 use crate::publisher;
 use crate::routes::Routes;
 use crate::servers::{Servers, Wiring};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How long to wait before watching others' changes is tried again.
+const MONITOR_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why an agent can't run.
 #[derive(Debug, thiserror::Error)]
@@ -179,32 +183,10 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     Ok(thread::Builder::new().name(name.into()).spawn(work)?)
 }
 
-/// Tells the core of the machine's own links, and the kernel thread of what somebody else changed.
 fn spawn_monitor(ledger: Ledger, core: &Sender<Message>, kernel: Sender<Work>) -> Result<(), RunError> {
-    let mut monitor = Monitor::open(ledger)?;
-    let core = core.clone();
-    spawn("weft-monitor", move || {
-        loop {
-            let sent = match monitor.next() {
-                Ok(Notification::HostChanged) => match observe_host() {
-                    Ok(host) => core.send(Message::Host(host)).is_ok(),
-                    Err(error) => core.send(Message::Trouble("host", Some(error.to_string()))).is_ok(),
-                },
-                Ok(Notification::Disturbed { what }) => {
-                    tracing::info!("mending what somebody changed: {what}");
-                    kernel.send(Work::Sync).is_ok()
-                }
-                Err(error) => {
-                    let text = format!("changes by others go unnoticed: {error}");
-                    let _ = core.send(Message::Trouble("monitor", Some(text)));
-                    return;
-                }
-            };
-            if !sent {
-                return;
-            }
-        }
-    })?;
+    let open = move || Monitor::open(ledger.clone());
+    let watch = Watch { monitor: open()?, core: core.clone(), kernel, pause: MONITOR_PAUSE };
+    spawn("weft-monitor", move || watch.run(open))?;
     Ok(())
 }
 
