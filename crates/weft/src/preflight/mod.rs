@@ -31,7 +31,7 @@ pub fn examine(machine: &Machine, config: Option<&AgentConfig>) -> Vec<Finding> 
     let cni = config.map_or(&usual_cni, |config| &config.cni);
     let dns = config.map_or(&usual_dns, |config| &config.dns);
     let addresses = config.map(AgentConfig::dns_addresses).unwrap_or_else(|| dns.link_local.clone());
-    let (storage, networks) = storage::check(machine, config);
+    let (storage, cluster) = storage::check(machine, config);
     let mut findings = rights::check(machine);
     // Without the rights each trial would fail for the same reason.
     if findings.iter().all(|finding| finding.verdict == Verdict::Ok) {
@@ -39,10 +39,10 @@ pub fn examine(machine: &Machine, config: Option<&AgentConfig>) -> Vec<Finding> 
         findings.extend(firewalls::check());
     }
     findings.extend(addresses::check(config));
-    findings.extend(sysctls::check(machine));
+    findings.extend(sysctls::check(machine, &cluster));
     let usual_health = || Port::new(u32::from(ServicesConfig::default().health_port)).ok();
     let health = config.map_or_else(usual_health, AgentConfig::health_port);
-    findings.extend(ports::check(machine, &addresses, &networks, health));
+    findings.extend(ports::check(machine, &addresses, &cluster.networks, health));
     findings.extend(runtimes::check(machine, cni));
     findings.extend(neighbours::check(machine));
     findings.extend(neighbours::resolver(machine, dns));

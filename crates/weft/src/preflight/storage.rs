@@ -16,23 +16,32 @@ use super::{Finding, Machine};
 /// Remarks of the store that are shown.
 const SHOWN: usize = 5;
 
-/// What was found, and the networks that the store describes (the ordinary one where it describes none).
-pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, Vec<Network>) {
+/// What the store says of the cluster, as far as checks of this machine go by it.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// Its networks: the ordinary one where it describes none.
+    pub networks: Vec<Network>,
+    /// How many nodes it knows; 0 where the store isn't asked for them.
+    pub nodes: usize,
+}
+
+/// What was found, and what the store says.
+pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, Cluster) {
     let Some(config) = config else {
         let finding = Finding::warning(
             "store",
             format!("no configuration ({}), so the store was not looked at", crate::cli::DEFAULT_CONFIG),
             "write one (examples/agent.yaml has all fields), or name it with --config",
         );
-        return (vec![finding], vec![Network::ordinary()]);
+        return (vec![finding], Cluster { networks: vec![Network::ordinary()], nodes: 0 });
     };
-    let (mut findings, mut networks) = match &config.store {
+    let (mut findings, mut cluster) = match &config.store {
         StoreConfig::Directory(folder) => read(&machine.path(folder)),
         StoreConfig::Kubernetes(kubernetes) => ask_server(config, kubernetes),
         StoreConfig::Etcd(etcd) => ask_etcd(etcd),
     };
-    if networks.is_empty() {
-        networks.push(Network::ordinary());
+    if cluster.networks.is_empty() {
+        cluster.networks.push(Network::ordinary());
     }
     for (name, folder) in [
         ("stateDir", &config.state_dir),
@@ -41,11 +50,11 @@ pub fn check(machine: &Machine, config: Option<&AgentConfig>) -> (Vec<Finding>, 
     ] {
         findings.extend(writable(&machine.path(folder), name));
     }
-    (findings, networks)
+    (findings, cluster)
 }
 
 /// Asks the API server for this node, and for no more.
-fn ask_server(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Finding>, Vec<Network>) {
+fn ask_server(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Finding>, Cluster) {
     let failed = |reason: String| {
         let mend = "mend store.kubernetes: kubeconfig, server, tokenFile, caFile; or node";
         Finding::missing("store", reason, mend)
@@ -56,20 +65,20 @@ fn ask_server(config: &AgentConfig, kubernetes: &KubernetesConfig) -> (Vec<Findi
     };
     let options = match options {
         Ok(options) => options,
-        Err(reason) => return (vec![failed(reason)], Vec::new()),
+        Err(reason) => return (vec![failed(reason)], Cluster::default()),
     };
     let networks = options.networks.iter().map(|described| described.network.clone()).collect();
     let finding = match KubernetesStore::open(options).and_then(|store| store.look()) {
         Ok(server) => Finding::ok("store", format!("{server} answers, and knows this node")),
         Err(error) => failed(error.to_string()),
     };
-    (vec![finding], networks)
+    (vec![finding], Cluster { networks, nodes: 0 })
 }
 
 /// What a store holds at an agent's start.
 #[derive(Default)]
 struct Held {
-    networks: Vec<Network>,
+    cluster: Cluster,
     facts: usize,
     /// What can't be read.
     broken: Vec<String>,
@@ -80,13 +89,14 @@ impl Held {
         match event {
             Event::Changes(changes) => {
                 self.facts += changes.len();
-                self.networks.extend(changes.into_iter().filter_map(|change| match change {
-                    Change::Set(fact) => match *fact {
-                        Fact::Network(network) => Some(network),
-                        _ => None,
-                    },
-                    Change::Remove(_) => None,
-                }));
+                for change in changes {
+                    let Change::Set(fact) = change else { continue };
+                    match *fact {
+                        Fact::Network(network) => self.cluster.networks.push(network),
+                        Fact::Node(_) => self.cluster.nodes += 1,
+                        _ => {}
+                    }
+                }
             }
             Event::Notice(Notice {
                 about,
@@ -113,7 +123,7 @@ impl Held {
 }
 
 /// Reads the folder as an agent would at its start.
-fn read(folder: &Path) -> (Vec<Finding>, Vec<Network>) {
+fn read(folder: &Path) -> (Vec<Finding>, Cluster) {
     let shown = folder.display();
     let events =
         DirectoryStore::open(folder, DirectoryOptions::default()).and_then(|store| store.read_once());
@@ -123,7 +133,7 @@ fn read(folder: &Path) -> (Vec<Finding>, Vec<Network>) {
             let mend = format!(
                 "mkdir -p {shown}, or mount the folder that the nodes share; or mend store.directory"
             );
-            return (vec![Finding::missing("store", error.to_string(), mend)], Vec::new());
+            return (vec![Finding::missing("store", error.to_string(), mend)], Cluster::default());
         }
     };
     let mut held = Held::default();
@@ -137,15 +147,15 @@ fn read(folder: &Path) -> (Vec<Finding>, Vec<Network>) {
             format!("mount {shown} writable"),
         ),
     });
-    (findings, held.networks)
+    (findings, held.cluster)
 }
 
 /// Asks etcd for everything, as an agent would at its start; a member that doesn't answer is not waited for again.
-fn ask_etcd(etcd: &EtcdConfig) -> (Vec<Finding>, Vec<Network>) {
+fn ask_etcd(etcd: &EtcdConfig) -> (Vec<Finding>, Cluster) {
     let failed = |reason: String| {
         let mend =
             "mend store.etcd: endpoints, caFile, certFile, keyFile, username, passwordFile; or start etcd";
-        (vec![Finding::missing("store", reason, mend)], Vec::new())
+        (vec![Finding::missing("store", reason, mend)], Cluster::default())
     };
     let store = match etcd.options().map_err(|(field, reason)| format!("{field}: {reason}")) {
         Ok(options) => EtcdStore::open(options).map_err(|error| error.to_string()),
@@ -173,7 +183,7 @@ fn ask_etcd(etcd: &EtcdConfig) -> (Vec<Finding>, Vec<Network>) {
     let mut findings = held.warnings("key");
     let text = format!("etcd answers, with {} objects below {}", held.facts, etcd.prefix);
     findings.push(Finding::ok("store", text));
-    (findings, held.networks)
+    (findings, held.cluster)
 }
 
 /// A folder that the agent makes and writes: the nearest parent that exists must be writable.
@@ -209,10 +219,10 @@ mod tests {
         let network =
             "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {name: default}\nspec: {vxlanPort: 8472}\n";
         let fake = FakeMachine::new(&[("/srv/cluster/network.yaml", network)]);
-        let (findings, networks) = check(&fake.machine(), Some(&config("/srv/cluster", "/var/lib/weft")));
+        let (findings, cluster) = check(&fake.machine(), Some(&config("/srv/cluster", "/var/lib/weft")));
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!(findings[0].verdict, Verdict::Ok, "{findings:?}");
-        assert_eq!(networks[0].vxlan_port.get(), 8472);
+        assert_eq!(cluster.networks[0].vxlan_port.get(), 8472);
     }
 
     #[test]

@@ -2,21 +2,27 @@
 
 use nix::unistd::{AccessFlags, access};
 
+use weft_model::Overlay;
+
+use super::storage::Cluster;
 use super::{Finding, Machine};
 
 /// Flows that a node with many pods easily has at once.
 const FEW_FLOWS: u64 = 65_536;
 /// The kernel's own limit of neighbours; somebody has lowered one below it.
 const FEW_NEIGHBOURS: u64 = 1024;
+/// Neighbours that are no nodes: as many as a block of the usual size has pods.
+const PODS: u64 = 256;
 
-pub fn check(machine: &Machine) -> Vec<Finding> {
+pub fn check(machine: &Machine, cluster: &Cluster) -> Vec<Finding> {
+    let wanted = neighbours_of(cluster);
     let findings = [
         forwarding(machine),
         reverse_path(machine),
         ipv6(machine),
         conntrack(machine),
-        neighbours(machine, "ipv4"),
-        neighbours(machine, "ipv6"),
+        neighbours(machine, "ipv4", wanted),
+        neighbours(machine, "ipv6", wanted),
     ];
     let mut findings: Vec<Finding> = findings.into_iter().flatten().collect();
     findings.extend(router_advertisements(machine));
@@ -83,16 +89,27 @@ fn conntrack(machine: &Machine) -> Option<Finding> {
     })
 }
 
-fn neighbours(machine: &Machine, family: &str) -> Option<Finding> {
+/// How many neighbours of a family the node may have at once. Nodes that are reached by a tunnel only are none: theirs are permanent,
+/// and the kernel doesn't count these. Which nodes are on one link is not known here, so all of them are taken to be.
+fn neighbours_of(cluster: &Cluster) -> u64 {
+    let direct = cluster.networks.iter().any(|network| network.overlay != Overlay::Vxlan);
+    let nodes = if direct { u64::try_from(cluster.nodes).unwrap_or(u64::MAX) } else { 0 };
+    FEW_NEIGHBOURS.max(nodes.saturating_add(PODS))
+}
+
+fn neighbours(machine: &Machine, family: &str, wanted: u64) -> Option<Finding> {
     let most = machine.sysctl_number(&format!("net/{family}/neigh/default/gc_thresh3"))?;
-    (most < FEW_NEIGHBOURS).then(|| {
+    (most < wanted).then(|| {
         Finding::warning(
             "sysctls",
             format!(
-                "net.{family}.neigh.default.gc_thresh3 is {most}: with more pods and peers than that, some become \
-                 unreachable"
+                "net.{family}.neigh.default.gc_thresh3 is {most}, and this cluster may need {wanted}: with more pods and peers \
+                 than that, some become unreachable"
             ),
-            format!("sysctl -w net.{family}.neigh.default.gc_thresh3=8192, and write it into /etc/sysctl.d/"),
+            format!(
+                "sysctl -w net.{family}.neigh.default.gc_thresh3={}, and write it into /etc/sysctl.d/",
+                wanted.saturating_mul(2).next_power_of_two().max(8192)
+            ),
         )
     })
 }
@@ -131,6 +148,8 @@ fn router_advertisements(machine: &Machine) -> Vec<Finding> {
 mod tests {
     use super::super::Verdict;
     use super::super::machine::testing::FakeMachine;
+    use super::*;
+    use weft_model::Network;
 
     const GOOD: [(&str, &str); 3] = [
         ("/proc/sys/net/ipv4/ip_forward", "1\n"),
@@ -141,7 +160,7 @@ mod tests {
     #[track_caller]
     fn check(more: &[(&str, &str)], expected: Option<&str>) {
         let fake = FakeMachine::new(&[&GOOD, more].concat());
-        let findings = super::check(&fake.machine());
+        let findings = super::check(&fake.machine(), &Cluster::default());
         let [finding] = &findings[..] else { panic!("{findings:?}") };
         match expected {
             None => assert_eq!(finding.verdict, Verdict::Ok, "{findings:?}"),
@@ -161,6 +180,28 @@ mod tests {
         check(&[("/proc/sys/net/netfilter/nf_conntrack_max", "262144")], None);
         check(&[("/proc/sys/net/ipv4/neigh/default/gc_thresh3", "512")], Some("net.ipv4.neigh"));
         check(&[("/proc/sys/net/ipv6/neigh/default/gc_thresh3", "1024")], None);
+    }
+
+    #[test]
+    fn a_large_cluster_on_one_link_needs_more_neighbours_than_usual() {
+        let limit = ("/proc/sys/net/ipv4/neigh/default/gc_thresh3", "1024");
+        let fake = FakeMachine::new(&[&GOOD[..], &[limit]].concat());
+        let mut cluster = Cluster { networks: vec![Network::ordinary()], nodes: 0 };
+        let mut check = |nodes: usize, overlay: Overlay, expected: Option<&str>| {
+            (cluster.nodes, cluster.networks[0].overlay) = (nodes, overlay);
+            let findings = super::check(&fake.machine(), &cluster);
+            let mend = findings[0].mend.as_deref();
+            assert_eq!(mend.is_some(), expected.is_some(), "{nodes} {overlay:?}: {findings:?}");
+            assert!(
+                expected.is_none_or(|value| mend.is_some_and(|mend| mend.contains(value))),
+                "{findings:?}"
+            );
+        };
+        check(700, Overlay::HostGw, None);
+        check(1000, Overlay::HostGw, Some("ipv4.neigh.default.gc_thresh3=8192"));
+        check(1000, Overlay::Auto, Some("gc_thresh3=8192"));
+        check(5000, Overlay::HostGw, Some("gc_thresh3=16384"));
+        check(5000, Overlay::Vxlan, None);
     }
 
     #[test]
@@ -184,7 +225,7 @@ mod tests {
     #[test]
     fn a_kernel_without_ipv6_is_named() {
         let fake = FakeMachine::new(&GOOD[..2]);
-        let finding = super::check(&fake.machine()).remove(0);
+        let finding = super::check(&fake.machine(), &Cluster::default()).remove(0);
         assert!(finding.text.contains("without IPv6"), "{}", finding.text);
     }
 }
