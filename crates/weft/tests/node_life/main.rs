@@ -4,6 +4,7 @@
 
 mod crash_points;
 mod interfaces;
+mod many;
 mod networkd;
 mod node;
 mod restart;
