@@ -141,10 +141,12 @@ fn render(explanation: &Explanation, kernel: Option<&KernelState>) -> String {
         (false, _) => "does not work: the packet does not arrive\n",
     });
     match kernel {
-        Some(state) if state.agrees => text.push_str("kernel: this node's is as the plan has it\n"),
+        Some(state) if state.agrees => {
+            text.push_str("kernel: this node's is as the plan has it; no other node's was looked at\n");
+        }
         Some(state) => {
             text.push_str(
-                "kernel: this node's differs from the plan, so the above may not be what happens:\n",
+                "kernel: this node's differs from the plan, so the above may not be what happens (no other node's was looked at):\n",
             );
             for line in state.differences.iter().take(SHOWN) {
                 text.push_str(&format!("  {line}\n"));
@@ -174,7 +176,7 @@ mod tests {
         the way
 
         works: the packet arrives and its answer comes back
-        kernel: this node's is as the plan has it
+        kernel: this node's is as the plan has it; no other node's was looked at
         ");
         let differs = KernelState { agrees: false, differences: vec!["+ x".into(); SHOWN + 2] };
         let text = render(&explanation("delivered", false), Some(&differs));

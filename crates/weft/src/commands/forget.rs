@@ -3,14 +3,25 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use serde::Serialize;
 use weft_agent::run::open_store;
+use weft_model::NodeName;
 
 use crate::cli::ForgetArgs;
-use crate::output::print;
+use crate::output::{Format, print, print_json};
 
-pub fn run(args: &ForgetArgs) -> Result<ExitCode> {
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    forgotten: &'a NodeName,
+}
+
+pub fn run(args: &ForgetArgs, format: Format) -> Result<ExitCode> {
     let config = args.config.read()?;
     open_store(&config)?.forget_node(&args.node)?;
-    print(&format!("nothing of node {} is left in the store\n", args.node))?;
+    match format {
+        Format::Json => print_json(&Answer { forgotten: &args.node })?,
+        Format::Text => print(&format!("nothing of node {} is left in the store\n", args.node))?,
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,26 +10,37 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
+use weft_agent::conflist::PLUGIN;
 
 use crate::cli::InstallArgs;
-use crate::output::print;
+use crate::output::{Format, print, print_json};
 
-/// What runtimes call it.
-pub const PLUGIN: &str = "weft";
 /// What it is called where it is built, and in the image.
 const BUILT: &str = "weft-cni";
 
-pub fn run(args: &InstallArgs) -> Result<ExitCode> {
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Answer {
+    plugin: PathBuf,
+    done: Done,
+}
+
+pub fn run(args: &InstallArgs, format: Format) -> Result<ExitCode> {
     let plugin = match &args.plugin {
         Some(path) => path.clone(),
         None => beside_this_program()?,
     };
     let place = args.folder.join(PLUGIN);
-    let text = match install(&plugin, &place)? {
+    let done = install(&plugin, &place)?;
+    let text = match done {
         Done::Replaced => format!("installed {}\n", place.display()),
         Done::Same => format!("{} is this one already\n", place.display()),
     };
-    print(&text)?;
+    match format {
+        Format::Json => print_json(&Answer { plugin: place, done })?,
+        Format::Text => print(&text)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -38,7 +49,8 @@ fn beside_this_program() -> Result<PathBuf> {
     Ok(own.with_file_name(BUILT))
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 enum Done {
     Replaced,
     Same,

@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
-use weft_agent::api::RunDir;
+use weft_agent::api::{RunDir, hold_state};
+use weft_agent::conflist::PLUGIN;
 use weft_agent::run::open_store;
 
 use crate::cli::UninstallArgs;
-use crate::commands::install::PLUGIN;
 use crate::output::{Format, print, print_json};
 use crate::traces::{Places, kernel};
 
@@ -76,9 +76,13 @@ fn look(places: &Places) -> Result<Answer> {
 }
 
 fn remove(places: &Places) -> Result<Answer> {
-    // Held until all is gone, so that no agent begins meanwhile. Without the folder none runs.
-    let held = places.run_dir.exists().then(|| RunDir::claim(&places.run_dir)).transpose();
-    let _held = held.map_err(|e| anyhow!("nothing was removed: {e}"))?;
+    // Held until all is gone, so that no agent begins meanwhile. Without the folders none runs; one with a run folder of its own
+    // still has its state here.
+    let nothing_removed = |error| anyhow!("nothing was removed: {error}");
+    let run = places.run_dir.exists().then(|| RunDir::claim(&places.run_dir)).transpose();
+    let _run = run.map_err(nothing_removed)?;
+    let state = places.state_dir.exists().then(|| hold_state(&places.state_dir)).transpose();
+    let _state = state.map_err(nothing_removed)?;
     // Files can go only after the kernel's part: the sysctls' originals are among them.
     let outcome = kernel::uninstall(&places.state_dir)?;
     let mut answer = Answer { removed: outcome.removed, leftovers: outcome.left };

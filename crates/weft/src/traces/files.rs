@@ -8,9 +8,9 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use weft_agent::AgentConfig;
-use weft_agent::config::{CniConfig, read_small};
+use weft_agent::config::CniConfig;
+use weft_agent::conflist;
 use weft_cni::config::DEFAULT_STATE_DIR;
 
 use crate::cli::DEFAULT_RUN_DIR;
@@ -19,8 +19,6 @@ use crate::cli::DEFAULT_RUN_DIR;
 const STATE: [&str; 4] = ["attachments", "tombstones", "facts.log", "sysctl-originals"];
 /// What it keeps in its run folder.
 const RUN: [&str; 4] = ["weft.sock", "weft.new", "agent.pid", "next.pid"];
-/// Type of our plugin in a runtime's configuration.
-const PLUGIN: &str = "weft";
 /// The file that tells our lease folders from host-local's.
 const LEASE_MARK: &str = "boot_id";
 
@@ -56,7 +54,10 @@ impl Places {
     /// first, so that no more pods come.
     pub fn present(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        found.extend(is_ours(&self.conflist).then(|| self.conflist.clone()));
+        found.extend(conflist::is_ours(&self.conflist).then(|| self.conflist.clone()));
+        // By its name alone: a writer that was killed may have left any part of it.
+        let unfinished = conflist::unfinished(&self.conflist);
+        found.extend(unfinished.is_file().then_some(unfinished));
         found.extend(lease_folders(&self.lease_dir));
         found.extend(named(&self.state_dir, &STATE));
         found.extend(named(&self.run_dir, &RUN));
@@ -99,13 +100,6 @@ fn named(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = ours.map(|entry| entry.path()).collect();
     paths.sort();
     paths
-}
-
-/// Whether a network configuration calls our plugin.
-fn is_ours(conflist: &Path) -> bool {
-    let Ok(text) = read_small(conflist) else { return false };
-    let Ok(value) = serde_json::from_str::<Value>(&text) else { return false };
-    value["plugins"].as_array().is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN))
 }
 
 fn lease_folders(lease_dir: &Path) -> Vec<PathBuf> {
@@ -180,6 +174,7 @@ mod tests {
     fn all_of_ours_goes_and_nothing_else_and_twice_is_fine() {
         let (folder, places) = machine(&[
             ("cni/10-weft.conflist", OURS),
+            ("cni/10-weft.weft-new", "{"),
             ("cni/20-other.conflist", OURS),
             ("leases/default/10.244.1.2", "c1\r\neth0"),
             ("leases/default/boot_id", "x"),
@@ -196,7 +191,7 @@ mod tests {
         ]);
         let (removed, failed) = places.remove();
         assert!(failed.is_empty(), "{failed:?}");
-        assert_eq!(removed.len(), 7, "{removed:?}");
+        assert_eq!(removed.len(), 8, "{removed:?}");
         let left = [
             "cni/20-other.conflist",
             "leases/default/notes",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_agent::api::{ApiRequest, ApiResponse};
 use weft_cni::{CniError, Code};
 
-use crate::run::{Done, FakeAgent, command};
+use crate::run::{Done, FakeAgent, command, weft};
 
 fn fixed(value: Value) -> FakeAgent {
     FakeAgent::new(move |_| ApiResponse::json(&value))
@@ -55,6 +55,20 @@ fn a_preview_names_the_folder_by_its_whole_path() {
     let here = std::env::current_dir().unwrap();
     agent.ask(&["plan", "-f", "."]).says(0, &[&format!("+ {}\n", here.display())]);
     agent.ask(&["plan", "-f", "no-such-folder"]).complains(2, &["no-such-folder", "No such file"]);
+}
+
+#[test]
+fn what_was_installed_is_told_to_programs_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plugin, bin) = (folder.path().join("weft-cni"), folder.path().join("bin"));
+    std::fs::write(&plugin, "a program").unwrap();
+    for done in ["replaced", "same"] {
+        let answer =
+            weft(&["install", bin.to_str().unwrap(), "--plugin", plugin.to_str().unwrap(), "-o", "json"]);
+        answer.says(0, &[]);
+        let expected = json!({"plugin": bin.join("weft"), "done": done});
+        assert_eq!(serde_json::from_str::<Value>(&answer.out).unwrap(), expected);
+    }
 }
 
 fn explanation(verdict: &str, works: bool) -> Value {

@@ -98,6 +98,11 @@ fn a_node_comes_and_goes_without_a_trace() {
     let left: Value = serde_json::from_str(&json.out).unwrap();
     assert!(json.status == 1 && left["leftovers"].as_array().unwrap().len() > 5, "{json:?}");
     weft(&["uninstall", "--config", &config]).complains(2, &["nothing was removed", &agent.id().to_string()]);
+    // Whatever run folder it has, its state is in use.
+    let elsewhere = folder.path().join("elsewhere").display().to_string();
+    let state = folder.path().join("state").display().to_string();
+    weft(&["uninstall", "--config", &config, "--run-dir", &elsewhere])
+        .complains(2, &["nothing was removed", "another agent uses", &state]);
     weft(&["agent", "--config", &config]).complains(1, &["another agent holds", &run]);
 
     kill(Pid::from_raw(i32::try_from(agent.id()).unwrap()), Signal::SIGTERM).unwrap();

@@ -106,9 +106,14 @@ fn a_node_that_is_gone_can_be_forgotten() {
     node.stop();
     let config = node.path("agent.yaml");
     let forget = || {
-        let weft =
-            Command::new(env!("CARGO_BIN_EXE_weft")).args(["forget", "n1", "--config"]).arg(&config).status();
-        assert!(weft.unwrap().success());
+        let weft = Command::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["forget", "n1", "-o", "json", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert!(weft.status.success(), "{weft:?}");
+        let answer: serde_json::Value = serde_json::from_slice(&weft.stdout).unwrap();
+        assert_eq!(answer["forgotten"], "n1");
         let left = output(&format!(
             "find {} -type f | grep n1; cat {0}/claims/*/* 2>/dev/null",
             node.path("cluster/.weft").display()
