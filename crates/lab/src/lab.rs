@@ -221,7 +221,13 @@ fn run_outside(mut command: Command, input: &str) -> Result<(), String> {
 /// Kernel settings, made before there are links that would keep the old ones.
 fn set_kernel(machine: &Machine, role: Role) -> Result<(), LabError> {
     // Without the wait for duplicate addresses a machine can talk as soon as it has an address.
-    let mut settings = vec![("net/ipv6/conf/all/accept_dad", "0"), ("net/ipv6/conf/default/accept_dad", "0")];
+    // Nor is a refusal kept back: a matrix asks for more of them at once than the kernel gives a host in a second.
+    let mut settings = vec![
+        ("net/ipv6/conf/all/accept_dad", "0"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+        ("net/ipv4/icmp_ratemask", "0"),
+        ("net/ipv6/icmp/ratelimit", "0"),
+    ];
     if role == Role::Router {
         settings.extend([("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]);
     }

@@ -112,14 +112,16 @@ impl Expected {
         };
         match (prediction.works, prediction.verdict.as_str(), &prediction.seen) {
             (false, "dropped", _) => Self::Silence,
-            (true, _, Some(seen)) if seen.server.port() != listening => match transport {
-                Transport::Http => Self::Refusal,
-                // Told by ICMP, of which kernels send only so many a second.
-                Transport::Udp => Self::NoAnswer,
-            },
             (true, _, Some(seen)) => {
-                let name = seen.receiver.clone().or_else(|| outside(seen.server.ip()));
-                name.map_or(Self::NoAnswer, |name| Self::Answer(name, seen.clone()))
+                let receiver = seen.receiver.clone().or_else(|| outside(seen.server.ip()));
+                let is_listening = seen.server.port() == listening;
+                match (receiver, transport) {
+                    (Some(name), _) if is_listening => Self::Answer(name, seen.clone()),
+                    (Some(_), Transport::Http) => Self::Refusal,
+                    // A datagram's refusal is told by ICMP, of which kernels send only so many a second. And of machines that
+                    // nobody knows, nobody knows what they do.
+                    (Some(_), Transport::Udp) | (None, _) => Self::NoAnswer,
+                }
             }
             _ => Self::NoAnswer,
         }

@@ -237,7 +237,7 @@ fn ends(places: &[Place], prediction: &Prediction, transport: Transport) -> Vec<
         found.map(|p| p.name.clone())
     };
     let end = |end: &Prediction| match (end.verdict.as_str(), transport) {
-        // By a reset; ICMP errors are sent only so many a second.
+        // By a reset, or by ICMP errors, which the lab's machines don't hold back.
         ("rejected", Transport::Http) => Expected::Refusal,
         _ => Expected::of(end, transport, outside),
     };
