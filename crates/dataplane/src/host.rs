@@ -7,14 +7,12 @@ use weft_model::{Family, Host, HostLink};
 
 use crate::KernelError;
 use crate::link::state::{self, LinkState};
-use crate::netlink::{Dump, Message, Rtnl, headers, number};
-use crate::route::af;
+use crate::netlink::{Message, Received, Rtnl, headers, number};
+use crate::route::{ROUTE_FIXED, af};
 use crate::sysctl;
 
 /// Length of `struct ifaddrmsg`.
 const ADDRESS_FIXED: usize = 8;
-/// Length of `struct rtmsg`.
-const ROUTE_FIXED: usize = 12;
 /// Addresses that nobody has, to ask which way everything else goes: of class E, and of the 6bone that was given back.
 const NOWHERE_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
 const NOWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x3ffe, 0, 0, 0, 0, 0, 0, 1);
@@ -28,11 +26,7 @@ const DEFAULT_PREFIX: u8 = 3;
 /// When the kernel can't be asked.
 pub fn observe_host() -> Result<Host, KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let mut links: Vec<LinkState> = Vec::new();
-    rtnl.dump("links", &state::list(), |dump| match dump {
-        Dump::Again => links.clear(),
-        Dump::Object(message) => links.extend(state::read(&message)),
-    })?;
+    let links = rtnl.list("links", &state::list(), state::read)?;
     let addresses = global_addresses(&mut rtnl)?;
     let (lo, mut links): (Vec<_>, Vec<_>) =
         links.into_iter().partition(|link| link.flags & libc::IFF_LOOPBACK as u32 != 0);
@@ -59,28 +53,19 @@ pub fn observe_host() -> Result<Host, KernelError> {
 /// Global addresses by link index; IPv6 privacy addresses, which come and go, are left out.
 fn global_addresses(rtnl: &mut Rtnl) -> Result<Vec<(u32, IpNet)>, KernelError> {
     let request = Message::new(libc::RTM_GETADDR, 0, &headers::address(0, 0, 0, 0, 0));
-    let mut found = Vec::new();
-    rtnl.dump("addresses", &request, |dump| match dump {
-        Dump::Again => found.clear(),
-        Dump::Object(message) => {
-            let attributes = message.attributes(ADDRESS_FIXED);
-            let &[family, prefix, flags, scope, ..] = message.body else {
-                return;
-            };
-            let temporary =
-                i32::from(family) == libc::AF_INET6 && u32::from(flags) & libc::IFA_F_TEMPORARY != 0;
-            let address =
-                attributes.address(libc::IFA_LOCAL).or_else(|| attributes.address(libc::IFA_ADDRESS));
-            if let (Some(address), Some(index)) = (address, number(message.body, 4))
-                && scope == libc::RT_SCOPE_UNIVERSE
-                && !temporary
-                && let Ok(net) = IpNet::new(address, prefix)
-            {
-                found.push((index, net));
-            }
-        }
-    })?;
-    Ok(found)
+    let read = |message: &Received<'_>| {
+        let attributes = message.attributes(ADDRESS_FIXED);
+        let &[family, prefix, flags, scope, ..] = message.body else {
+            return None;
+        };
+        let temporary = i32::from(family) == libc::AF_INET6 && u32::from(flags) & libc::IFA_F_TEMPORARY != 0;
+        let address =
+            attributes.address(libc::IFA_LOCAL).or_else(|| attributes.address(libc::IFA_ADDRESS))?;
+        let index = number(message.body, 4)?;
+        let net = IpNet::new(address, prefix).ok()?;
+        (scope == libc::RT_SCOPE_UNIVERSE && !temporary).then_some((index, net))
+    };
+    Ok(rtnl.list("addresses", &request, read)?)
 }
 
 /// Index of the link that the default route leads to; `None` without such a route.

@@ -15,8 +15,8 @@ use super::request::find;
 use super::state::LinkState;
 use super::{netns, pod_routes};
 use crate::KernelError;
-use crate::netlink::{Dump, Message, Rtnl};
-use crate::route::af;
+use crate::netlink::{Received, Rtnl};
+use crate::route::{ROUTE_FIXED, af, list_all_routes};
 
 /// A sentence for each thing that is not as it should be; empty where all is well.
 ///
@@ -105,22 +105,13 @@ fn check_pod_end(end: &LinkState, pod: &PodLink, faults: &mut Vec<String>) {
 
 /// Tables that have a default route by the gateway on the link.
 fn default_routes(rtnl: &mut Rtnl, link: u32, family: Family) -> Result<Vec<u32>, KernelError> {
-    let mut header = [0; 12];
-    header[0] = af(family);
-    let request = Message::new(libc::RTM_GETROUTE, 0, &header);
-    let mut found = Vec::new();
-    rtnl.dump("routes", &request, |dump| match dump {
-        Dump::Again => found.clear(),
-        Dump::Object(message) => {
-            let attributes = message.attributes(header.len());
-            if message.body.get(1) == Some(&0)
-                && message.body.first() == Some(&af(family))
-                && attributes.u32(libc::RTA_OIF) == Some(link)
-                && attributes.address(libc::RTA_GATEWAY) == Some(gateway(family))
-            {
-                found.extend(attributes.u32(libc::RTA_TABLE));
-            }
-        }
-    })?;
-    Ok(found)
+    let table = |message: &Received<'_>| {
+        let attributes = message.attributes(ROUTE_FIXED);
+        let leads_there = message.body.get(1) == Some(&0)
+            && message.body.first() == Some(&af(family))
+            && attributes.u32(libc::RTA_OIF) == Some(link)
+            && attributes.address(libc::RTA_GATEWAY) == Some(gateway(family));
+        attributes.u32(libc::RTA_TABLE).filter(|_| leads_there)
+    };
+    Ok(rtnl.list("routes", &list_all_routes(family), table)?)
 }

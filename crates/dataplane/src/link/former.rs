@@ -12,11 +12,9 @@ use super::pod_end::{address_request, addresses, gateway, object};
 use super::pod_routes;
 use super::request::{Request, send};
 use crate::KernelError;
-use crate::netlink::{Dump, Message, Received, Rtnl, headers};
-use crate::route::af;
+use crate::netlink::{Message, Received, Rtnl, headers};
+use crate::route::{ROUTE_FIXED, af, list_all_routes};
 
-/// Length of `struct rtmsg`.
-const ROUTE_FIXED: usize = 12;
 /// `IFA_FLAGS` and `IFA_F_NOPREFIXROUTE` of `linux/if_addr.h`.
 const IFA_FLAGS: u16 = 8;
 const NO_PREFIX_ROUTE: u32 = 0x200;
@@ -28,7 +26,9 @@ pub(super) fn clear(rtnl: &mut Rtnl, pod: &PodLink, index: u32) -> Result<(), Ke
     for family in Family::ALL {
         if pod.addresses.iter().any(|address| Family::of(*address) == family) {
             requests.extend(pod_routes::lead_out(pod, index, family));
-            for message in ways_by_others(rtnl, index, family)? {
+            let removals =
+                rtnl.list("routes", &list_all_routes(family), |route| removal(route, index, family))?;
+            for message in removals {
                 requests.push(
                     Request::new(message, "remove", format!("a former route on {}", object(pod)))
                         .tolerate(&[libc::ESRCH]),
@@ -63,19 +63,7 @@ fn without_subnet(pod: &PodLink, index: u32, address: IpAddr, prefix: u8) -> Req
     }
 }
 
-/// Requests that remove the link's routes by other gateways than ours.
-fn ways_by_others(rtnl: &mut Rtnl, index: u32, family: Family) -> Result<Vec<Message>, KernelError> {
-    let mut header = [0; ROUTE_FIXED];
-    header[0] = af(family);
-    let request = Message::new(libc::RTM_GETROUTE, 0, &header);
-    let mut removals = Vec::new();
-    rtnl.dump("routes", &request, |dump| match dump {
-        Dump::Again => removals.clear(),
-        Dump::Object(message) => removals.extend(removal(&message, index, family)),
-    })?;
-    Ok(removals)
-}
-
+/// A request that removes the route, if it is the link's and by another gateway than ours.
 fn removal(message: &Received<'_>, index: u32, family: Family) -> Option<Message> {
     let body = message.body.get(..ROUTE_FIXED)?;
     let attributes = message.attributes(ROUTE_FIXED);

@@ -14,7 +14,7 @@ use super::request::{OwnAddresses, Request, change, send, settings, up};
 use super::state::{Conf, LinkState};
 use super::{netns, pod_routes};
 use crate::KernelError;
-use crate::netlink::{Dump, Message, Rtnl, headers, number};
+use crate::netlink::{Message, Received, Rtnl, headers, number};
 use crate::route::af;
 
 /// The loopback link's index, in every namespace.
@@ -71,21 +71,13 @@ pub(crate) fn repair(
 /// Addresses of a link in the socket's namespace, with their prefixes.
 pub(crate) fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<Vec<(IpAddr, u8)>, KernelError> {
     let request = Message::new(libc::RTM_GETADDR, 0, &headers::address(0, 0, 0, 0, index));
-    let mut found = Vec::new();
-    rtnl.dump("addresses", &request, |dump| match dump {
-        Dump::Again => found.clear(),
-        Dump::Object(message) => {
-            let attributes = message.attributes(ADDRESS_FIXED);
-            let address =
-                attributes.address(libc::IFA_LOCAL).or_else(|| attributes.address(libc::IFA_ADDRESS));
-            if let (Some(address), Some(of)) = (address, number(message.body, 4))
-                && of == index
-            {
-                found.push((address, message.body[1]));
-            }
-        }
-    })?;
-    Ok(found)
+    let read = |message: &Received<'_>| {
+        let attributes = message.attributes(ADDRESS_FIXED);
+        let address =
+            attributes.address(libc::IFA_LOCAL).or_else(|| attributes.address(libc::IFA_ADDRESS))?;
+        (number(message.body, 4)? == index).then(|| (address, message.body[1]))
+    };
+    Ok(rtnl.list("addresses", &request, read)?)
 }
 
 /// True when the namespace takes packets for the address: the kernel makes an IPv6 address its own a moment after it

@@ -13,7 +13,7 @@ use crate::kernel::Observation;
 use crate::ledger::Expected;
 use crate::link::host_end::{self, Gateway};
 use crate::link::state::{self, LinkState};
-use crate::netlink::{Dump, Message, Received, headers, number};
+use crate::netlink::{Message, Received, headers, number};
 use crate::{KernelError, overlay, route, sysctl};
 
 pub(super) type Wanted<'a> = Option<&'a Rows<KernelKey, KernelRow>>;
@@ -39,12 +39,7 @@ impl LinuxKernel {
 
     /// Every link of the namespace.
     pub(crate) fn all_links(&mut self) -> Result<Vec<LinkState>, KernelError> {
-        let mut links = Vec::new();
-        self.rtnl.dump("links", &state::list(), |dump| match dump {
-            Dump::Again => links.clear(),
-            Dump::Object(message) => links.extend(state::read(&message)),
-        })?;
-        Ok(links)
+        Ok(self.rtnl.list("links", &state::list(), state::read)?)
     }
 
     fn see_links(
@@ -87,16 +82,11 @@ impl LinuxKernel {
         const FIXED: usize = 8;
         let family = libc::AF_INET6 as u8;
         let request = Message::new(libc::RTM_GETADDR, 0, &headers::address(family, 0, 0, 0, 0));
-        let mut links = BTreeSet::new();
-        self.rtnl.dump("addresses", &request, |dump| match dump {
-            Dump::Again => links.clear(),
-            Dump::Object(message) => {
-                if message.attributes(FIXED).address(libc::IFA_ADDRESS) == Some(IpAddr::V6(GATEWAY_V6)) {
-                    links.extend(number(message.body, 4));
-                }
-            }
+        let links = self.rtnl.list("addresses", &request, |message| {
+            let has = message.attributes(FIXED).address(libc::IFA_ADDRESS) == Some(IpAddr::V6(GATEWAY_V6));
+            number(message.body, 4).filter(|_| has)
         })?;
-        Ok(links)
+        Ok(links.into_iter().collect())
     }
 
     fn see_peers(
@@ -149,17 +139,11 @@ impl LinuxKernel {
         rows: &mut FxHashMap<KernelKey, KernelRow>,
         read: impl Fn(&Received<'_>) -> Option<(KernelKey, KernelRow)>,
     ) -> Result<(), KernelError> {
-        let mut found = Vec::new();
-        let listed = self.rtnl.dump(what, request, |dump| match dump {
-            Dump::Again => found.clear(),
-            Dump::Object(message) => found.extend(read(&message)),
-        });
-        match listed {
+        match self.rtnl.list(what, request, read) {
             Err(crate::netlink::SocketError::Dump { refusal, .. })
                 if matches!(refusal.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {}
-            other => other?,
+            found => rows.extend(found?),
         }
-        rows.extend(found);
         Ok(())
     }
 

@@ -14,13 +14,8 @@ use crate::KernelError;
 use crate::link::request::{Request, find, send};
 use crate::link::state::LinkState;
 use crate::link::{netns, pod_end};
-use crate::netlink::{Dump, Message, Received, headers, number};
-use crate::route::af;
-
-/// Length of `struct rtmsg`.
-const ROUTE_FIXED: usize = 12;
-/// `RTNH_F_ONLINK`.
-const ONLINK: u32 = 4;
+use crate::netlink::{Message, Received, headers, number};
+use crate::route::{ONLINK, ROUTE_FIXED, list_all_routes};
 
 /// Both ends of a pod's veth pair, whoever made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,13 +146,7 @@ impl LinuxKernel {
     pub fn take_routes(&mut self, blocks: &[Cidr]) -> Result<Vec<Cidr>, KernelError> {
         let mut taken = Vec::new();
         for family in Family::ALL {
-            let mut header = [0; ROUTE_FIXED];
-            header[0] = af(family);
-            let mut found = Vec::new();
-            self.rtnl.dump("routes", &Message::new(libc::RTM_GETROUTE, 0, &header), |dump| match dump {
-                Dump::Again => found.clear(),
-                Dump::Object(message) => found.extend(as_ours(&message, blocks)),
-            })?;
+            let found = self.rtnl.list("routes", &list_all_routes(family), |route| as_ours(route, blocks))?;
             for (destination, message) in found {
                 let request = Request::new(message, "take over", format!("the route to {destination}"));
                 send(&mut self.rtnl, &[request])?;

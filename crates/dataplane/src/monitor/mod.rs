@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::KernelError;
 use crate::ledger::Ledger;
 use crate::link::state;
-use crate::netlink::{Dump, Received, Rtnl, SocketError, raise_buffers};
+use crate::netlink::{Received, Rtnl, SocketError, raise_buffers};
 
 pub(crate) use ears::Ears;
 use judge::Judge;
@@ -80,11 +80,7 @@ impl Monitor {
         let netfilter = subscribe(NETLINK_NETFILTER, &[NFTABLES_GROUP], &ports).map_err(SocketError::Open)?;
         own.hears_with(Ears::of(&netfilter, NFTABLES_GROUP).map_err(SocketError::Open)?);
         // Subscribed first, listed then: what changes in between is seen twice, and not missed.
-        let mut links = Vec::new();
-        Rtnl::open()?.dump("links", &state::list(), |dump| match dump {
-            Dump::Again => links.clear(),
-            Dump::Object(message) => links.extend(state::read(&message)),
-        })?;
+        let links = Rtnl::open()?.list("links", &state::list(), state::read)?;
         Ok(Self {
             route,
             netfilter,

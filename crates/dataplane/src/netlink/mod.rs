@@ -8,7 +8,7 @@ mod socket;
 
 pub use message::{Attributes, Message, Received};
 pub use removals::Removals;
-pub use socket::{Dump, Refusal, Reply, Rtnl, SocketError};
+pub use socket::{Refusal, Reply, Rtnl, SocketError};
 
 pub(crate) use message::{headers, number};
 pub(crate) use socket::raise_buffers;

@@ -185,31 +185,31 @@ impl Rtnl {
         }
     }
 
-    /// Lists objects: calls `each` with every message of the answer; a list that changed meanwhile is read again,
-    /// after `each` was told by [`Dump::Again`] to forget.
+    /// Lists objects: those of which `read` makes something. A list that changed meanwhile is read again.
     ///
     /// # Errors
     /// When the socket fails, the kernel refuses, or the list never holds still.
-    pub fn dump(
+    pub fn list<T>(
         &mut self,
         what: &'static str,
         request: &Message,
-        mut each: impl FnMut(Dump<'_>),
-    ) -> Result<(), SocketError> {
+        read: impl Fn(&Received<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, SocketError> {
         for _ in 0..DUMP_ATTEMPTS {
-            each(Dump::Again);
-            if self.dump_once(what, request, &mut each)? {
-                return Ok(());
+            let mut found = Vec::new();
+            if self.dump(what, request, &mut |message| found.extend(read(message)))? {
+                return Ok(found);
             }
         }
         Err(SocketError::Unsteady(what))
     }
 
-    fn dump_once(
+    /// Reads a list once; says whether it held still meanwhile.
+    fn dump(
         &mut self,
         what: &'static str,
         request: &Message,
-        each: &mut impl FnMut(Dump<'_>),
+        each: &mut impl FnMut(&Received<'_>),
     ) -> Result<bool, SocketError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
@@ -233,7 +233,7 @@ impl Rtnl {
                         Some(refusal) => return Err(SocketError::Dump { what, refusal }),
                         None => return Ok(steady),
                     },
-                    _ => each(Dump::Object(message)),
+                    _ => each(&message),
                 }
             }
         }
@@ -259,15 +259,6 @@ impl Rtnl {
             }
         }
     }
-}
-
-/// What [`Rtnl::dump`] hands out.
-#[derive(Debug)]
-pub enum Dump<'a> {
-    /// A reading begins: forget what came before.
-    Again,
-    /// One object.
-    Object(Received<'a>),
 }
 
 /// The error in an acknowledgement, if it is one.

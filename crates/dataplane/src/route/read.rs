@@ -8,8 +8,10 @@ use weft_plan::{Fdb, KernelKey, KernelRow, Neighbour, PolicyRule, Route, RouteKe
 use super::render::{FRA_FWMASK, FRA_PRIORITY, FRA_PROTOCOL, FRA_SRC, FRA_TABLE, IPV6_METRIC, ONLINK, af};
 use crate::netlink::{Attributes, Message, Received, headers, number};
 
-/// Length of `struct rtmsg`, `struct fib_rule_hdr` and `struct ndmsg`.
-const FIXED: usize = 12;
+/// Length of `struct rtmsg`.
+pub(crate) const ROUTE_FIXED: usize = 12;
+/// `struct fib_rule_hdr` and `struct ndmsg` are as long.
+const FIXED: usize = ROUTE_FIXED;
 type Names = FxHashMap<u32, IfName>;
 
 /// The request that lists our routes of a family, in all tables; the kernel leaves others' out.
@@ -25,6 +27,13 @@ pub(crate) fn list_routes(family: Family) -> Message {
         flags: 0,
     };
     Message::new(libc::RTM_GETROUTE, 0, &header.bytes())
+}
+
+/// The request that lists the routes of a family, whoever made them, in all tables.
+pub(crate) fn list_all_routes(family: Family) -> Message {
+    let mut header = [0; ROUTE_FIXED];
+    header[0] = af(family);
+    Message::new(libc::RTM_GETROUTE, 0, &header)
 }
 
 /// The request that lists the rules of a family.

@@ -18,7 +18,7 @@ const FRA_FWMARK: u16 = 10;
 pub(super) const FRA_FWMASK: u16 = 16;
 pub(super) const FRA_PROTOCOL: u16 = 21;
 /// `RTNH_F_ONLINK`.
-pub(super) const ONLINK: u32 = 4;
+pub(crate) const ONLINK: u32 = 4;
 /// `IP6_RT_PRIO_USER`: what the kernel makes of metric 0.
 pub(super) const IPV6_METRIC: u32 = 1024;
 
