@@ -39,6 +39,17 @@ pub struct PortMapping {
     pub protocol: HostPortProtocol,
 }
 
+impl PortMapping {
+    /// Reads one as runtimes write it, field names in any case; nothing where the host port is 0, which is how Kubernetes says
+    /// that it wants none.
+    ///
+    /// # Errors
+    /// Code 7 with the field, under `path`, that can't be read.
+    pub fn read(entry: &Value, path: String) -> Result<Option<Self>, CniError> {
+        port_mapping(&Object::element(entry, path)?)
+    }
+}
+
 /// Everything that the runtime wishes for this container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -78,7 +89,7 @@ impl Wishes {
             .map(|(path, mac)| unicast_mac(&path, mac))
             .transpose()?;
         for (path, value) in runtime.list("portMappings")? {
-            wishes.port_mappings.extend(port_mapping(&Object::element(value, path)?)?);
+            wishes.port_mappings.extend(PortMapping::read(value, path)?);
         }
         for (path, value) in in_args.list("labels")? {
             let label = Object::element(value, path)?;
@@ -114,7 +125,6 @@ fn unicast_mac(path: &str, text: &str) -> Result<String, CniError> {
     Ok(pairs.join(":").to_ascii_lowercase())
 }
 
-/// One mapping; nothing where the host port is 0, which is how Kubernetes says that it wants none.
 fn port_mapping(entry: &Object<'_>) -> Result<Option<PortMapping>, CniError> {
     let port = |key: &str| -> Result<u16, CniError> {
         Ok(u16::try_from(entry.number(key, 65_535)?.unwrap_or(0)).unwrap_or(0))

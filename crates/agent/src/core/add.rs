@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use weft_cni::{AddResult, Attach, CniError, Code, HostPortProtocol, Interface, IpConfig, IpPrefix, Route};
+use weft_cni::{
+    AddResult, Attach, CniError, Code, HostPortProtocol, Interface, IpConfig, IpPrefix, PortMapping, Route,
+};
 use weft_compile::Context;
 use weft_ipam::{DirectoryLeases, IpamError, LeaseError, Leases, Pool};
 use weft_model::{
-    Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, Mac, NetworkName, ObjectKey, Overlay,
-    PodIdentity, Port, Protocol,
+    Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, InvalidNet, Mac, NetworkName,
+    ObjectKey, Overlay, PodIdentity, Port, Protocol,
 };
 use weft_plan::KernelKey;
 use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6, HOST_END_MAC};
@@ -378,27 +380,25 @@ fn pod_identity(attach: &Attach) -> Result<Option<PodIdentity>, CniError> {
 }
 
 fn host_ports(attach: &Attach) -> Result<Vec<HostPort>, CniError> {
-    let port = |number: u16| {
-        Port::new(u32::from(number))
-            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "portMappings", error.to_string()))
-    };
-    attach
-        .wishes
-        .port_mappings
-        .iter()
-        .map(|mapping| {
-            Ok(HostPort {
-                host_ip: mapping.host_ip,
-                host_port: port(mapping.host_port)?,
-                container_port: port(mapping.container_port)?,
-                protocol: match mapping.protocol {
-                    HostPortProtocol::Tcp => Protocol::Tcp,
-                    HostPortProtocol::Udp => Protocol::Udp,
-                    HostPortProtocol::Sctp => Protocol::Sctp,
-                },
-            })
-        })
-        .collect()
+    let wrong = |error: InvalidNet| CniError::new(Code::INVALID_CONFIG, "portMappings", error.to_string());
+    attach.wishes.port_mappings.iter().map(|mapping| host_port(mapping).map_err(wrong)).collect()
+}
+
+/// A runtime's mapping as a fact.
+///
+/// # Errors
+/// Where a port is 0.
+pub(crate) fn host_port(mapping: &PortMapping) -> Result<HostPort, InvalidNet> {
+    Ok(HostPort {
+        host_ip: mapping.host_ip,
+        host_port: Port::new(u32::from(mapping.host_port))?,
+        container_port: Port::new(u32::from(mapping.container_port))?,
+        protocol: match mapping.protocol {
+            HostPortProtocol::Tcp => Protocol::Tcp,
+            HostPortProtocol::Udp => Protocol::Udp,
+            HostPortProtocol::Sctp => Protocol::Sctp,
+        },
+    })
 }
 
 /// The MAC address that a runtime wishes for. The host end's own would be the pod's neighbour and itself.

@@ -39,6 +39,7 @@ use crate::message::{CniCall, CniReply, CniVerb, Message, Report};
 use crate::records::{Record, Records};
 
 pub use add::attachment_id;
+pub(crate) use add::host_port;
 pub use start::StartError;
 
 /// What the core asks of the kernel thread.

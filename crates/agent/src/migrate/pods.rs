@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
+use weft_cni::PortMapping;
 use weft_dataplane::{FormerPod, LinuxKernel};
-use weft_model::{
-    Attachment, AttachmentId, Family, HostPort, IfName, NetworkName, ObjectKey, PodIdentity, Port, Protocol,
-};
+use weft_model::{Attachment, AttachmentId, Family, HostPort, IfName, NetworkName, ObjectKey, PodIdentity};
 
 use super::network::Network;
 use super::{MigrateError, Places};
+use crate::core::host_port;
 
 /// Largest cached result that is read, in bytes.
 const CACHE_LIMIT: u64 = 1 << 20;
@@ -51,25 +52,8 @@ struct Cached {
     #[serde(rename = "netns")]
     netns: Option<String>,
     cni_args: Option<Vec<(String, String)>>,
-    capability_args: Option<Capabilities>,
+    capability_args: Value,
     result: Option<CachedResult>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Capabilities {
-    port_mappings: Vec<Mapping>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Mapping {
-    host_port: u32,
-    container_port: u32,
-    #[serde(default)]
-    protocol: String,
-    #[serde(default, rename = "hostIP")]
-    host_ip: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -192,23 +176,11 @@ fn identity(cached: &Cached) -> Option<PodIdentity> {
     Some(PodIdentity { key, uid: value("K8S_POD_UID").map(Into::into) })
 }
 
+/// Those that can be read: what the former plugins couldn't, they didn't map.
 fn host_ports(cached: &Cached) -> Vec<HostPort> {
-    let mappings = cached.capability_args.iter().flat_map(|args| &args.port_mappings);
-    mappings
-        .filter_map(|mapping| {
-            Some(HostPort {
-                host_ip: mapping.host_ip.parse().ok(),
-                host_port: Port::new(mapping.host_port).ok()?,
-                container_port: Port::new(mapping.container_port).ok()?,
-                protocol: match mapping.protocol.to_ascii_lowercase().as_str() {
-                    "" | "tcp" => Protocol::Tcp,
-                    "udp" => Protocol::Udp,
-                    "sctp" => Protocol::Sctp,
-                    _ => return None,
-                },
-            })
-        })
-        .collect()
+    let mappings = cached.capability_args["portMappings"].as_array().into_iter().flatten();
+    let read = |entry| PortMapping::read(entry, "portMappings".into()).ok().flatten();
+    mappings.filter_map(|entry| host_port(&read(entry)?).ok()).collect()
 }
 
 #[cfg(test)]
@@ -241,7 +213,8 @@ mod tests {
             r#"{"kind": "cniCacheV1", "containerId": "c1", "config": "e30=", "ifName": "eth0", "networkName": "cbr0",
               "netns": "/var/run/netns/c1",
               "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "web-0"], ["K8S_POD_UID", "u"]],
-              "capabilityArgs": {"portMappings": [{"hostPort": 30080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}],
+              "capabilityArgs": {"portMappings": [{"hostPort": 30080, "containerPort": 80, "protocol": "tcp", "hostIP": ""},
+                {"HostPort": 30081, "ContainerPort": 81, "Protocol": "udp", "HostIP": "192.0.2.1"}, {"hostPort": "none"}],
                 "dns": {"Servers": []}},
               "result": {"cniVersion": "0.3.1", "interfaces": [{"name": "eth0", "sandbox": "/var/run/netns/c1"}]}}"#,
         )
@@ -249,8 +222,10 @@ mod tests {
         let pod = identity(&cached).unwrap();
         assert_eq!((pod.key.to_string().as_str(), pod.uid.as_deref()), ("shop/web-0", Some("u")));
         let ports = host_ports(&cached);
-        assert_eq!(ports.len(), 1);
+        assert_eq!(ports.len(), 2);
         assert_eq!((ports[0].host_port.get(), ports[0].host_ip), (30080, None));
+        // In containerd's own words.
+        assert_eq!((ports[1].host_port.get(), ports[1].host_ip), (30081, "192.0.2.1".parse().ok()));
         assert_eq!(cached.netns.as_deref(), Some("/var/run/netns/c1"));
         assert!(identity(&Cached::default()).is_none());
     }
