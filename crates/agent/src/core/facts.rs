@@ -13,6 +13,8 @@ use weft_store::{Event, Hold, Notice, Remark};
 use super::{Core, LOOK_EVERY, Phase, Work};
 use crate::fact_log;
 
+/// The part that [`BARE`] is about.
+const CONTENTS: &str = "store's contents";
 /// What is put up while a store holds nothing but what this node wrote itself.
 const BARE: &str = "the store holds nothing but what this node itself wrote; is its file system mounted? What was in force \
                     stays. If nothing is meant to be there, put any object into it, a Namespace for example";
@@ -193,12 +195,12 @@ impl Core {
     /// be read again is yet to be read.
     pub(super) fn let_go_of_earlier(&mut self, now: Instant) {
         if !self.earlier.snapshot || self.earlier.unconfirmed.is_empty() {
-            self.troubles.remove("store's contents");
+            self.trouble(CONTENTS, None);
             return;
         }
         let unread = self.unread();
         if !self.earlier.has_others {
-            self.troubles.insert("store's contents", BARE.to_owned());
+            self.trouble(CONTENTS, Some(BARE.to_owned()));
         }
         if matches!(unread, Unread::Anything) {
             self.earlier.due = None;
