@@ -22,6 +22,7 @@ pub mod pod;
 pub mod service;
 pub mod service_cidr;
 pub mod table;
+pub mod time;
 
 pub use attachment::{Attachment, AttachmentId, HostPort, PodIdentity};
 pub use endpoints::{Endpoint, EndpointPort, EndpointSlice, SliceSource};

@@ -6,10 +6,10 @@
 use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
+use weft_model::time::rfc3339;
 use weft_plan::HealthRow;
 
 use super::state::NodeHealth;
-use super::time::rfc3339;
 
 /// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,6 @@ mod connection;
 mod listener;
 pub mod server;
 pub mod state;
-mod time;
 
 pub use server::{HealthServer, HealthServerError, Order};
 pub use state::NodeHealth;

@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use weft_model::time::rfc3339;
 use weft_model::{Cidr, NetworkName, NodeName};
 
 use super::client::{Ask, Client, Failure};
-use super::time::timestamp;
 use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
 use crate::store::PublishedNode;
 
@@ -179,7 +179,7 @@ pub(super) async fn announce(client: &Client, node: &NodeName) -> Result<(), Fai
 }
 
 fn condition(status: &str, reason: &str, message: &str) -> Value {
-    let now = timestamp(SystemTime::now());
+    let now = rfc3339(SystemTime::now());
     json!({
         "type": CONDITION,
         "status": status,

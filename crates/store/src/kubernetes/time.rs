@@ -1,22 +1,6 @@
-//! Times as the API server writes them: pure.
+//! Times as the API server writes them, read: pure.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Seconds since 1970 in RFC 3339's form, in UTC.
-pub(super) fn timestamp(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date of the Gregorian calendar, in eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
 
 /// A `metav1.Time`: `2026-11-21T10:00:00Z`.
 pub(super) fn parse_timestamp(text: &str) -> Option<SystemTime> {
@@ -46,7 +30,7 @@ fn moment(year: u64, month: u64, day: u64, time: &str) -> Option<SystemTime> {
     if !is_date || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // The way back from `timestamp`.
+    // The way back from `rfc3339`.
     let year = year - u64::from(month <= 2);
     let month_from_march = if month > 2 { month - 3 } else { month + 9 };
     let (era, year_of_era) = (year / 400, year % 400);
@@ -58,20 +42,22 @@ fn moment(year: u64, month: u64, day: u64, time: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::time::rfc3339;
+
     use super::*;
 
     #[test]
     fn times_are_written_and_read_as_the_server_does() {
         let check = |seconds, expected: &str| {
             let time = UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(timestamp(time), expected);
+            assert_eq!(rfc3339(time), expected);
             assert_eq!(parse_timestamp(expected), Some(time));
         };
         check(0, "1970-01-01T00:00:00Z");
         check(951_827_696, "2000-02-29T12:34:56Z");
         check(1_772_323_199, "2026-02-28T23:59:59Z");
         check(4_107_542_400, "2100-03-01T00:00:00Z");
-        let date = |text| parse_http_date(text).map(timestamp);
+        let date = |text| parse_http_date(text).map(rfc3339);
         assert_eq!(date("Sun, 06 Nov 1994 08:49:37 GMT").as_deref(), Some("1994-11-06T08:49:37Z"));
         assert_eq!(date("Tue, 29 Feb 2000 12:34:56 GMT").as_deref(), Some("2000-02-29T12:34:56Z"));
         for text in [
@@ -84,7 +70,7 @@ mod tests {
             assert_eq!((parse_http_date(text), parse_timestamp(text)), (None, None), "{text}");
         }
         assert_eq!(
-            parse_timestamp("2026-11-21T10:00:00.123456Z").map(timestamp).as_deref(),
+            parse_timestamp("2026-11-21T10:00:00.123456Z").map(rfc3339).as_deref(),
             Some("2026-11-21T10:00:00Z")
         );
     }

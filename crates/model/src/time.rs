@@ -1,9 +1,9 @@
-//! A moment as text.
+//! Moments as text: pure.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// RFC 3339, in UTC, to the second: `2026-11-21T07:24:03Z`.
-pub(super) fn rfc3339(when: SystemTime) -> String {
+pub fn rfc3339(when: SystemTime) -> String {
     let seconds = when.duration_since(UNIX_EPOCH).map_or(0, |past| past.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years from March on, in eras of 400: leap days then come last (Hinnant, "chrono-compatible low-level date algorithms").
