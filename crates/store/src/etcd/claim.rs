@@ -175,31 +175,37 @@ pub(super) async fn claim_again(
     cidr: Cidr,
 ) -> Result<bool, Failure> {
     let node = &session.node;
-    while !create(around, node, lease, network, cidr).await? {
-        let there = around.get(&around.keys.block(network, cidr)).await?;
-        match there {
-            Some(kv) if kv.text() != node.as_str() => return Ok(false),
-            Some(kv) if around.bring_under(lease, &kv).await? => break,
-            // It has ended just now.
-            _ => {}
+    loop {
+        if !create(around, node, lease, network, cidr).await? {
+            match around.get(&around.keys.block(network, cidr)).await? {
+                Some(kv) if kv.text() != node.as_str() => return Ok(false),
+                Some(kv) if around.bring_under(lease, &kv).await? => {}
+                // It has ended just now.
+                _ => continue,
+            }
+        }
+        let claims = list_under(around, network, lease).await?;
+        let own = claims.iter().find(|c| c.cidr == cidr && c.node == node.as_str() && !c.is_ending);
+        match own {
+            // Taken away since it was made, which says nothing of who has it.
+            None => continue,
+            Some(own) if !is_beaten(own, &claims) => return Ok(true),
+            Some(_) => {
+                take_back(around, node, network, cidr).await?;
+                return Ok(false);
+            }
         }
     }
-    let mut claims = Vec::new();
-    for kv in around.list(&around.keys.blocks(network)).await? {
-        let Some((_, cidr)) = kv.key().and_then(|key| around.keys.claimed(key)) else { continue };
-        claims.push(Claimed {
-            cidr,
-            node: kv.text(),
-            made: kv.create_revision,
-            is_ending: kv.lease != lease,
-        });
-    }
-    let own = claims.iter().find(|c| c.cidr == cidr && c.node == node.as_str() && !c.is_ending);
-    if own.is_some_and(|own| !is_beaten(own, &claims)) {
-        return Ok(true);
-    }
-    take_back(around, node, network, cidr).await?;
-    Ok(false)
+}
+
+/// All claims in a network, of which those that don't hang on `lease` are ending.
+async fn list_under(around: &Around, network: &NetworkName, lease: i64) -> Result<Vec<Claimed>, Failure> {
+    let listed = around.list(&around.keys.blocks(network)).await?;
+    let claims = listed.iter().filter_map(|kv| {
+        let (_, cidr) = around.keys.claimed(kv.key()?)?;
+        Some(Claimed { cidr, node: kv.text(), made: kv.create_revision, is_ending: kv.lease != lease })
+    });
+    Ok(claims.collect())
 }
 
 /// Removes every claim of a node, in every network.

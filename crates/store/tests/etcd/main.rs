@@ -194,6 +194,13 @@ fn a_lease_without_its_keys_is_not_relied_on() {
         // By the renewal alone: nothing is published.
         wait_for("the key", || members.lease_of(key).filter(|lease| lease != "0"));
     }
+    // The block goes while it is being claimed again, which says nothing of who has it.
+    members.delete(session);
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        members.delete(block);
+    }
+    wait_for("the block, taken away again and again", || members.lease_of(block));
     // Somebody removes the node while it lives: it starts anew.
     open(members.endpoints()).forget_node(&n1).unwrap();
     wait_for("the session", || members.lease_of(session));
