@@ -365,7 +365,7 @@ fn an_error_names_line_object_field_value_and_mend() {
     );
     check_error(
         &format!("{head}  ports:\n  - port: http\n"),
-        "line 8: service shop/web: spec.ports[0].port: invalid u32",
+        "line 8: service shop/web: spec.ports[0].port: invalid type: string \"http\", expected u32",
     );
     check_error(
         &format!("{head}  clusterIP: 10.96.0.300\n"),
@@ -385,7 +385,7 @@ fn an_error_names_line_object_field_value_and_mend() {
     );
     check_error(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels:\n    version: 1\n",
-        "line 6: pod default/web: metadata.labels.version: The string value [1] must be quoted",
+        "line 6: pod default/web: metadata.labels.version: invalid type: integer `1`, expected a string; put it in quotes",
     );
     check_error(
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: n1\n  annotations:\n    weft.dev/addresses: nowhere\n",

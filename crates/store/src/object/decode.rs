@@ -72,8 +72,16 @@ impl Reader for Value {
         if let Ok(read) = T::deserialize(self) {
             return Ok(read);
         }
-        serde_path_to_error::deserialize(self)
-            .map_err(|e| ObjectError::at(error::path_of(e.path()), e.inner()))
+        serde_path_to_error::deserialize(self).map_err(|e| {
+            let mut reason = e.inner().to_string();
+            // In YAML a label `1` or `no` is a number or a truth.
+            let starts = |kind| reason.starts_with(&format!("invalid type: {kind}"));
+            if reason.ends_with("expected a string") && ["integer", "floating", "boolean"].iter().any(starts)
+            {
+                reason.push_str("; put it in quotes");
+            }
+            ObjectError::at(error::path_of(e.path()), reason)
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
-use weft_agent::Agent;
 use weft_agent::api::RunDir;
+use weft_agent::{Agent, memory};
 
 use crate::cli::AgentArgs;
 
@@ -16,6 +16,7 @@ use crate::cli::AgentArgs;
 const LOG: &str = "WEFT_LOG";
 
 pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
+    memory::keep_little();
     let mut config = args.config.read()?;
     if let Some(run_dir) = run_dir {
         config.run_dir = run_dir;
