@@ -49,6 +49,9 @@ impl Handler for Routes {
     fn call(&self, request: ApiRequest) -> ApiResponse {
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/v1/status") => self.inspect(|core| Ok(ApiResponse::json(&Status::of(core)))),
+            ("GET", "/v1/alive") => {
+                self.inspect(|core| Ok(ApiResponse::json(&json!({ "alive": core.is_alive(Instant::now()) }))))
+            }
             ("GET", "/v1/plan") => self.ask(|core| core.plans().clone()).map(|plans| plan(&plans)).into(),
             ("GET", "/v1/plan/kernel") => self.kernel_differences(),
             ("POST", "/v1/plan/preview") => self.preview(&request.body),

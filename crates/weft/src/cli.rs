@@ -94,7 +94,8 @@ pub struct AgentArgs {
 
 /// Shows this node: readiness, peers and the ways to them, pods, the plan, warnings
 ///
-/// Exit status: 0 where a pod could be attached now, 2 where not, 1 where the agent can't be asked.
+/// Exit status: 0 where a pod could be attached now, 2 where not, 1 where the agent can't be asked. With --alive: 0 where the
+/// agent works, ready or not, 2 where it should be started anew.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Also list the addresses that are given out, and to whom
@@ -103,6 +104,9 @@ pub struct StatusArgs {
     /// Exit with 0 also where an agent waits to take over (`weft agent --take-over`), however the present one does
     #[arg(long)]
     pub or_waiting: bool,
+    /// Ask only whether the agent works: its threads turn, or it waits to take over
+    #[arg(long, conflicts_with_all = ["leases", "or_waiting"])]
+    pub alive: bool,
 }
 
 /// Shows what this node's kernel and DNS server should hold

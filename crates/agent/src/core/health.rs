@@ -17,6 +17,8 @@ pub(super) struct Progress {
     behind: Option<(u64, Instant)>,
     /// When the kernel thread last reported success.
     updated: Option<(Instant, SystemTime)>,
+    /// When it last reported anything.
+    heard: Option<Instant>,
 }
 
 impl Progress {
@@ -55,6 +57,17 @@ impl Core {
     /// The kernel thread has done something.
     pub(super) fn note_success(&mut self, now: Instant) {
         self.progress.updated = Some((now, SystemTime::now()));
+        self.note_sign_of_life(now);
+    }
+
+    /// The kernel thread has tried.
+    pub(super) fn note_sign_of_life(&mut self, now: Instant) {
+        self.progress.heard = Some(now);
+    }
+
+    /// Whether starting this agent anew would mend nothing. That it is answered at all is half of it.
+    pub fn is_alive(&self, now: Instant) -> bool {
+        self.around.health.node.borrow().is_alive(now)
     }
 
     /// The plan has this generation.
@@ -66,6 +79,7 @@ impl Core {
     pub(super) fn tell_health(&mut self, now: Instant) {
         let health = NodeHealth {
             updated: self.progress.updated,
+            heard: self.progress.heard,
             behind_since: self.progress.behind_since(self.generation_in_force, &self.phase, now),
             refused: self.refused_base().is_some(),
             leaving: self.facts().node(&self.node).is_some_and(|node| node.leaving),

@@ -217,6 +217,9 @@ impl Core {
 
     /// Keeps what a person should know of a part, and says it once; `None` when it is over.
     fn trouble(&mut self, part: &'static str, text: Option<String>) {
+        if part == "kernel" {
+            self.note_sign_of_life(Instant::now());
+        }
         let Some(text) = text else {
             self.troubles.remove(part);
             return;

@@ -58,7 +58,7 @@ pub fn of_node(path: &str, node: &NodeHealth, now: Instant, wall: SystemTime) ->
         }
     };
     // As long as all is well nothing is newer than what is in force.
-    let updated = node.updated.map(|(_, when)| if healthy { wall } else { when });
+    let updated = node.updated.map(|(_, when)| if node.is_in_force(now) { wall } else { when });
     body["lastUpdated"] = updated.map_or(Value::Null, |when| json!(rfc3339(when)));
     let turned_away = path == "/healthz" && node.leaving;
     Answer::new(if healthy && !turned_away { OK } else { UNAVAILABLE }, None, &body)
@@ -75,7 +75,7 @@ mod tests {
     use crate::health::state::PATIENCE;
 
     fn well(now: Instant) -> NodeHealth {
-        NodeHealth { updated: Some((now, UNIX_EPOCH)), ..NodeHealth::default() }
+        NodeHealth { updated: Some((now, UNIX_EPOCH)), heard: Some(now), ..NodeHealth::default() }
     }
 
     #[test]

@@ -13,9 +13,12 @@ use crate::output::{Format, Table, on_one_line, print, print_json};
 use crate::socket::AgentSocket;
 
 pub fn run(args: &StatusArgs, run_dir: &Path, socket: &AgentSocket, format: Format) -> Result<ExitCode> {
-    if args.or_waiting && is_awaited(run_dir) {
+    if (args.or_waiting || args.alive) && is_awaited(run_dir) {
         print("an agent waits to take over\n")?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.alive {
+        return alive(socket, format);
     }
     let answer = socket.get("/v1/status")?;
     let status = Status::deserialize(&answer)
@@ -25,6 +28,17 @@ pub fn run(args: &StatusArgs, run_dir: &Path, socket: &AgentSocket, format: Form
         Format::Text => print(&render(&status, args.leases))?,
     }
     Ok(ExitCode::from(if status.ready { 0 } else { 2 }))
+}
+
+fn alive(socket: &AgentSocket, format: Format) -> Result<ExitCode> {
+    let answer = socket.get("/v1/alive")?;
+    let alive = answer["alive"] == true;
+    match format {
+        Format::Json => print_json(&answer)?,
+        Format::Text if alive => print("the agent works\n")?,
+        Format::Text => print("the agent's kernel thread is silent: start the agent anew\n")?,
+    }
+    Ok(ExitCode::from(if alive { 0 } else { 2 }))
 }
 
 fn render(status: &Status, leases: bool) -> String {
