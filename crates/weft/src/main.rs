@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod output;
 mod preflight;
+mod signals;
 mod socket;
 mod traces;
 

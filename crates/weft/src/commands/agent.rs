@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 use weft_agent::api::RunDir;
 use weft_agent::{Agent, memory};
 
 use crate::cli::AgentArgs;
+use crate::signals::Signals;
 
 /// Environment variable that says how much is logged.
 const LOG: &str = "WEFT_LOG";
@@ -26,22 +26,17 @@ pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
     }
     start_logging()?;
     let node = config.node_name()?;
+    let signals = Signals::take()?;
     // While it waits, a signal ends it at once.
     let run_dir = match args.take_over {
         true => RunDir::wait(&config.run_dir)?,
         false => RunDir::claim(&config.run_dir)?,
     };
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    // Before any thread exists, so that all inherit the mask and only this one takes the signal.
-    signals.thread_block().map_err(|e| anyhow!("can't block signals: {e}"))?;
+    let told = signals.hold();
     let agent = Agent::start(&config, run_dir)?;
     tracing::info!("agent {} of node {node} runs", env!("CARGO_PKG_VERSION"));
-    let signal = signals.wait().map_err(|e| anyhow!("can't wait for signals: {e}"))?;
+    let signal = told.recv().map_err(|_| anyhow!("signals are no longer heard"))?;
     tracing::info!("{signal}: ending; the network stays as it is");
-    // Whoever is in a hurry sends another.
-    signals.thread_unblock().map_err(|e| anyhow!("can't unblock signals: {e}"))?;
     agent.stop();
     Ok(ExitCode::SUCCESS)
 }

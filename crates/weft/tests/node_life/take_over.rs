@@ -60,6 +60,38 @@ fn next_agent(node: &Node) -> Child {
     child.unwrap()
 }
 
+/// The process in a process namespace of its own that `unshare` has started.
+fn first_child(of: &Child) -> Option<Pid> {
+    let children = format!("/proc/{0}/task/{0}/children", of.id());
+    Some(Pid::from_raw(std::fs::read_to_string(children).ok()?.trim().parse().ok()?))
+}
+
+/// In a container an agent is process 1, to which the kernel delivers no signal that it hasn't asked for.
+#[test]
+fn an_agent_that_waits_as_process_1_ends_when_it_is_told() {
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    let program = env!("CARGO_BIN_EXE_weft");
+    let mut outer = Command::new("unshare")
+        .args(["--pid", "--fork", program, "agent", "--take-over", "--config"])
+        .arg(node.path("agent.yaml"))
+        .spawn()
+        .unwrap();
+    let probe = |word: &str| {
+        let words = ["status", word, "--run-dir", "/run/weft"];
+        let out = Command::new(program).args(words).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    };
+    eventually("the next agent waits", || probe("--alive").1 == "an agent waits to take over");
+    let waiting = first_child(&outer).expect("unshare has a child");
+    kill(waiting, Signal::SIGTERM).unwrap();
+    eventually("nobody waits any more", || probe("--or-waiting").1 != "an agent waits to take over");
+    assert!(outer.wait().unwrap().success());
+    // The one that was there has noticed nothing.
+    assert_eq!(probe("--alive"), (Some(0), "the agent works".into()));
+    assert_eq!(probe("--or-waiting").0, Some(0));
+}
+
 #[test]
 fn another_agent_takes_over_and_every_question_is_answered() {
     let Some(mut node) = Node::new() else { return };
