@@ -15,7 +15,7 @@ const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// The rights that docs/interfaces/cluster-state.md lists: API group, resource, verbs.
 const RIGHTS: [(&str, &str, &[&str]); 7] = [
-    ("", "nodes", &["get", "list", "watch", "patch"]),
+    ("", "nodes", &["get", "list", "watch"]),
     ("", "nodes/status", &["patch"]),
     ("", "pods", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
