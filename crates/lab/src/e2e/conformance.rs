@@ -1,23 +1,28 @@
 //! Kubernetes' own specs of networks, and the page that says how they went.
 //!
-//! What always holds: a spec that was to be run and has no outcome counts as failed.
+//! What always holds: what was to be run is what Ginkgo says beforehand, in a dry run; a spec among it that has no outcome, was
+//! passed over or was broken off counts as failed.
 
-use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use weft_lab::kubernetes::Kubectl;
 use weft_lab::{Net, Process};
 
 use super::options::Length;
 use super::rig::Rig;
 
+/// All of them, and how many there are in the Kubernetes that the harness builds.
+const WHOLE: &str = r"\[sig-network\] .*\[Conformance\]";
+const NUMBER: usize = 47;
 /// The specs, in groups that run side by side: they wait more than they work. Each is `focus`, `skip`.
 const ALL: [(&str, &str); 3] = [
     (r"\[sig-network\] Services .*\[Conformance\]", "NOTHING"),
     (r"\[sig-network\] (DNS|Networking) .*\[Conformance\]", "NOTHING"),
-    (r"\[sig-network\] .*\[Conformance\]", r"\[sig-network\] (Services|DNS|Networking) "),
+    (WHOLE, r"\[sig-network\] (Services|DNS|Networking) "),
 ];
 /// Some of each kind that don't take long.
 const QUICK: [(&str, &str); 2] = [
@@ -68,14 +73,28 @@ struct Outcome {
     note: String,
 }
 
+impl Outcome {
+    fn failed(note: &str) -> Self {
+        Self { passed: false, seconds: 0, note: note.into() }
+    }
+}
+
 /// Step: runs the specs, shows those that failed, and writes the page where all were run.
 pub fn run(rig: &mut Rig) -> Result<String> {
     let options = rig.options().clone();
-    let groups: Vec<(String, String)> = match (&options.focus, options.length) {
-        (Some(focus), _) => vec![(focus.clone(), "NOTHING".into())],
-        (None, Length::Quick) => QUICK.iter().map(|(f, s)| ((*f).to_owned(), (*s).to_owned())).collect(),
-        (None, Length::Full) => ALL.iter().map(|(f, s)| ((*f).to_owned(), (*s).to_owned())).collect(),
+    let groups: Vec<(&str, &str)> = match (&options.focus, options.length) {
+        (Some(focus), _) => vec![(focus, "NOTHING")],
+        (None, Length::Quick) => QUICK.into(),
+        (None, Length::Full) => ALL.into(),
     };
+    let all = options.focus.is_none() && options.length == Length::Full;
+    let whole = match all {
+        true => WHOLE.to_owned(),
+        false => groups.iter().map(|(focus, _)| format!("({focus})")).collect::<Vec<_>>().join("|"),
+    };
+    let planned = plan(rig, &whole)?;
+    ensure!(!planned.is_empty(), "no spec has such a name");
+    ensure!(!all || planned.len() >= NUMBER, "of {NUMBER} specs this Kubernetes has only {}", planned.len());
     let begun = Instant::now();
     let mut running = Vec::new();
     for (number, (focus, skip)) in groups.iter().enumerate() {
@@ -92,28 +111,51 @@ pub fn run(rig: &mut Rig) -> Result<String> {
         }
     }
     let mut outcomes = BTreeMap::new();
-    for (name, _) in &running {
-        let path = rig.cluster().lab().directory().join(name);
-        let text =
-            std::fs::read(&path).with_context(|| format!("the specs left no {name}; see their log"))?;
-        outcomes.append(&mut read(&text)?);
+    let mut broken = Vec::new();
+    for (name, process) in &running {
+        let found = read(&report(rig, name)?, &planned)?;
+        ensure!(!found.is_empty(), "none of the specs that {name} was to tell of was run");
+        // Ginkgo says by its exit status what no spec may say: that something around them went wrong.
+        let well = process.ended().is_some_and(|status| status.success());
+        if !well && found.values().all(|outcome| outcome.passed) {
+            broken
+                .push(format!("{name}: all specs passed, but the program ended with {:?}", process.ended()));
+        }
+        outcomes.extend(found);
     }
+    let missing = planned.iter().filter(|spec| !outcomes.contains_key(*spec)).cloned().collect::<Vec<_>>();
+    outcomes.extend(missing.into_iter().map(|spec| (spec, Outcome::failed("it was not run"))));
     let failed: Vec<String> =
         outcomes.iter().filter(|(_, o)| !o.passed).map(|(name, o)| format!("{name}: {}", o.note)).collect();
-    let all = options.focus.is_none() && options.length == Length::Full;
     if let Some(path) = options.report.clone().or_else(|| all.then(|| PAGE_PATH.into())) {
         let run = rig.describe_run()?;
         std::fs::write(&path, page(&run, &outcomes))
             .with_context(|| format!("can't write {}", path.display()))?;
     }
-    failed.iter().for_each(|line| rig.show(line.clone()));
+    failed.iter().chain(&broken).for_each(|line| rig.show(line.clone()));
     ensure!(failed.is_empty(), "{} of {} specs failed", failed.len(), outcomes.len());
-    ensure!(!outcomes.is_empty(), "no spec has such a name");
+    ensure!(broken.is_empty(), "{}", broken.join("; "));
     Ok(format!("{} specs passed", outcomes.len()))
 }
 
-fn start(rig: &mut Rig, number: usize, focus: &str, skip: &str) -> Result<Process> {
+/// A report that the specs have left.
+fn report(rig: &mut Rig, name: &str) -> Result<Vec<u8>> {
+    let path = rig.cluster().lab().directory().join(name);
+    std::fs::read(&path).with_context(|| format!("the specs left no {name}; see their log"))
+}
+
+/// The specs that Ginkgo would run.
+fn plan(rig: &mut Rig, focus: &str) -> Result<BTreeSet<String>> {
     let kubectl = rig.kubectl();
+    let mut command = specs(&kubectl, "plan", focus, "NOTHING");
+    command.arg("--ginkgo.dry-run");
+    let finished = kubectl.machine().output(command, Net::Machine, b"")?;
+    ensure!(finished.status.success(), "the specs can't be listed: {}", finished.status);
+    would_run(&report(rig, "conformance-plan.json")?)
+}
+
+/// The program with the specs, told which to run, and that its report shall be called `conformance-NAME.json`.
+fn specs(kubectl: &Kubectl, name: &str, focus: &str, skip: &str) -> Command {
     let mut command = kubectl.client("e2e.test");
     command.args([
         "--kubeconfig=/etc/kubernetes/admin.conf",
@@ -122,8 +164,14 @@ fn start(rig: &mut Rig, number: usize, focus: &str, skip: &str) -> Result<Proces
         "--ginkgo.no-color",
         &format!("--ginkgo.focus={focus}"),
         &format!("--ginkgo.skip={skip}"),
-        &format!("--ginkgo.json-report=/lab/conformance-{number}.json"),
+        &format!("--ginkgo.json-report=/lab/conformance-{name}.json"),
     ]);
+    command
+}
+
+fn start(rig: &mut Rig, number: usize, focus: &str, skip: &str) -> Result<Process> {
+    let kubectl = rig.kubectl();
+    let mut command = specs(&kubectl, &number.to_string(), focus, skip);
     let log = rig.options().logs.join(format!("conformance-{number}.log"));
     let file = std::fs::File::create(&log).with_context(|| format!("can't make {}", log.display()))?;
     let copy = file.try_clone().context("can't share a log")?;
@@ -131,29 +179,47 @@ fn start(rig: &mut Rig, number: usize, focus: &str, skip: &str) -> Result<Proces
     Ok(kubectl.machine().spawn(command, Net::Machine)?)
 }
 
-fn read(text: &[u8]) -> Result<BTreeMap<String, Outcome>> {
+fn parse(text: &[u8]) -> Result<impl Iterator<Item = Spec>> {
     let reports: Vec<Report> = serde_json::from_slice(text).context("can't read Ginkgo's report")?;
-    let specs = reports.into_iter().flat_map(|report| report.spec_reports.unwrap_or_default());
-    // What surrounds all specs is a node of its own kind, and matters only where it fails.
-    let run = specs.filter(|s| s.state != "skipped" && s.state != "pending");
-    Ok(run
-        .filter(|s| s.leaf_node_type == "It" || s.state != "passed")
-        .map(|spec| {
-            let mut words = spec.container_hierarchy_texts.unwrap_or_default();
-            words.push(if spec.leaf_node_text.is_empty() {
-                spec.leaf_node_type
-            } else {
-                spec.leaf_node_text
-            });
-            let message = spec.failure.map(|f| f.message).unwrap_or_default();
-            let outcome = Outcome {
-                passed: spec.state == "passed",
-                seconds: spec.run_time / 1_000_000_000,
-                note: message.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default().to_owned(),
-            };
-            (words.join(" "), outcome)
-        })
-        .collect())
+    Ok(reports.into_iter().flat_map(|report| report.spec_reports.unwrap_or_default()))
+}
+
+impl Spec {
+    /// Its whole name; of what surrounds specs and has none, what it is.
+    fn name(&self) -> String {
+        let leaf = if self.leaf_node_text.is_empty() { &self.leaf_node_type } else { &self.leaf_node_text };
+        let words = self.container_hierarchy_texts.iter().flatten().chain([leaf]);
+        words.map(String::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    fn is_one(&self) -> bool {
+        self.leaf_node_type == "It"
+    }
+}
+
+/// The specs that a dry run has named.
+fn would_run(text: &[u8]) -> Result<BTreeSet<String>> {
+    Ok(parse(text)?.filter(|spec| spec.is_one() && spec.state != "skipped").map(|spec| spec.name()).collect())
+}
+
+/// How the specs went that were to be run and belong to this report. Thousands are in it that were not to be run, and specs of
+/// another group look the same as those that were passed over: these have said why, or have begun.
+fn read(text: &[u8], planned: &BTreeSet<String>) -> Result<BTreeMap<String, Outcome>> {
+    let outcomes = parse(text)?.filter_map(|spec| {
+        let name = spec.name();
+        let message = spec.failure.as_ref().map(|f| f.message.as_str()).unwrap_or_default();
+        let note = message.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default();
+        let left_out = spec.state == "skipped" && note.is_empty() && spec.run_time == 0;
+        let counts = match spec.is_one() {
+            true => planned.contains(&name) && !left_out,
+            // What surrounds all specs is a node of its own kind, and matters only where it fails.
+            false => !["passed", "skipped"].contains(&spec.state.as_str()),
+        };
+        let passed = spec.state == "passed";
+        let note = if passed { note.to_owned() } else { format!("{}: {note}", spec.state) };
+        counts.then_some((name, Outcome { passed, seconds: spec.run_time / 1_000_000_000, note }))
+    });
+    Ok(outcomes.collect())
 }
 
 /// Where the page goes after a run of all specs, unless it is said otherwise.
@@ -163,7 +229,8 @@ const PAGE: &str = "\
 
 The [sig-network] specs of Kubernetes' own conformance tests, as the last full run of `cargo xtask e2e` left them: Weft installed by
 [deploy/kubernetes.yaml](../deploy/kubernetes.yaml) as CNI plugin, DNS server and service proxy, with neither kube-proxy nor CoreDNS.
-With the reference plugins, kube-proxy and CoreDNS all of them pass in a cluster of the same parts.
+What was to be run is what Ginkgo lists beforehand; a spec that was skipped, broken off or not run counts as failed.
+With the reference plugins, kube-proxy and CoreDNS all of them passed in a cluster of the same parts (another run, by hand).
 
 ";
 
@@ -195,9 +262,20 @@ mod tests {
         {"ContainerHierarchyTexts": ["[sig-apps] Job"], "LeafNodeType": "It", "LeafNodeText": "x", "State": "skipped", "RunTime": 0}
     ]}]"#;
 
+    fn planned() -> BTreeSet<String> {
+        let dry = REPORT.replace("failed", "passed");
+        let planned = would_run(dry.as_bytes()).unwrap();
+        let names = [
+            "[sig-network] DNS should resolve [Conformance]",
+            "[sig-network] Services should a|b [Conformance]",
+        ];
+        assert_eq!(planned, names.map(str::to_owned).into());
+        planned
+    }
+
     #[test]
     fn a_page_of_a_report() {
-        let outcomes = read(REPORT.as_bytes()).unwrap();
+        let outcomes = read(REPORT.as_bytes(), &planned()).unwrap();
         assert_eq!(outcomes["[sig-network] DNS should resolve [Conformance]"].seconds, 12);
         let text = page("Today.", &outcomes);
         let table = text.split("\n\n").skip(2).collect::<Vec<_>>().join("\n");
@@ -207,13 +285,34 @@ mod tests {
         | spec | outcome | note |
         |---|---|---|
         | DNS should resolve | pass |  |
-        | Services should a\|b | fail | timed out |
+        | Services should a\|b | fail | failed: timed out |
         ");
     }
 
     #[test]
-    fn what_was_broken_off_has_failed() {
-        let text = REPORT.replace("\"passed\", \"RunTime\": 12", "\"interrupted\", \"RunTime\": 12");
-        assert!(read(text.as_bytes()).unwrap().values().all(|outcome| !outcome.passed));
+    fn what_was_to_be_run_and_was_not_has_failed() {
+        let check = |from: &str, to: &str, expected: Option<&str>| {
+            let text = REPORT.replace(from, to);
+            assert_ne!(text, REPORT);
+            let outcomes = read(text.as_bytes(), &planned()).unwrap();
+            let outcome = outcomes.get("[sig-network] DNS should resolve [Conformance]");
+            assert_eq!(outcome.map(|o| (o.passed, o.note.as_str())), expected.map(|note| (false, note)));
+        };
+        let well = "\"passed\", \"RunTime\": 12500000000";
+        check(well, "\"interrupted\", \"RunTime\": 12", Some("interrupted: "));
+        check(well, "\"pending\", \"RunTime\": 0", Some("pending: "));
+        let words = "\"skipped\", \"RunTime\": 3, \"Failure\": {\"Message\": \"only with GPUs\"}";
+        check(well, words, Some("skipped: only with GPUs"));
+        // Of another group, or left out after an abort: the whole tells whether it has an outcome anywhere.
+        check(well, "\"skipped\", \"RunTime\": 0", None);
+    }
+
+    #[test]
+    fn what_surrounds_all_specs_counts_where_it_fails() {
+        let text = REPORT.replace(
+            "\"LeafNodeText\": \"\", \"State\": \"passed\"",
+            "\"LeafNodeText\": \"\", \"State\": \"failed\"",
+        );
+        assert!(!read(text.as_bytes(), &planned()).unwrap()["SynchronizedBeforeSuite"].passed);
     }
 }

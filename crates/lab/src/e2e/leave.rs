@@ -56,6 +56,11 @@ pub fn run(rig: &mut Rig) -> Result<String> {
             left => Err(format!("{left} are left")),
         }
     })?;
+    // A namespace goes after what is in it.
+    kubectl.wait("an API server that is as it was", PATIENCE, || {
+        let left = left(&kubectl).map_err(|e| format!("{e:#}"))?;
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    })?;
     Ok("nodes are as they were before, and so is the API server".into())
 }
 
@@ -85,6 +90,22 @@ fn strange(rig: &Rig) -> Result<Vec<String>> {
         let now = now.get(node).map(Vec::as_slice).unwrap_or_default();
         lines.extend(now.iter().filter(|l| !before.contains(l)).map(|l| format!("{node}: + {l}")));
         lines.extend(before.iter().filter(|l| !now.contains(l)).map(|l| format!("{node}: - {l}")));
+    }
+    Ok(lines)
+}
+
+/// Objects of Weft's that are still there, and those of others that aren't.
+fn left(kubectl: &Kubectl) -> Result<Vec<String>> {
+    let kinds = "namespaces,clusterroles,clusterrolebindings,roles,rolebindings,configmaps,serviceaccounts,daemonsets,leases";
+    let found = kubectl.get(&[kinds, "-A"])?;
+    let found = found["items"].as_array().into_iter().flatten();
+    let ours =
+        found.filter(|object| object["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("weft")));
+    let mut lines: Vec<String> =
+        ours.map(|object| format!("{} {} is left", object["kind"], object["metadata"]["name"])).collect();
+    // It was there before Weft came.
+    if let Err(error) = kubectl.get(&["service", "kube-dns", "-n", "kube-system"]) {
+        lines.push(format!("the cluster's own Service kube-dns is gone: {error}"));
     }
     Ok(lines)
 }

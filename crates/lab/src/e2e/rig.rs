@@ -1,6 +1,7 @@
 //! The cluster that the steps work with.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use weft_lab::kubernetes::{Cluster, Kubectl, Parts, Shape};
@@ -8,6 +9,16 @@ use weft_lab::{Lab, Tool};
 
 use super::leave;
 use super::options::Options;
+
+/// The commit that is tried, with `-dirty` where files differ from it.
+fn commit() -> String {
+    let git = Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    let text = git
+        .ok()
+        .filter(|out| out.status.success())
+        .map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+    text.unwrap_or_else(|| "unknown".into())
+}
 
 /// A running cluster, and what the steps have to show.
 pub struct Rig {
@@ -44,8 +55,9 @@ impl Rig {
         let ask = |line: &str| machine.run("sh", &["-c", line]).map(|text| text.trim().to_owned());
         let parts = "/opt/kubernetes/bin";
         Ok(format!(
-            "Run on {}: {}, {} nodes, containerd {}, Linux {}.",
+            "Run on {} of commit {}: {}, {} nodes, containerd {}, Linux {}.",
             ask("date -u +%F")?,
+            commit(),
             self.describe(),
             self.options.nodes,
             ask(&format!("{parts}/containerd --version | awk '{{print $3}}' | sed 's/+.*//'"))?,

@@ -11,12 +11,19 @@ use super::rig::Rig;
 /// How long nodes may take to become ready, images unpacked and all.
 const READY: Duration = Duration::from_secs(120);
 
-/// Step: brings the image onto the nodes, applies the manifest, and waits until every node is ready.
+/// The Service with the cluster's DNS address, as CoreDNS would have left it; beside the manifest that installs.
+const NAMES: &str = "kube-dns.yaml";
+
+/// Step: brings the image onto the nodes, applies the manifest to a cluster that has a Service `kube-dns` already, and waits until
+/// every node is ready.
 pub fn install(rig: &mut Rig) -> Result<String> {
     let options = rig.options().clone();
     rig.cluster().import(&options.image)?;
     let manifest = std::fs::read_to_string(&options.manifest)
         .with_context(|| format!("can't read {}", options.manifest.display()))?;
+    let names = options.manifest.with_file_name(NAMES);
+    let names = std::fs::read_to_string(&names).with_context(|| format!("can't read {}", names.display()))?;
+    rig.kubectl().run_with_input(&["create", "-f", "-"], &names)?;
     let begun = std::time::Instant::now();
     rig.kubectl().apply(&manifest)?;
     ready(rig)?;

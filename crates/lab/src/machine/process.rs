@@ -61,6 +61,12 @@ impl Process {
         child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
+    /// How it ended, if it has, and hasn't been killed from here.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_mut().and_then(|c| c.try_wait().ok().flatten())
+    }
+
     /// Sends it a signal; nothing happens where it has ended.
     pub fn signal(&self, signal: Signal) {
         // While the child is unreaped its number can't belong to anybody else.
