@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::doubt::Owed;
 use super::keys::{Keys, Place};
 use super::wire::KeyValue;
 use crate::object::{Interner, ObjectId, Outcome, decode_value};
@@ -23,14 +24,32 @@ pub(super) struct Follower {
     known: BTreeMap<String, i64>,
 }
 
+/// What a list has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// Of the keys that are listed with another version than the one that was taken in: the least revision. It can be one that is long past,
+    /// where etcd was restored.
+    pub unread: Option<i64>,
+    has_removed: bool,
+}
+
+impl Compared {
+    /// Whether what was known was behind.
+    pub fn owed(self) -> Owed {
+        if self.has_removed || self.unread.is_some() { Owed::Something } else { Owed::Nothing }
+    }
+}
+
 impl Follower {
     pub fn new(keys: Keys) -> Self {
         Self { keys, names: Interner::default(), words: Words::of("key's value"), known: BTreeMap::new() }
     }
 
-    /// True where no key holds a fact.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+    /// True where people's keys are known, and none of the listed ones is theirs. What nodes write says nothing: each writes it again at
+    /// once, also into an etcd that has lost all else.
+    pub fn would_lose_all(&self, listed: &BTreeMap<String, i64>) -> bool {
+        let is_of_people = |key: &String| self.keys.is_of_people(key);
+        self.known.keys().any(is_of_people) && !listed.keys().any(is_of_people)
     }
 
     /// Takes in a key's value, unless that version was taken in already.
@@ -65,20 +84,17 @@ impl Follower {
         self.words.withdraw(key, &writer);
     }
 
-    /// All keys that aren't listed are gone. Of those that are listed with another version than the one that was taken in: the least revision.
-    /// It can be one that is long past, where etcd was restored.
-    pub fn compare(&mut self, listed: &BTreeMap<String, i64>) -> Option<i64> {
+    /// All keys that aren't listed are gone.
+    pub fn compare(&mut self, listed: &BTreeMap<String, i64>) -> Compared {
         let gone: Vec<String> = self.known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect();
-        for key in gone {
-            self.delete(&key);
+        for key in &gone {
+            self.delete(key);
         }
-        listed
-            .iter()
-            .filter(|(key, revision)| {
-                self.keys.place(key).is_some() && self.known.get(*key) != Some(*revision)
-            })
-            .map(|(_, revision)| *revision)
-            .min()
+        let is_unread = |(key, revision): &(&String, &i64)| {
+            self.keys.place(key).is_some() && self.known.get(*key) != Some(*revision)
+        };
+        let unread = listed.iter().filter(is_unread).map(|(_, revision)| *revision).min();
+        Compared { has_removed: !gone.is_empty(), unread }
     }
 
     /// Nothing that was taken in counts as the version that is there.
@@ -189,13 +205,37 @@ mod tests {
         follower.put(&kv("/weft/objects/depot", &NS.replace("shop", "depot"), 4));
         told(&mut follower);
         let listed = |key: &str, revision| BTreeMap::from([(format!("/weft/{key}"), revision)]);
-        assert_eq!(follower.compare(&listed("objects/shop", 3)), None);
+        let check = |follower: &mut Follower, listed: &BTreeMap<String, i64>, unread, owed| {
+            let compared = follower.compare(listed);
+            assert_eq!((compared.unread, compared.owed()), (unread, owed), "{listed:?}");
+        };
+        check(&mut follower, &listed("objects/shop", 3), None, Owed::Something);
         assert_eq!(told(&mut follower), ["remove namespace depot"]);
-        assert_eq!(follower.compare(&listed("objects/shop", 9)), Some(9));
+        check(&mut follower, &listed("objects/shop", 3), None, Owed::Nothing);
+        check(&mut follower, &listed("objects/shop", 9), Some(9), Owed::Something);
         // An earlier one, which came back.
-        assert_eq!(follower.compare(&listed("objects/shop", 2)), Some(2));
-        assert_eq!(follower.compare(&listed("blocks/default/10.0.0.0_24", 9)), None);
+        check(&mut follower, &listed("objects/shop", 2), Some(2), Owed::Something);
+        check(&mut follower, &listed("blocks/default/10.0.0.0_24", 9), None, Owed::Something);
         assert_eq!(told(&mut follower), ["remove namespace shop"]);
+    }
+
+    #[test]
+    fn an_etcd_without_anything_of_peoples_is_not_the_cluster() {
+        let check = |known: &[&str], listed: &[&str], expected: bool| {
+            let mut follower = Follower::new(Keys::under("/weft"));
+            known.iter().for_each(|key| follower.put(&kv(&format!("/weft/{key}"), NS, 3)));
+            let listed = listed.iter().map(|key| (format!("/weft/{key}"), 3)).collect();
+            assert_eq!(follower.would_lose_all(&listed), expected, "{known:?} {listed:?}");
+        };
+        check(&[], &[], false);
+        check(&["nodes/n1"], &[], false);
+        check(&["network/default", "nodes/n1"], &[], true);
+        check(
+            &["objects/shop", "nodes/n1"],
+            &["nodes/n1", "sessions/n1", "blocks/default/10.0.0.0_24"],
+            true,
+        );
+        check(&["network/default", "objects/shop"], &["objects/depot"], false);
     }
 
     #[test]

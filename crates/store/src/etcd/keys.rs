@@ -77,6 +77,11 @@ impl Keys {
         Some((NetworkName::new(network).ok()?, block.replace('_', "/").parse().ok()?))
     }
 
+    /// True for a key that holds facts and that people write.
+    pub fn is_of_people(&self, key: &str) -> bool {
+        matches!(self.place(key), Some((_, Place::Network(_) | Place::Objects(Writer::User))))
+    }
+
     /// The part of a key after the prefix, and what is there; nothing for keys that hold no facts.
     pub fn place<'a>(&self, key: &'a str) -> Option<(&'a str, Place)> {
         let path = key.strip_prefix(&self.prefix)?;

@@ -11,6 +11,7 @@
 mod claim;
 mod client;
 mod connection;
+mod doubt;
 mod follow;
 mod keys;
 mod publish;

@@ -3,7 +3,8 @@
 //! What always holds: the stream begins at the revision after the one that was listed, so nothing falls in between. While it is silent, the
 //! member that it comes from is asked a question that only a member with a leader can answer; without an answer, another member
 //! is listened to, from where the first one broke off. Where that can't be, because there is no other, or what it says of itself doesn't fit
-//! what is known, all keys are listed, but only the values that changed are read. Only where no member can be listed is the store stale.
+//! what is known, all keys are listed, but only the values that changed are read. Only where no member can be listed is the store stale, or where
+//! a list holds nothing that people wrote, though there was something: an etcd that lost its data says nothing of what the cluster is.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -17,6 +18,7 @@ use tokio::time::{interval, sleep};
 
 use super::client::{Client, Failure};
 use super::connection::LARGEST;
+use super::doubt::Doubt;
 use super::follow::Follower;
 use super::keys::{Keys, end_of};
 use super::wire::{self, Header, Ranged, Streamed, Watched, What, encode};
@@ -31,10 +33,16 @@ const PAGE: i64 = 1_000;
 const TICK: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A stream that ends sooner than this after its listing has brought nothing.
+/// Pulses for which a stream that says nothing is believed, at first, though etcd's revision goes on.
+const DOUBTED: u32 = 3;
+/// A stream that ends sooner than this after its listing, and without an event, has brought nothing.
 const FRUITFUL: Duration = Duration::from_secs(2);
 /// So many of those in a row, and the store is stale.
 const FRUITLESS: u32 = 3;
+
+/// What is said of an etcd in which nothing is left that people wrote.
+const BARE: &str = "all keys that people wrote are gone from it at once, as if it were started without its data; what was known stays. \
+                    Restore it from a backup; if nothing is meant to be there, put a network into it";
 
 /// Why following has ended.
 enum Ended {
@@ -48,6 +56,8 @@ enum Ended {
     Broken(String),
     /// What the member says of itself doesn't fit what is known.
     Doubtful,
+    /// It has said nothing for long, and etcd has gone on.
+    Silent,
 }
 
 /// What the node may rely on, and what was told of it.
@@ -82,6 +92,13 @@ pub(super) struct Watch<'a> {
     broke_off: Option<usize>,
     /// All up to this revision is known.
     revision: i64,
+    /// All up to this revision was told, by a stream that had nothing to say of it or by a list.
+    told: i64,
+    doubt: Doubt,
+    /// The stream before was ended for its silence.
+    is_doubted: bool,
+    /// The stream has brought something.
+    has_brought: bool,
     page: i64,
     is_synced: bool,
     stale: Option<(SystemTime, String)>,
@@ -99,6 +116,10 @@ impl<'a> Watch<'a> {
             term: 0,
             broke_off: None,
             revision: 0,
+            told: 0,
+            doubt: Doubt::of(pulse * DOUBTED),
+            is_doubted: false,
+            has_brought: false,
             page: PAGE,
             is_synced: false,
             stale: None,
@@ -121,12 +142,17 @@ impl<'a> Watch<'a> {
                 (pause, fruitless) = (FIRST_PAUSE, 0);
                 continue;
             }
+            if std::mem::take(&mut self.has_brought) {
+                (pause, fruitless) = (FIRST_PAUSE, 0);
+            }
             fruitless += 1;
             let heard = match ended {
                 Ended::Unheard => return,
                 Ended::Away(reason) => self.lose(&reason, sink),
                 Ended::Broken(reason) if fruitless >= FRUITLESS => self.lose(&reason, sink),
-                Ended::Broken(_) | Ended::Compacted | Ended::Doubtful => ControlFlow::Continue(()),
+                Ended::Broken(_) | Ended::Compacted | Ended::Doubtful | Ended::Silent => {
+                    ControlFlow::Continue(())
+                }
             };
             if heard.is_break() {
                 return;
@@ -187,9 +213,17 @@ impl<'a> Watch<'a> {
             }
             Err(failure) => Ended::Broken(failure.to_string()),
         };
-        if let Ended::Broken(reason) = &ended {
-            tracing::debug!("{}: {reason}", self.client.name(at));
-            self.client.leave(at);
+        match &ended {
+            Ended::Broken(reason) => {
+                tracing::debug!("{}: {reason}", self.client.name(at));
+                self.client.leave(at);
+            }
+            Ended::Silent => {
+                tracing::debug!("{}: it says nothing, though etcd goes on", self.client.name(at));
+                self.is_doubted = true;
+                self.client.leave(at);
+            }
+            _ => {}
         }
         ended
     }
@@ -202,24 +236,32 @@ impl<'a> Watch<'a> {
         loop {
             let heard = {
                 // Given up with every piece that comes: a member that speaks is there.
+                let (client, told, doubt) = (&self.client, self.told.max(self.revision), &mut self.doubt);
+                doubt.end();
                 let pulse = async {
                     loop {
                         sleep(self.pulse.mul_f32(0.8 + 0.4 * fastrand::f32())).await;
-                        if let Err(failure) = self.client.ask_at::<Ranged>(at, wire::RANGE, &question).await {
-                            return failure;
+                        match client.ask_at::<Ranged>(at, wire::RANGE, &question).await {
+                            Ok(ranged) if doubt.grows(ranged.header.revision, told, Instant::now()) => {
+                                return Ended::Silent;
+                            }
+                            Ok(_) => {}
+                            Err(failure) => return Ended::Broken(failure.to_string()),
                         }
                     }
                 };
                 tokio::pin!(pulse);
                 loop {
                     tokio::select! {
-                        frame = stream.frame() => break frame,
-                        failure = &mut pulse => return Ended::Broken(failure.to_string()),
+                        biased;
                         _ = tick.tick() => {
                             if self.holds.tell(sink).is_break() {
                                 return Ended::Unheard;
                             }
                         }
+                        // What has come counts before any doubt about whether it would.
+                        frame = stream.frame() => break frame,
+                        ended = &mut pulse => return ended,
                     }
                 }
             };
@@ -262,6 +304,11 @@ impl<'a> Watch<'a> {
                 _ => Ended::Compacted,
             });
         }
+        if watched.events.is_empty() && !watched.created {
+            // So etcd says how far a stream is that has nothing to say.
+            self.told = self.told.max(watched.header.revision);
+        }
+        self.has_brought |= !watched.events.is_empty();
         for happened in &watched.events {
             match (happened.what, happened.kv.key()) {
                 (What::Put, _) => self.follower.put(&happened.kv),
@@ -292,22 +339,26 @@ impl<'a> Watch<'a> {
         let mut listed = BTreeMap::new();
         let is_first = self.revision == 0;
         let header = self.pages(0, is_first, 0, &mut listed).await?;
+        // A cluster that was made anew counts its revisions anew, and so does one that was restored. Its name says little: one that is
+        // started again without its data, by the same command, has the same.
         let is_another = self.cluster.is_some_and(|cluster| cluster != header.cluster_id);
-        if is_another && listed.is_empty() && !self.follower.is_empty() {
-            let reason =
-                "another cluster, without keys, is in its place; put a network into it if it is meant";
-            return Err(Failure::Away(reason.to_owned()));
-        }
-        // Another cluster counts its revisions anew, and so does one that was restored.
-        let is_anew = is_another || header.revision < self.revision;
-        if is_anew {
+        if is_another || header.revision < self.revision || header.raft_term < self.term {
             self.follower.doubt();
         }
-        if let Some(since) = self.follower.compare(&listed) {
+        if self.follower.would_lose_all(&listed) {
+            self.follower.doubt();
+            return Err(Failure::Away(BARE.to_owned()));
+        }
+        let compared = self.follower.compare(&listed);
+        if let Some(since) = compared.unread {
             self.pages(header.revision, true, since, &mut listed).await?;
+        }
+        if std::mem::take(&mut self.is_doubted) {
+            self.doubt.settle(compared.owed());
         }
         (self.cluster, self.revision, self.term) =
             (Some(header.cluster_id), header.revision, header.raft_term);
+        self.told = self.revision;
         Ok(())
     }
 

@@ -24,6 +24,8 @@ pub struct Heard {
     /// How often it said that it is.
     pub outages: usize,
     pub synced: usize,
+    /// How many facts were ever told to be gone.
+    pub removed: usize,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -47,6 +49,7 @@ impl Heard {
             is_stale: false,
             outages: 0,
             synced: 0,
+            removed: 0,
             thread: Some(thread),
         }
     }
@@ -57,7 +60,10 @@ impl Heard {
                 for change in changes {
                     match change {
                         Change::Set(fact) => self.facts.insert(fact.key(), *fact),
-                        Change::Remove(key) => self.facts.remove(&key),
+                        Change::Remove(key) => {
+                            self.removed += 1;
+                            self.facts.remove(&key)
+                        }
                     };
                 }
             }

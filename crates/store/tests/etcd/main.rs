@@ -300,6 +300,50 @@ fn another_member_goes_on_where_one_broke_off() {
     assert!(ways.iter().map(Proxy::lists).sum::<usize>() > 0, "lists aren't seen");
 }
 
+/// What stands between may forget a connection over which nothing has gone for long, and tell neither end.
+#[test]
+fn a_stream_that_died_without_a_word_is_found_out() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let way = Proxy::to(members.port(0));
+    let mut heard = Heard::begin(open(vec![way.endpoint()]));
+    heard.until("the first snapshot", |h| h.synced == 1);
+    members.put("/weft/objects/before", &namespace("before"));
+    heard.until("what comes by the stream", |h| h.namespaces().contains("before"));
+    for name in ["put", "deleted"] {
+        way.set(Way::Deaf);
+        match name {
+            "put" => members.put("/weft/objects/put", &namespace("put")),
+            _ => members.delete("/weft/objects/put"),
+        }
+        heard.until(name, |h| h.namespaces().contains("put") == (name == "put"));
+        way.set(Way::Open);
+        members.put("/weft/objects/after", &namespace(&format!("after-{name}")));
+        heard.until("a stream", |h| h.namespaces().contains(&format!("after-{name}")));
+    }
+}
+
+/// Where etcd is others' too, its revision goes on without a word to this watch: that is no reason to list all keys again and again.
+#[test]
+fn what_others_write_is_no_reason_to_list_for_ever() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let way = Proxy::to(members.port(0));
+    let pulse = Duration::from_millis(50);
+    let store = EtcdStore::open(EtcdOptions { pulse, ..options(vec![way.endpoint()]) }).unwrap();
+    let mut heard = Heard::begin(Arc::new(store));
+    heard.until("the first snapshot", |h| h.synced == 1);
+    let begun = Instant::now();
+    while begun.elapsed() < pulse * 100 {
+        members.put("/others/key", "1");
+        std::thread::sleep(pulse / 5);
+    }
+    // Each time twice as late as before.
+    let lists = way.lists();
+    assert!((1..=6).contains(&lists), "{lists} lists");
+    members.put("/weft/objects/mine", &namespace("mine"));
+    heard.until("a key", |h| h.namespaces().contains("mine"));
+    assert_eq!(heard.outages, 0);
+}
+
 #[test]
 fn a_partition_with_compaction_misses_nothing() {
     let Some(members) = Members::start(1, &Terms::default()) else { return };
@@ -329,6 +373,41 @@ fn a_partition_with_compaction_misses_nothing() {
         members.delete("/weft/objects/new");
         heard.until("the way back", |h| h.namespaces() == all);
     }
+}
+
+/// An etcd that is started again without its data has the name that it had, and soon holds what the nodes write: still, nothing that people
+/// wrote has been removed by anybody.
+#[test]
+fn an_etcd_that_lost_its_data_is_an_outage() {
+    let Some(mut members) = Members::start(1, &Terms::default()) else { return };
+    let network = ("/weft/network/default", r#"{"podCIDRs": ["10.244.0.0/16"]}"#.to_owned());
+    let shop = ("/weft/objects/shop", namespace("shop"));
+    for (key, value) in [&network, &shop] {
+        members.put(key, value);
+    }
+    let other = open(members.endpoints());
+    let said = PublishedNode { name: node("n2"), addresses: vec![], pod_cidrs: vec![], vtep_mac: None };
+    other.publish(&Published::Node(said)).unwrap();
+    let way = Proxy::to(members.port(0));
+    let mut heard = Heard::begin(open(vec![way.endpoint()]));
+    heard.until("the first snapshot", |h| h.synced == 1);
+    assert_eq!(heard.facts.len(), 3);
+
+    members.kill(0);
+    members.wipe(0);
+    members.begin(0);
+    heard.until("the outage", |h| h.is_stale);
+    wait_for("what the other node writes", || members.lease_of("/weft/nodes/n2"));
+    let lists = way.lists();
+    wait_for("two lists since", || (way.lists() > lists + 1).then_some(()));
+    // What people wrote comes back, with a change.
+    members.put(network.0, &network.1);
+    members.put(shop.0, &namespace("depot"));
+    heard.until("the end of the outage", |h| {
+        !h.is_stale && h.namespaces() == BTreeSet::from(["depot".to_owned()])
+    });
+    heard.until("the node and the network", |h| h.facts.len() == 3);
+    assert_eq!(heard.removed, 1);
 }
 
 #[test]

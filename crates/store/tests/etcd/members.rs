@@ -192,6 +192,12 @@ impl Members {
         }
     }
 
+    /// All that a member had is lost.
+    pub fn wipe(&self, i: usize) {
+        assert!(self.members[i].process.is_none(), "the member runs");
+        std::fs::remove_dir_all(self.folder.path().join(format!("m{i}"))).unwrap();
+    }
+
     /// A question to the first member that answers it.
     #[track_caller]
     pub fn ask(&self, path: &str, question: &Value) -> Value {

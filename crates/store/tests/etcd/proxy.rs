@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How the way is.
@@ -16,6 +16,8 @@ pub enum Way {
     Cut = 1,
     /// Connections stand, and nothing passes.
     Silent = 2,
+    /// Connections stand, and nothing passes any more over those that carry a watch, also later.
+    Deaf = 3,
 }
 
 /// See the module. It ends with the test program.
@@ -24,6 +26,9 @@ pub struct Proxy {
     way: Arc<AtomicU8>,
     lists: Arc<AtomicUsize>,
 }
+
+/// What only the question for a watch has.
+const WATCH: &[u8] = b"POST /v3/watch";
 
 /// What only a list of what has changed asks.
 const LIST: &[u8] = br#""keys_only":true"#;
@@ -42,10 +47,11 @@ impl Proxy {
                     continue;
                 }
                 let Ok(outer) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                let carries = Arc::new(AtomicBool::new(false));
                 for (from, to) in [(&inner, &outer), (&outer, &inner)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let (way, lists) = (shared.clone(), counted.clone());
-                    std::thread::spawn(move || pass(from, to, &way, &lists));
+                    let (way, lists, carries) = (shared.clone(), counted.clone(), carries.clone());
+                    std::thread::spawn(move || pass(from, to, &way, &lists, &carries));
                 }
             }
         });
@@ -68,10 +74,11 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8, lists: &AtomicUsize) {
+fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8, lists: &AtomicUsize, carries: &AtomicBool) {
     let pause = Duration::from_millis(20);
     from.set_read_timeout(Some(pause)).unwrap();
     let mut buffer = [0; 16 << 10];
+    let mut is_dead = false;
     loop {
         match way.load(Ordering::SeqCst) {
             way if way == Way::Cut as u8 => break,
@@ -83,9 +90,16 @@ fn pass(mut from: TcpStream, mut to: TcpStream, way: &AtomicU8, lists: &AtomicUs
         }
         match from.read(&mut buffer) {
             Ok(0) => break,
+            Ok(_) if is_dead => {}
+            Ok(_) if way.load(Ordering::SeqCst) == Way::Deaf as u8 && carries.load(Ordering::SeqCst) => {
+                is_dead = true;
+            }
             Ok(count) if to.write_all(&buffer[..count]).is_ok() => {
                 let is_list = buffer[..count].windows(LIST.len()).any(|part| part == LIST);
                 lists.fetch_add(usize::from(is_list), Ordering::SeqCst);
+                if buffer[..count].windows(WATCH.len()).any(|part| part == WATCH) {
+                    carries.store(true, Ordering::SeqCst);
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             _ => break,
