@@ -144,7 +144,10 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}", self.namespace, self.name))
+        match (f.width(), f.precision()) {
+            (None, None) => write!(f, "{}/{}", self.namespace, self.name),
+            _ => f.pad(&format!("{}/{}", self.namespace, self.name)),
+        }
     }
 }
 

@@ -296,9 +296,13 @@ impl Mac {
 
 /// 64-bit FNV-1a with a final mix: stable across versions and machines, unlike `std`'s hashers, and not for secrets.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    let mut hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    fnv1a_of([bytes])
+}
+
+/// [`fnv1a`] of the parts one after the other.
+pub fn fnv1a_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
+    let mut hash = parts.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325_u64, step);
     hash ^= hash >> 32;
     hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     hash ^ (hash >> 32)

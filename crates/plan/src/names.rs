@@ -31,9 +31,15 @@ impl DnsName {
 
     /// True where the name can be sent: labels of 1 to 63 printable bytes, 255 bytes in all (RFC 1035 §2.3.4).
     pub fn is_encodable(&self) -> bool {
-        let label =
-            |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
-        self.0.is_empty() || (self.0.len() <= 253 && self.0.split('.').all(label))
+        let mut label = 0_u8;
+        let fits = self.0.bytes().all(|byte| {
+            let begins = byte == b'.';
+            let fits =
+                if begins { label > 0 } else { label < 63 && byte.is_ascii_graphic() && byte != b'\\' };
+            label = if begins { 0 } else { label + 1 };
+            fits
+        });
+        self.0.is_empty() || (self.0.len() <= 253 && fits && label > 0)
     }
 
     /// The name below this one whose first label or labels are `labels`.

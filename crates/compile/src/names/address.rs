@@ -1,5 +1,6 @@
 //! Addresses spelled as labels and as names, and blocks of addresses as zones.
 
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_model::Cidr;
@@ -60,17 +61,21 @@ fn digits(ip: IpAddr) -> u8 {
 
 /// The name of an address's first `kept` octets or nibbles.
 fn leading(ip: IpAddr, kept: u8) -> DnsName {
-    let (mut labels, top) = match ip {
-        IpAddr::V4(ip) => (ip.octets().map(|octet| octet.to_string()).to_vec(), "in-addr.arpa"),
-        IpAddr::V6(ip) => {
-            let nibbles = ip.octets().into_iter().flat_map(|octet| [octet >> 4, octet & 15]);
-            (nibbles.map(|nibble| format!("{nibble:x}")).collect(), "ip6.arpa")
+    let kept = usize::from(kept);
+    let mut name = String::with_capacity(72);
+    let mut add = |label: fmt::Arguments<'_>| _ = name.write_fmt(label);
+    match ip {
+        IpAddr::V4(ip) => {
+            ip.octets()[..kept].iter().rev().for_each(|octet| add(format_args!("{octet}.")));
+            add(format_args!("in-addr.arpa"));
         }
-    };
-    labels.truncate(usize::from(kept));
-    labels.reverse();
-    labels.push(top.to_owned());
-    DnsName::new(&labels.join("."))
+        IpAddr::V6(ip) => {
+            let nibbles = ip.octets().map(|octet| [octet >> 4, octet & 15]);
+            nibbles.as_flattened()[..kept].iter().rev().for_each(|nibble| add(format_args!("{nibble:x}.")));
+            add(format_args!("ip6.arpa"));
+        }
+    }
+    DnsName::new(&name)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use weft_model::net::fnv1a;
+use weft_model::net::fnv1a_of;
 use weft_model::{Family, ObjectKey, Port, Protocol, Service, TrafficPolicy};
 use weft_plan::marks::GROUP;
 
@@ -62,11 +62,20 @@ impl GroupKey {
     }
 
     fn hash(&self, level: u32) -> u64 {
-        let Self { service, protocol, port, family, scope } = self;
-        match level {
-            0 => fnv1a(format!("{service} {protocol} {port} {family:?} {scope:?}").as_bytes()),
-            _ => fnv1a(format!("{level} {service} {protocol} {port} {family:?} {scope:?}").as_bytes()),
-        }
+        let family = match self.family {
+            Family::V4 => "V4",
+            Family::V6 => "V6",
+        };
+        let scope = match self.scope {
+            TrafficPolicy::Cluster => "Cluster",
+            TrafficPolicy::Local => "Local",
+        };
+        let level = if level == 0 { String::new() } else { format!("{level} ") };
+        let (service, port) = (&self.service, self.port.get().to_string());
+        // The parts of one text: to write it would take longer than all the rest, and numbers are asked for all the time.
+        let place = [&level, service.namespace.as_str(), "/", service.name.as_str()];
+        let port = [" ", self.protocol.name(), " ", &port, " ", family, " ", scope];
+        fnv1a_of(place.into_iter().chain(port).map(str::as_bytes))
     }
 }
 
