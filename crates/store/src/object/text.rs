@@ -82,19 +82,36 @@ pub fn decode_yaml(text: &str, names: &mut Interner) -> Vec<Result<Outcome, Obje
 /// Decodes a JSON text: one object, a list, or several after each other.
 pub fn decode_json(text: &str, names: &mut Interner) -> Vec<Result<Outcome, ObjectError>> {
     let mut outcomes = Vec::new();
-    for value in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
-        match value {
-            Ok(value) => decode_raw(value, names, &mut outcomes),
+    let mut rest = text;
+    while !rest.trim_ascii_start().is_empty() {
+        let (value, glimpse) = match next_value(rest) {
+            Ok(found) => found,
             Err(error) => {
-                outcomes.push(Err(not_json(&error)));
+                let mut error = not_json(&error);
+                let before = &text[..text.len() - rest.len()];
+                error.line = error.line.map(|line| line + before.matches('\n').count() as u64);
+                outcomes.push(Err(error));
                 break;
             }
-        }
+        };
+        rest = &rest[value.len()..];
+        decode_glimpsed(value, glimpse, names, &mut outcomes);
     }
     for error in outcomes.iter_mut().filter_map(|o| o.as_mut().err()) {
         error.line = error.line.or_else(|| line_of(text, &error.field));
     }
     outcomes
+}
+
+/// The first value of a text, from the text's start on, and what tells what it is, unless that takes another look. One pass gives both.
+fn next_value(text: &str) -> serde_json::Result<(&str, Option<Glimpse<'_>>)> {
+    let mut glimpses = serde_json::Deserializer::from_str(text).into_iter();
+    if let Some(Ok(glimpse)) = glimpses.next() {
+        return Ok((&text[..glimpses.byte_offset()], Some(glimpse)));
+    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    values.next().transpose()?;
+    Ok((&text[..values.byte_offset()], None))
 }
 
 /// The fields of a JSON text of which its other fields' meaning depends.
@@ -119,25 +136,31 @@ impl Glimpse<'_> {
 }
 
 /// A JSON text whose fields are read straight into their types: half of the time and of the memory of a tree.
-struct Json<'a>(&'a RawValue);
+struct Json<'a>(&'a str);
 
 impl Reader for Json<'_> {
     fn read<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
         // Nobody reads this error: what can't be read so is read as a tree.
-        serde_json::from_str(self.0.get()).map_err(|error| not_json(&error))
+        serde_json::from_str(self.0).map_err(|error| not_json(&error))
     }
 }
 
 /// Decodes an object, or each of a list's. Whatever is not quite as expected, down to a field that is given twice, is left to
 /// the tree, which says what is wrong or takes it as it always did.
-fn decode_raw(value: &RawValue, names: &mut Interner, outcomes: &mut Vec<Result<Outcome, ObjectError>>) {
+fn decode_glimpsed(
+    value: &str,
+    glimpse: Option<Glimpse<'_>>,
+    names: &mut Interner,
+    outcomes: &mut Vec<Result<Outcome, ObjectError>>,
+) {
     let nobody = ObjectId::default();
-    let glimpse = serde_json::from_str::<Glimpse<'_>>(value.get());
     match glimpse.map(|glimpse| (glimpse.id(&nobody), glimpse.items)) {
-        Ok((id, Some(items))) if id.is_list() => {
+        Some((id, Some(items))) if id.is_list() => {
             let usual = id.of_items();
-            for (at, item) in items.into_iter().enumerate() {
-                match decode_one(item, &usual, names) {
+            for (at, item) in items.into_iter().map(RawValue::get).enumerate() {
+                let id =
+                    begin(item).or_else(|| Some(serde_json::from_str::<Glimpse<'_>>(item).ok()?.id(&usual)));
+                match id.and_then(|id| decode_one(&id, item, names)) {
                     Some(outcome) => outcomes.push(Ok(outcome)),
                     None => {
                         let decoded = decode_tree(item, &usual, names).into_iter();
@@ -146,25 +169,36 @@ fn decode_raw(value: &RawValue, names: &mut Interner, outcomes: &mut Vec<Result<
                 }
             }
         }
-        _ => match decode_one(value, &nobody, names) {
+        other => match other.and_then(|(id, _)| decode_one(&id, value, names)) {
             Some(outcome) => outcomes.push(Ok(outcome)),
             None => outcomes.extend(decode_tree(value, &nobody, names)),
         },
     }
 }
 
-/// One object that is no list and has nothing wrong.
-fn decode_one(value: &RawValue, usual: &ObjectId, names: &mut Interner) -> Option<Outcome> {
-    let id = serde_json::from_str::<Glimpse<'_>>(value.get()).ok()?.id(usual);
-    if id.is_list() { None } else { decode(&id, &Json(value), names).ok() }
+/// What an object is whose text begins with it, as nearly everybody writes it: saves reading to the end in search of more.
+fn begin(text: &str) -> Option<ObjectId> {
+    let (api_version, rest) = first_text(text.strip_prefix('{')?, "\"apiVersion\"")?;
+    let (kind, _) = first_text(rest.strip_prefix(',')?, "\"kind\"")?;
+    Some(ObjectId { api_version: api_version.to_owned(), kind: kind.to_owned() })
 }
 
-fn decode_tree(
-    value: &RawValue,
-    usual: &ObjectId,
-    names: &mut Interner,
-) -> Vec<Result<Outcome, ObjectError>> {
-    match serde_json::from_str::<Value>(value.get()) {
+/// The plain text that `field` has, if the text begins with that, and what follows.
+fn first_text<'a>(text: &'a str, field: &str) -> Option<(&'a str, &'a str)> {
+    let value = text.trim_ascii_start().strip_prefix(field)?.trim_ascii_start().strip_prefix(':')?;
+    let (value, rest) = value.trim_ascii_start().strip_prefix('"')?.split_once('"')?;
+    let is_plain =
+        !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"./-".contains(&b));
+    is_plain.then_some((value, rest.trim_ascii_start()))
+}
+
+/// One object that is no list and has nothing wrong.
+fn decode_one(id: &ObjectId, value: &str, names: &mut Interner) -> Option<Outcome> {
+    if id.is_list() { None } else { decode(id, &Json(value), names).ok() }
+}
+
+fn decode_tree(value: &str, usual: &ObjectId, names: &mut Interner) -> Vec<Result<Outcome, ObjectError>> {
+    match serde_json::from_str::<Value>(value) {
         Ok(value) => decode_value(&value, usual, names),
         Err(error) => vec![Err(ObjectError { line: None, ..not_json(&error) })],
     }
@@ -287,6 +321,8 @@ mod tests {
         check_json(r#"{"apiVersion": 1, "kind": "Namespace", "metadata": {"name": "a"}}"#);
         check_json(r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "A"}}"#);
         check_json(r#"{"apiVersion": "v1", "kind": "Other"}"#);
+        check_json(&list(r#"[{ "apiVersion" : "v1" , "kind":"Other" }, {"apiVersion": "v1", "kind": ""}]"#));
+        check_json(&list(r#"[{"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "a"}}]"#));
         check_json("{}");
         check_json("null");
         check_json("[]");
