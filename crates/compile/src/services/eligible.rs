@@ -120,7 +120,8 @@ pub fn candidates(
             }
         }
     }
-    found.sort_by_key(|c| (c.address, c.port, !c.ready, !c.draining, c.origin.clone()));
+    let rank = |c: &Candidate| (c.address, c.port, !c.ready, !c.draining);
+    found.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.origin.cmp(&b.origin)));
     found.dedup_by_key(|c| (c.address, c.port));
     found
 }

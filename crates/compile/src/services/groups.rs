@@ -184,6 +184,13 @@ impl GroupIndex {
 
     /// Groups whose numbers can differ once these came or went, all at once; asked afterwards.
     pub fn neighbours(&self, changed: Vec<GroupKey>) -> Vec<GroupKey> {
+        // Nearly always one that nobody meets.
+        if let [key] = &changed[..] {
+            let mates = self.levels[0].get(&self.at(0, key));
+            if mates.is_none_or(|mates| mates.iter().all(|mate| mate == key)) {
+                return Vec::new();
+            }
+        }
         let mut moving: FxHashSet<GroupKey> = changed.into_iter().collect();
         let mut found = Vec::new();
         for level in 0..LEVELS {

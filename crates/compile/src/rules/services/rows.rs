@@ -130,9 +130,12 @@ impl Backends {
             Group { number: context.facts.groups().number(&key), class: Class::of(members.len()), members }
         };
         let cluster = group(TrafficPolicy::Cluster);
-        let mut local = group(TrafficPolicy::Local);
-        if local.members.is_empty() && !cluster.members.is_empty() {
-            local.class = Class::Absent;
+        let mut local = Group { number: 0, class: Class::Absent, members: Vec::new() };
+        if [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local) {
+            local = group(TrafficPolicy::Local);
+            if local.members.is_empty() && !cluster.members.is_empty() {
+                local.class = Class::Absent;
+            }
         }
         Self { family, marks: marks_of(&candidates), candidates, unready, cluster, local }
     }
