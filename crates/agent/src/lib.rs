@@ -1,6 +1,6 @@
 //! The agent: what runs on a node.
 //!
-//! One thread, the [`core`], knows everything and waits for nothing. Around it: the [`kernel_thread`] makes the kernel equal
+//! One thread, the [`core`], knows everything. Around it: the [`kernel_thread`] makes the kernel equal
 //! the plan, the [`publisher`] tells the store about this node, the [`api`] serves the CNI plugin and the command line
 //! ([`routes`]), the DNS server answers names, and [`health`] answers load
 //! balancers. [`run`] wires them.

@@ -1,6 +1,8 @@
 //! What the core is told, and what it tells the threads around it.
 //!
-//! Time and I/O arrive as messages, one at a time, so that the core has no locks and no clocks of its own.
+//! What store, kernel, plugin and clock have to say arrives as messages, one at a time. The core still reads the time where a
+//! deadline or an age is judged, reads and writes this machine's files (leases, records, tombstones, the conflist), and takes
+//! the locks of the plans: a run can't be replayed from its messages alone.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -6,7 +6,9 @@
 //!
 //! What always holds: a plan leaves its executors no choices. What it says in one place it says in no other.
 //!
-//! What is absent: pods, services and policies. A reader of a plan knows links, routes, sets and names only.
+//! What is absent: pods, services and policies as facts. A reader of a plan knows links, routes, sets, names and ports. Who is
+//! behind one stands there as a name alone: a pod's link bears its attachment's, a health port its service's with the number
+//! of endpoints here, each row its origin's. [`marks`] says what connections bear; those who read it are the rules of the packet filter.
 
 mod check;
 pub mod diff;

@@ -8,7 +8,8 @@
 //! What always holds: the look-up happens once, at a connection's first packet, and ends before routing. From then on the
 //! bits of [`FREE`] are zero, and belong to whoever sets them without touching the others.
 //!
-//! What is absent: packets' own marks, which nobody here writes.
+//! What is absent: packets' own marks. Services write none. One is written elsewhere: [`crate::kernel::ANSWER_MARK`], by the
+//! tunnel's rule, as the whole mark of the packet.
 
 use std::net::IpAddr;
 

@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("weft-ipam", &["weft-model"]),
     ("weft-store", &["weft-model"]),
     ("weft-dataplane", &["weft-plan", "weft-model"]),
-    ("weft-cni", &["weft-ipam", "weft-dataplane"]),
+    ("weft-cni", &[]),
     ("weft-dns", &["weft-plan", "weft-model"]),
     ("weft-gateway", &["weft-plan"]),
     ("weft-agent", &ABOVE_AGENT),
@@ -69,7 +69,7 @@ impl Metadata {
     }
 }
 
-/// Uses that DESIGN.md's table of crates doesn't allow. What only tests use is free.
+/// Uses that ARCHITECTURE.md's table of crates doesn't allow. What only tests use is free.
 pub fn directions(metadata: &Metadata) -> Vec<String> {
     let mut problems = Vec::new();
     for package in &metadata.packages {

@@ -1,7 +1,7 @@
-//! The core: one thread that knows everything and waits for nothing.
+//! The core: one thread that knows everything.
 //!
 //! It takes messages, keeps the facts, and has the plan follow them. What takes time (kernel, store, sockets) runs on
-//! threads of its own and reports back.
+//! threads of its own and reports back. The core waits for this machine's files and for the locks of the plans, and for nothing else.
 //!
 //! What always holds: nothing is applied before the store has delivered its first snapshot. A CNI ADD is answered when its
 //! own rows are in force, or it has left nothing. An address is given back only when the kernel has let go of it.

@@ -1,6 +1,7 @@
 //! Overlays: the tunnel links that carry pods' packets between nodes.
 //!
-//! To add one: a folder with its [`Overlay`], one line in [`of`] and one in [`read`].
+//! Here one more is a folder with its [`Overlay`], a line in [`of`], one in [`read`], and what can be wrong with it in
+//! [`damage`]. ARCHITECTURE.md lists the other files that know one overlay from another.
 
 mod vxlan;
 
