@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use weft_model::{FactKey, Family, IfName, Protocol};
+use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, Value, address_hash};
 use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, Rule, Statement, Verdict};
 
@@ -156,6 +156,8 @@ impl<'a> Interpreter<'_, 'a> {
                 break;
             }
         }
+        // What let the packet go on where others are turned away.
+        acted |= found.is_some() && matches!(step, Step::Verdict(Verdict::Return));
         let ends =
             matches!(step, Step::Reject | Step::Verdict(Verdict::Accept) | Step::Verdict(Verdict::Drop));
         if !acted && !ends {
@@ -384,6 +386,10 @@ impl<'a> Interpreter<'_, 'a> {
                 Headers { transport: Transport::Icmp, .. } => Operand::Nameless,
                 original => Operand::Atom(Atom::Port(original.dport)),
             },
+            Field::SaddrBlock(wanted, prefix) => {
+                let source = (wanted == family).then_some(headers.source)?;
+                Operand::Atom(Cidr::around(source, prefix).first().into())
+            }
             Field::SaddrHash(wanted) => {
                 Operand::Atom(Atom::Number(address_hash((wanted == family).then_some(headers.source)?)))
             }

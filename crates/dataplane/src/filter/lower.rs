@@ -9,7 +9,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_model::Family;
-use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, NatTarget, Reject, Statement, Value};
+use weft_plan::filter::{
+    Comparison, ConntrackState, ConntrackStatus, NatTarget, Reject, Statement, Value, block_mask,
+};
 use weft_plan::{Field, Ident, Rule};
 
 use super::expression::{Expression, Found, Register, Source};
@@ -65,8 +67,8 @@ pub(super) fn source(field: Field) -> (Source, u32) {
         Field::CtOriginalDaddr(Family::V6) => (Source::CtOriginal(k::NFT_CT_DST_IP6), 16),
         Field::CtOriginalDport => (Source::CtOriginal(k::NFT_CT_PROTO_DST), 2),
         Field::L4Proto => (Source::Meta(k::NFT_META_L4PROTO), 1),
-        // What is hashed.
-        Field::SaddrHash(family) => source(Field::Saddr(family)),
+        // What is hashed or cut.
+        Field::SaddrHash(family) | Field::SaddrBlock(family, _) => source(Field::Saddr(family)),
         Field::DaddrHash(family) => source(Field::Daddr(family)),
         Field::Saddr(_) | Field::Daddr(_) => {
             let (_, offset, length) = address_place(field).unwrap_or((Family::V4, 12, 4));
@@ -168,6 +170,7 @@ impl Lowering {
     fn need_for(&mut self, field: Field) {
         match field {
             Field::Saddr(family)
+            | Field::SaddrBlock(family, _)
             | Field::Daddr(family)
             | Field::SaddrHash(family)
             | Field::DaddrHash(family) => self.need_family(family),
@@ -200,6 +203,10 @@ impl Lowering {
                 Field::CtMarkMasked(bits) => {
                     self.load(from, register);
                     self.out.push(Expression::Mask(register, bits.to_ne_bytes().to_vec()));
+                }
+                Field::SaddrBlock(family, prefix) => {
+                    self.load(from, register);
+                    self.out.push(Expression::Mask(register, address_bytes(block_mask(*family, *prefix))));
                 }
                 _ => self.load(from, register),
             }

@@ -188,6 +188,13 @@ impl Raising<'_> {
                 {
                     (Field::CtMarkMasked(word(bits)?), 2)
                 }
+                [Load(from, register), Mask(masked, ref bits), ..]
+                    if register == masked && register.0 == next =>
+                {
+                    let Field::Saddr(family) = self.field(from)? else { return None };
+                    let prefix = ipnet::ip_mask_to_prefix(address(bits)?).ok()?;
+                    (Field::SaddrBlock(family, prefix), 2)
+                }
                 [Load(from, register), ..] if register.0 == next => (self.field(from)?, 1),
                 [Load(..), ..] => return None,
                 _ => return Some(key),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use weft_model::{Family, IfName};
@@ -34,6 +34,9 @@ pub enum Field {
     Saddr(Family),
     /// Destination address of a family; a packet of the other family doesn't match.
     Daddr(Family),
+    /// The block of this length around the source address, by its first address: longer than none, shorter than an address.
+    /// Behind another part of a set's key only.
+    SaddrBlock(Family, u8),
     /// A number that stands for the source address: [`super::address_hash`]. For keys with IPv6 addresses in maps that packets
     /// write (decision 0012).
     SaddrHash(Family),
@@ -68,7 +71,10 @@ impl Field {
             Field::Iifname | Field::Oifname => Type::IfName,
             Field::Mark | Field::CtMark | Field::CtMarkMasked(_) => Type::Mark,
             Field::L4Proto => Type::InetProto,
-            Field::Saddr(family) | Field::Daddr(family) | Field::CtOriginalDaddr(family) => match family {
+            Field::Saddr(family)
+            | Field::SaddrBlock(family, _)
+            | Field::Daddr(family)
+            | Field::CtOriginalDaddr(family) => match family {
                 Family::V4 => Type::Ipv4Addr,
                 Family::V6 => Type::Ipv6Addr,
             },
@@ -89,6 +95,7 @@ impl Field {
     pub fn family(self) -> Option<Family> {
         match self {
             Field::Saddr(family)
+            | Field::SaddrBlock(family, _)
             | Field::Daddr(family)
             | Field::SaddrHash(family)
             | Field::DaddrHash(family)
@@ -113,6 +120,15 @@ impl Field {
     }
 }
 
+/// The mask that leaves an address its first bits; `prefix` is cut to the family's.
+pub fn block_mask(family: Family, prefix: u8) -> IpAddr {
+    let absent = u32::from(family.bits().saturating_sub(prefix));
+    match family {
+        Family::V4 => Ipv4Addr::from(u32::MAX.checked_shl(absent).unwrap_or_default()).into(),
+        Family::V6 => Ipv6Addr::from(u128::MAX.checked_shl(absent).unwrap_or_default()).into(),
+    }
+}
+
 fn write_hash(of: Field, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "jhash {of} mod {HASH_MODULUS} seed {HASH_SEED:#x}")
 }
@@ -128,6 +144,9 @@ impl fmt::Display for Field {
             Field::CtOriginalDaddr(Family::V4) => "ct original ip daddr",
             Field::CtOriginalDaddr(Family::V6) => "ct original ip6 daddr",
             Field::CtOriginalDport => "ct original proto-dst",
+            Field::SaddrBlock(family, prefix) => {
+                return write!(f, "{} & {}", Field::Saddr(*family), block_mask(*family, *prefix));
+            }
             Field::SaddrHash(family) => return write_hash(Field::Saddr(*family), f),
             Field::DaddrHash(family) => return write_hash(Field::Daddr(*family), f),
             Field::L4Proto => "meta l4proto",

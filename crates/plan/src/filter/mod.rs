@@ -19,7 +19,7 @@ pub use atom::{Atom, Ident, Type};
 pub use atoms::Atoms;
 pub use chain::{Chain, Hook, HookKind, NatTarget, Reject, Rule, Statement, Verdict};
 pub use comment::Comment;
-pub use field::{Comparison, ConntrackState, ConntrackStatus, Field, Value};
+pub use field::{Comparison, ConntrackState, ConntrackStatus, Field, Value, block_mask};
 pub use hash::{HASH_MODULUS, HASH_SEED, address_hash};
 pub use set::{Element, Flush, SetKind, SetSpec};
 

@@ -59,21 +59,24 @@ fn unreadable(statement: &Statement, protocol: bool) -> Option<&'static str> {
         Statement::Match(Field::SaddrHash(_) | Field::DaddrHash(_), ..) => {
             Some("addresses' hashes are for keys")
         }
+        Statement::Match(Field::SaddrBlock(..), ..) => Some(BLOCKS),
         Statement::Match(field, ..) => mask(*field),
         Statement::Lookup(key, ..) | Statement::VerdictFrom(key, _) => {
-            key.iter().find_map(|field| mask(*field)).or(match key[..] {
+            let block = if matches!(statement, Statement::Lookup(..)) { block } else { any_block };
+            block(key).or_else(|| key.iter().find_map(|field| mask(*field))).or(match key[..] {
                 [_] => hashes(key),
                 _ => hashes(key).or_else(|| masked(key)),
             })
         }
         Statement::SetMarkFrom(key, _) | Statement::SetCtMarkFrom(key, _) => {
-            key.iter().find_map(|field| mask(*field)).or_else(|| masked(key.get(1..).unwrap_or_default()))
+            let fault = any_block(key).or_else(|| key.iter().find_map(|field| mask(*field)));
+            fault.or_else(|| masked(key.get(1..).unwrap_or_default()))
         }
         Statement::Dnat(NatTarget::AddressPortFrom { key, .. })
         | Statement::Snat(NatTarget::AddressPortFrom { key, .. }) => {
             let ports = protocol || key.contains(&Field::L4Proto);
             let without = "nft takes a port from a map only with the protocol in the key or matched before";
-            hashes(key).or_else(|| masked(key)).or((!ports).then_some(without))
+            any_block(key).or_else(|| hashes(key)).or_else(|| masked(key)).or((!ports).then_some(without))
         }
         Statement::Update { timeout_seconds: 0, .. } => Some("an element that stays for no time"),
         Statement::Update { key, data, .. } | Statement::Delete { key, data, .. } => {
@@ -83,7 +86,7 @@ fn unreadable(statement: &Statement, protocol: bool) -> Option<&'static str> {
                 return Some("nft reads keys of at most 16 bytes in what packets write");
             }
             let plain = matches!(data, Field::Mark | Field::CtMark);
-            masked(key).or((!plain).then_some("packets write marks"))
+            any_block(key).or_else(|| masked(key)).or((!plain).then_some("packets write marks"))
         }
         _ => None,
     }
@@ -91,6 +94,24 @@ fn unreadable(statement: &Statement, protocol: bool) -> Option<&'static str> {
 
 fn mask(field: Field) -> Option<&'static str> {
     matches!(field, Field::CtMarkMasked(0 | u32::MAX)).then_some("a mask of no bits, or of all")
+}
+
+const BLOCKS: &str = "the block around a source is for sets' keys, behind another part";
+
+/// Of a key in which one may stand.
+fn block(key: &[Field]) -> Option<&'static str> {
+    let whole = |field: &Field| match field {
+        Field::SaddrBlock(family, prefix) => *prefix == 0 || *prefix >= family.bits(),
+        _ => false,
+    };
+    if key.iter().any(whole) {
+        return Some("a block of all addresses, or of one");
+    }
+    any_block(&key[..key.len().min(1)])
+}
+
+fn any_block(key: &[Field]) -> Option<&'static str> {
+    key.iter().any(|field| matches!(field, Field::SaddrBlock(..))).then_some(BLOCKS)
 }
 
 fn masked(key: &[Field]) -> Option<&'static str> {
@@ -155,6 +176,22 @@ mod tests {
         let is = |mark| Statement::Match(bits, Comparison::Is, Value::Mark(mark));
         check(&[is(0x1200)], "");
         check(&[is(0x12)], "no mark has bits that the mask takes away");
+    }
+
+    #[test]
+    fn blocks_around_sources_stand_behind_in_sets_keys() {
+        let looked = |key: &[Field]| Statement::Lookup(key.to_vec(), Comparison::Is, "s".into());
+        let block = |prefix| Field::SaddrBlock(V4, prefix);
+        check(&[looked(&[Field::CtMark, block(1)]), looked(&[Field::Dport, block(31)])], "");
+        check(&[looked(&[Field::CtMark, Field::SaddrBlock(V6, 32)])], "");
+        check(&[looked(&[Field::CtMark, block(32)])], "a block of all addresses, or of one");
+        check(&[looked(&[Field::CtMark, block(0)])], "a block of all addresses, or of one");
+        check(&[looked(&[block(8)])], BLOCKS);
+        check(&[looked(&[block(8), Field::CtMark])], BLOCKS);
+        check(&[Statement::VerdictFrom(vec![Field::CtMark, block(8)], "m".into())], BLOCKS);
+        check(&[Statement::SetCtMarkFrom(vec![Field::CtMark, block(8)], "m".into())], BLOCKS);
+        let net = Value::Address("10.0.0.0".parse().unwrap());
+        check(&[Statement::Match(block(8), Comparison::Is, net)], BLOCKS);
     }
 
     #[test]

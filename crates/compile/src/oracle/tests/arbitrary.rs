@@ -118,6 +118,7 @@ fn field() -> BoxedStrategy<Field> {
         1 => any::<u32>().prop_map(Field::CtMarkMasked),
         1 => family().prop_map(Field::CtOriginalDaddr),
         1 => family().prop_map(Field::SaddrHash),
+        1 => (family(), 0u8..33).prop_map(|(family, prefix)| Field::SaddrBlock(family, prefix)),
         1 => family().prop_map(Field::DaddrHash),
     ]
     .boxed()

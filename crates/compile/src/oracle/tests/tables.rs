@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proptest::collection::vec;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, prop_oneof};
 use proptest::sample::select;
-use weft_model::Family;
+use weft_model::{Cidr, Family};
 use weft_plan::filter::{
     Comparison, ConntrackState, ConntrackStatus, Element, HookKind, NatTarget, Reject, Value, address_hash,
 };
@@ -97,6 +97,8 @@ fn lookup() -> BoxedStrategy<Statement> {
         (vec![Field::Oifname, Field::Daddr(v4)], "pairs"),
         (vec![Field::CtOriginalDaddr(v4)], "blocks"),
         (vec![Field::CtMarkMasked(3)], "few"),
+        (vec![Field::CtMark, Field::SaddrBlock(v4, 24)], "near"),
+        (vec![Field::CtMark, Field::SaddrBlock(v4, 29)], "near"),
     ]);
     (key, comparison()).prop_map(|((key, set), c)| Statement::Lookup(key, c, Ident::new(set))).boxed()
 }
@@ -256,7 +258,11 @@ fn of_services() -> BoxedStrategy<(KernelKey, KernelRow)> {
     let end = (0u32..4, target(), port()).prop_map(move |(mark, to, port)| {
         element("ends", vec![Atom::Mark(mark), Atom::Proto(17)], vec![Atom::from(to), Atom::Port(port)])
     });
-    prop_oneof![few, turn, class, hashed, end].boxed()
+    let near = (0u32..3, address(), select(vec![24, 29])).prop_map(move |(mark, address, prefix)| {
+        let block = Cidr::around(address, prefix).first();
+        element("near", vec![Atom::Mark(mark), Atom::from(block)], vec![])
+    });
+    prop_oneof![few, turn, class, hashed, end, near].boxed()
 }
 
 fn elements() -> BoxedStrategy<Table> {
@@ -285,6 +291,7 @@ fn sets() -> Table {
         ("verdicts", SetSpec::map(&[proto, service], &[Type::Verdict], "verdicts")),
         ("targets", SetSpec::map(&[proto, service], &[v4, service], "targets")),
         ("few", SetSpec::set(&[Type::Mark], "few")),
+        ("near", SetSpec::set(&[Type::Mark, v4], "near")),
         ("turn", SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "turn")),
         ("classes", SetSpec::map(&[Type::Mark], &[Type::Verdict], "classes")),
         ("hashed", SetSpec::map(&[Type::Number, proto], &[Type::Mark], "hashed")),

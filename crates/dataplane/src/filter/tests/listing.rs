@@ -154,6 +154,13 @@ fn rules_are_listed_in_the_words_of_the_plan() {
         ip daddr . th dport @pairs accept
         ct mark & 0x7fffffff == @marks accept
         ct mark & 0xffff0000 != @marks accept
+        ct mark . ip saddr @near4 accept
+        ct mark . ip saddr & 255.255.255.0 @near4 accept
+        ct mark . ip saddr & 255.255.252.0 != @near4 accept
+        ct mark . ip saddr & 128.0.0.0 @near4 accept
+        ct mark . ip6 saddr & ffff:ffff:ffff:: @near6 accept
+        ct mark . ip6 saddr & ffff:ffff:ffff:fff8:: != @near6 accept
+        ct mark . ip6 saddr & ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe @near6 accept
         ct original ip daddr @blocks4 accept
         ct original ip daddr . meta l4proto . th dport @svc accept
         ct original ip6 daddr . meta l4proto . th dport @svc6 accept

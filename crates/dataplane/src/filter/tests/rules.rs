@@ -139,6 +139,7 @@ fn field() -> impl Strategy<Value = Field> + Clone {
         Field::CtOriginalDaddr(Family::V4),
         Field::SaddrHash(Family::V6),
         Field::DaddrHash(Family::V6),
+        Field::SaddrBlock(Family::V6, 61),
     ])
 }
 
