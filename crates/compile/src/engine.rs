@@ -14,6 +14,7 @@ use weft_plan::{DnsName, HealthKey, HealthRow, KernelKey, KernelRow, NameRow, Pl
 
 use crate::claims::Claims;
 use crate::facts::{Facts, Transition};
+use crate::services::sources::SourceList;
 use crate::settings::Settings;
 
 /// A piece of a rule's work: its rows are computed, and recomputed, together.
@@ -25,6 +26,8 @@ pub enum RuleKey {
     Fact(FactKey),
     /// What follows from one address.
     Address(IpAddr),
+    /// What follows from one list of sources.
+    Sources(SourceList),
 }
 
 /// Turns facts into rows, a key at a time.

@@ -15,6 +15,7 @@ use weft_model::{
 use self::labels::{PodLabels, ServiceSelectors, Slots, link, unlink};
 use crate::services::groups::{GroupIndex, GroupKey};
 use crate::services::published::PublishedIndex;
+use crate::services::sources::SourceIndex;
 
 mod labels;
 
@@ -57,6 +58,7 @@ pub struct Facts {
     on_host: FxHashMap<NodeName, BTreeSet<ObjectKey>>,
     groups: GroupIndex,
     published: PublishedIndex,
+    sources: SourceIndex,
     /// Services that prefer endpoints near by.
     choosy: BTreeSet<ObjectKey>,
     /// Services by the seconds for which their clients keep an endpoint.
@@ -137,6 +139,11 @@ impl Facts {
     /// Who wants which external address, or node port.
     pub fn published(&self) -> &PublishedIndex {
         &self.published
+    }
+
+    /// Lists of sources that may use balancers' addresses.
+    pub fn sources(&self) -> &SourceIndex {
+        &self.sources
     }
 
     /// Services that prefer endpoints near by, by name.
@@ -335,6 +342,7 @@ impl Facts {
                 }
                 GroupKey::all_of(service).for_each(|group| self.groups.insert(group));
                 self.published.insert(service);
+                self.sources.insert(service);
                 if service.distribution.is_some() {
                     self.choosy.insert(service.key.clone());
                 }
@@ -385,6 +393,7 @@ impl Facts {
                 }
                 GroupKey::all_of(service).for_each(|group| self.groups.remove(&group));
                 self.published.remove(service);
+                self.sources.remove(service);
                 self.choosy.remove(&service.key);
                 if let Some(seconds) = service.affinity_seconds
                     && let Some(count) = self.affinity_timeouts.get_mut(&seconds)

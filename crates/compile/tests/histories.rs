@@ -214,7 +214,14 @@ fn service(n: u8, variant: u8, more: u16) -> Change {
         let mode = if has(8) { IngressMode::Proxy } else { IngressMode::Vip };
         service.load_balancer = vec![LoadBalancerAddress { ip, mode }];
         if has(9) {
-            service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+            let ranges: [&[&str]; 4] = [
+                &["203.0.113.0/24"],
+                &["203.0.113.0/24", "fd00:c::/48"],
+                &["203.0.112.0/22", "192.0.2.7/32"],
+                &["0.0.0.0/0"],
+            ];
+            let ranges = ranges[usize::from(more >> 12 & 3)];
+            service.source_ranges = ranges.iter().map(|block| block.parse().unwrap()).collect();
         }
     }
     if has(10) {

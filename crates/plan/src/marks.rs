@@ -3,6 +3,7 @@
 //! | bit 31 | bits 30–23 | bits 22–20 | bits 19–0 | meaning |
 //! |---|---|---|---|---|
 //! | 0 | class | group | group | while a service is looked up: how many slots its port has, and whose they are |
+//! | 0 | 0xfd | list | list | before that, where only some sources may use it: whose they are |
 //! | 1 | 0 | 0 | number | an endpoint was chosen; the connection keeps it |
 //!
 //! What always holds: the look-up happens once, at a connection's first packet, and ends before routing. From then on the

@@ -120,7 +120,7 @@ impl Rule for ReverseRule {
                 add_zones(alone, dns, origin, out);
             }
             RuleKey::Address(ip) => self.index().add_name(*ip, context, out),
-            RuleKey::Fact(_) => {}
+            RuleKey::Fact(_) | RuleKey::Sources(_) => {}
         }
     }
 }

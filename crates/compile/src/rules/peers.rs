@@ -48,7 +48,7 @@ impl Rule for PeersRule {
                     peer(node, origin, context, out);
                 }
             }
-            RuleKey::Fact(_) | RuleKey::Address(_) => {}
+            RuleKey::Fact(_) | RuleKey::Address(_) | RuleKey::Sources(_) => {}
         }
     }
 }

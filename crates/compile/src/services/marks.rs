@@ -11,6 +11,10 @@ pub const SMALL: u32 = 64;
 /// Endpoints that a group can have; more are left out, with a warning.
 pub const MOST_ENDPOINTS: usize = 65_535;
 
+/// Stands where a class does, with the number of a list of sources ([`super::sources`]): only these may use the port, and its
+/// own mark is asked for then.
+pub const SOURCES: u32 = 0xfd << CLASS_SHIFT;
+
 /// How a packet to a service's port is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -58,6 +62,7 @@ mod tests {
     fn classes_have_codes_of_their_own_below_the_chosen_bit() {
         let others = [Class::Large(65), Class::Refuse, Class::Absent];
         let codes: Vec<u32> = (1..=SMALL).map(Class::Slots).chain(others).map(Class::bits).collect();
+        let codes: Vec<u32> = codes.into_iter().chain([SOURCES]).collect();
         assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
         assert!(codes.iter().all(|code| code & !CLASS == 0 && code & CHOSEN == 0 && *code != 0));
         assert_eq!(Class::Large(65).bits(), Class::Large(1000).bits());

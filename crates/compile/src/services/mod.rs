@@ -1,5 +1,5 @@
 //! What services lead to, before any row is made of it: which are ours, who has a place that several want, marks and their
-//! classes, groups of endpoints, and who may be used.
+//! classes, groups of endpoints, lists of sources, and who may be used.
 
 pub mod affinity;
 pub mod eligible;
@@ -7,6 +7,7 @@ pub mod groups;
 pub mod marks;
 pub mod ours;
 pub mod published;
+pub mod sources;
 
 pub use affinity::kept_seconds;
 pub use ours::{is_ours, node_port_addresses};

@@ -9,6 +9,7 @@ mod cluster_services;
 mod kernel;
 mod page;
 mod promises;
+mod restricted;
 mod rows;
 mod semantics;
 mod services;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use weft_model::{
     Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink, HostPort,
-    Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, PodIdentity, Port, Protocol,
-    Service, ServicePort, Shape, SliceSource, TargetPort,
+    IngressMode, LoadBalancerAddress, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName,
+    ObjectKey, PodIdentity, Port, Protocol, Service, ServicePort, Shape, SliceSource, TargetPort,
 };
 use weft_plan::Plan;
 
@@ -60,11 +60,14 @@ fn attachment(pod: &str, number: u8, last: u8) -> Fact {
     })
 }
 
-/// `app` at 10.96.0.10, port 80, and at port 30080 of every node: led to `app-0` on `n2`.
+/// `app` at 10.96.0.10, port 80, at port 30080 of every node, and at a balancer's 100.64.0.80 for some: led to `app-0` on `n2`.
 fn app() -> [Fact; 2] {
     let mut service = Service::named(ObjectKey::new("default", "app").unwrap());
     service.cluster_ips = vec![ip("10.96.0.10")];
     service.families = vec![Family::V4];
+    service.load_balancer = vec![LoadBalancerAddress { ip: ip("100.64.0.80"), mode: IngressMode::Vip }];
+    service.source_ranges =
+        ["203.0.113.0/24", "198.51.100.128/25"].map(|block| block.parse().unwrap()).to_vec();
     service.ports = vec![ServicePort {
         name: "http".into(),
         protocol: Protocol::Tcp,
@@ -161,6 +164,8 @@ fn said() -> BTreeMap<&'static str, String> {
         ("loopback", and_back(&from_node("n1"), tcp("127.0.0.1", 8080))),
         ("service", and_back(&web, tcp("10.96.0.10", 80))),
         ("node-port", and_back(&from_outside("n1"), tcp("192.0.2.1", 30_080).from(far))),
+        ("restricted", there(&from_outside("n1"), tcp("100.64.0.80", 80).from(far))),
+        ("restricted-stranger", there(&from_outside("n1"), tcp("100.64.0.80", 80).from(ip("203.0.112.10")))),
         ("service-closed", there(&web, tcp("10.96.0.10", 81))),
         ("service-unknown", there(&web, tcp("10.96.0.99", 80))),
         ("names", and_back(&web, udp("169.254.53.53", 53))),

@@ -8,6 +8,7 @@ use weft_plan::Atom;
 
 use crate::engine::Context;
 use crate::services::published::{Place, outside_addresses};
+use crate::services::sources::SourceList;
 use crate::services::{is_ours, node_port_addresses};
 use crate::settings::ServiceSettings;
 
@@ -24,8 +25,8 @@ pub struct Frontend {
     pub inside: TrafficPolicy,
     /// Endpoints for everybody else's.
     pub outside: TrafficPolicy,
-    /// Only some sources may use it.
-    pub restricted: bool,
+    /// The mark of the list of those who may use it; nothing where everybody may.
+    pub sources: Option<u32>,
 }
 
 impl Frontend {
@@ -51,7 +52,7 @@ pub fn frontends(
         port: number,
         inside,
         outside,
-        restricted: false,
+        sources: None,
     };
     // What is inside may use all endpoints whatever the policy for outside says: it would have come by any node.
     let external = |address, number| at(address, number, TrafficPolicy::Cluster, service.external_policy);
@@ -65,8 +66,9 @@ pub fn frontends(
     let others = others_block(service, context);
     let free =
         |ip: &IpAddr| others(*ip).is_none() && node_port_at(*ip, service, port, settings, context).is_none();
+    let list = SourceList::of(service, family).map(|list| context.facts.sources().mark(&list));
     found.extend(outside.filter(free).map(|ip| Frontend {
-        restricted: !service.source_ranges.is_empty() && is_balancers(service, ip),
+        sources: list.filter(|_| is_balancers(service, ip)),
         ..external(ip, port.port)
     }));
     if let Some(number) = port.node_port

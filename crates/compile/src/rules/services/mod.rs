@@ -11,6 +11,7 @@
 mod addresses;
 mod asked;
 mod rows;
+mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ impl Rule for ServicesRule {
             dirty(service(&key));
         }
         beside(transition, context, &mut |key| dirty(service(key)));
+        sources::affected(transition, context, dirty);
         if transition.concerns_this_node(context) || changes_timeouts(transition) {
             dirty(RuleKey::Constant);
         }
@@ -91,6 +93,7 @@ impl Rule for ServicesRule {
                     rows::service(found, origin, settings, context, out);
                 }
             }
+            RuleKey::Sources(list) => sources::rows(list, context, out),
             _ => {}
         }
     }

@@ -4,20 +4,17 @@ use std::net::IpAddr;
 
 use weft_model::net::is_special;
 use weft_model::{FactKey, Family, Protocol, Service, ServicePort, TrafficPolicy};
-use weft_plan::{Atom, Field, Ident, SetSpec, Statement, Verdict, marks};
+use weft_plan::{Atom, Ident, Verdict, marks};
 
 use super::addresses::{Frontend, frontends, refused};
-use super::table::{
-    ENDPOINTS, LARGE, LISTED, LIVING, RESTRICTED, SLOTS, Side, digit, pick, service_map, usable,
-};
+use super::sources::restricted;
+use super::table::{ENDPOINTS, LARGE, LISTED, LIVING, SLOTS, Side, pick, service_map, usable};
 use crate::engine::{Context, Output};
-use crate::rules::table::{address_type, in_set};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
 use crate::services::groups::GroupKey;
 use crate::services::kept_seconds;
 use crate::services::marks::Class;
 use crate::settings::ServiceSettings;
-use crate::topology::aggregate;
 
 /// All rows of one service.
 pub fn service(
@@ -43,7 +40,6 @@ pub fn service(
         for address in service.cluster_ips.iter().filter(of_family) {
             out.member(LIVING.of(family), [Atom::from(*address)], origin);
         }
-        let mut restricted = Vec::new();
         for port in &service.ports {
             let frontends = frontends(service, port, family, settings, context);
             if frontends.is_empty() {
@@ -58,9 +54,7 @@ pub fn service(
             for frontend in &frontends {
                 backends.lead_there(service, frontend, origin, out);
             }
-            restricted.extend(frontends.into_iter().filter(|frontend| frontend.restricted));
         }
-        restrict(service, family, &restricted, origin, out);
     }
 }
 
@@ -169,7 +163,13 @@ impl Backends {
         let differ = inside.mark() != outside.mark();
         for (side, group) in places.into_iter().take(if differ { 2 } else { 1 }) {
             let map = service_map(self.family, side, service.affinity_seconds.map(kept_seconds));
-            out.entry(map, key.clone(), [Atom::Mark(group.mark())], origin);
+            let mut mark = group.mark();
+            if let Some(sources) = frontend.sources {
+                // Without this element nobody is let in: what leads to endpoints stands behind the sources.
+                out.entry(restricted(self.family, side), key.clone(), [Atom::Mark(mark)], origin);
+                mark = sources;
+            }
+            out.entry(map, key.clone(), [Atom::Mark(mark)], origin);
             if service.affinity_seconds.is_some() {
                 for at in &group.members {
                     let key = self.numbered(&key, *at);
@@ -200,37 +200,4 @@ fn numbered([address, protocol, port]: &[Atom; 3], mark: u32) -> [Atom; 4] {
 fn marks_of(candidates: &[Candidate]) -> Vec<u32> {
     let places: Vec<(IpAddr, u16)> = candidates.iter().map(|c| (c.address, c.port.get())).collect();
     marks::of_endpoints(&places)
-}
-
-/// Lets only the service's sources through to its restricted addresses: a set and a chain of its own.
-fn restrict(service: &Service, family: Family, frontends: &[Frontend], origin: &FactKey, out: &mut Output) {
-    if frontends.is_empty() {
-        return;
-    }
-    // By the whole name: of a short hash others can make up the like, and their sources would be let in. No namespace has a
-    // slash in it, and nft takes one in names, as it does the rest of what these consist of.
-    let digit = digit(family);
-    let sources = Ident::new(&format!("sources{digit}_{}", service.key));
-    let chain = Ident::new(&format!("sources_of{digit}_{}", service.key));
-    let comment = format!("sources of {}", service.key);
-    out.table_set(sources.clone(), SetSpec::intervals(address_type(family), comment.clone()), origin);
-    let blocks = service.source_ranges.iter().filter(|block| block.family() == family).copied();
-    for block in aggregate(blocks) {
-        out.block(sources.clone(), block, origin);
-    }
-    let rules = vec![
-        weft_plan::Rule::new(
-            comment,
-            [in_set([Field::Saddr(family)], sources), Statement::Verdict(Verdict::Return)],
-        ),
-        weft_plan::Rule::new(
-            "not one of the service's source ranges",
-            [Statement::Counter, Statement::Verdict(Verdict::Drop)],
-        ),
-    ];
-    out.chain(chain.clone(), rules, origin);
-    for frontend in frontends {
-        let verdict = [Atom::Verdict(Verdict::Jump(chain.clone()))];
-        out.entry(RESTRICTED.of(family), frontend.key(), verdict, origin);
-    }
 }

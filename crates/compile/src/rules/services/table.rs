@@ -14,6 +14,7 @@ use weft_plan::{
     Verdict,
 };
 
+use super::sources::{self, let_in};
 use crate::engine::{Context, Output};
 use crate::rules::edge::CLUSTER;
 use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
@@ -30,8 +31,6 @@ pub const LISTED: Pair = Pair { v4: "listed4", v6: "listed6" };
 pub const SLOTS: &str = "slot";
 /// Mark of a group with many endpoints → the chain that picks one of its slots.
 pub const LARGE: &str = "service_large";
-/// (address . protocol . port) → the chain of the sources that may use it.
-pub const RESTRICTED: Pair = Pair { v4: "restricted4", v6: "restricted6" };
 /// Cluster addresses of services.
 pub const LIVING: Pair = Pair { v4: "cluster_ip4", v6: "cluster_ip6" };
 /// Blocks of virtual addresses.
@@ -53,8 +52,6 @@ const UNKNOWN_OUT: &str = "services_unknown_out";
 const LOST: &str = "services_lost";
 /// Base chain for packets that another node's endpoint must answer to this node.
 const MASQUERADE: &str = "services_masquerade";
-/// Picks a slot, then translates.
-const LEAD: &str = "service_lead";
 /// To the chosen endpoint.
 const TRANSLATE: &str = "service_translate";
 /// There is no endpoint.
@@ -66,14 +63,18 @@ const CLOSED: &str = "service_closed";
 const PRIORITY: i32 = -105;
 
 /// The order in which elements come, and go the other way round (`SetSpec::rank`).
-struct Rank;
+pub struct Rank;
 
 impl Rank {
+    /// Those who may use a service.
+    pub const SOURCES: u8 = 1;
     const ENDPOINTS: u8 = 1;
     const SLOTS: u8 = 2;
-    const SERVICES: u8 = 3;
+    /// Services that only some sources may use, behind these.
+    pub const RESTRICTED: u8 = 3;
+    const SERVICES: u8 = 4;
     /// A service's other ports are closed when its own are open.
-    const LIVING: u8 = 4;
+    const LIVING: u8 = 5;
 }
 
 /// Where packets come from.
@@ -114,6 +115,14 @@ fn keep_chain(family: Family, side: Side, seconds: u32) -> Ident {
     Ident::new(&format!("{}_chain", service_map(family, side, Some(seconds))))
 }
 
+/// The chain that picks an endpoint for packets from a side.
+fn lead_chain(side: Side) -> Ident {
+    Ident::new(match side {
+        Side::Inside => "service_lead",
+        Side::Outside => "service_outside_lead",
+    })
+}
+
 /// The end of a family's names.
 pub fn digit(family: Family) -> char {
     match family {
@@ -128,7 +137,7 @@ fn affinities(timeouts: &[u32]) -> impl Iterator<Item = Option<u32>> {
 }
 
 /// How a service is looked up.
-fn frontend(family: Family) -> Vec<Field> {
+pub fn frontend(family: Family) -> Vec<Field> {
     vec![Field::Daddr(family), Field::L4Proto, Field::Dport]
 }
 
@@ -170,7 +179,8 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     {
         out.chain(keep_chain(family, side, seconds), keep(family, side, seconds), &origin);
     }
-    out.chain(Ident::new(LEAD), lead(), &origin);
+    sources::constant(context, &origin, out);
+    sides.into_iter().for_each(|side| out.chain(lead_chain(side), lead(side), &origin));
     out.chain(Ident::new(TRANSLATE), translate(), &origin);
     out.chain(Ident::new(REFUSE), refuse("no endpoint"), &origin);
     out.chain(Ident::new(CLOSED), refuse("no such port"), &origin);
@@ -234,9 +244,6 @@ fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
         let listed = SetSpec::map(&numbered, &place, "endpoints that don't serve, whose connections stay");
         let listed = listed.flushing(Flush::Listed { of: ENDPOINTS.of(family) });
         out.table_set(LISTED.of(family), listed, origin);
-        let restricted =
-            SetSpec::map(&frontend, &[Type::Verdict], "addresses that only some sources may use");
-        out.table_set(RESTRICTED.of(family), restricted.ranked(Rank::ENDPOINTS), origin);
         for (side, comment) in [
             (Side::Inside, "services"),
             (Side::Outside, "services that lead elsewhere for packets from outside"),
@@ -296,15 +303,11 @@ pub fn pick(slots: u32, origin: &FactKey, out: &mut Output) -> Ident {
 fn look_up(sides: &[Side], timeouts: &[u32]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in Family::ALL {
-        rules.push(Rule::new(
-            "source ranges",
-            [Statement::VerdictFrom(frontend(family), RESTRICTED.of(family))],
-        ));
         for side in [Side::Outside, Side::Inside].into_iter().filter(|side| sides.contains(side)) {
             for seconds in affinities(timeouts) {
                 let map = service_map(family, side, seconds);
                 let on = match seconds {
-                    None => Ident::new(LEAD),
+                    None => lead_chain(side),
                     Some(seconds) => keep_chain(family, side, seconds),
                 };
                 let found =
@@ -330,8 +333,9 @@ fn not_a_pods(link: Field) -> Statement {
     Statement::Match(link, Comparison::IsNot, Value::LinkPrefix(POD_LINK_PREFIX.into()))
 }
 
-fn lead() -> Vec<Rule> {
-    vec![by_class(), Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))])]
+/// Picks a slot, then translates.
+fn lead(side: Side) -> Vec<Rule> {
+    vec![let_in(side), by_class(), Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new(TRANSLATE)))])]
 }
 
 /// An endpoint was chosen for the connection.
@@ -384,6 +388,7 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
     };
     let forget = Statement::Delete { map: CLIENTS.of(family), key: client(family), data: Field::CtMark };
     vec![
+        let_in(side),
         Rule::new(
             "where this client went before",
             [
@@ -394,6 +399,7 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
             ],
         ),
         Rule::new("", [Statement::SetCtMarkFrom(frontend(family), service_map(family, side, Some(seconds)))]),
+        let_in(side),
         by_class(),
         // Writing a key that is there would keep what it says.
         Rule::new("", [chosen(), forget]),

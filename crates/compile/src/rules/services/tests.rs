@@ -1,5 +1,6 @@
 //! Who gets which address, and what is computed again when something changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -195,16 +196,47 @@ fn a_cluster_address_is_one_services() {
     assert!(bench.warnings().contains("service aaa/thief: 10.96.0.7 port 80/tcp is given to service shop/b"));
 }
 
+/// A balancer's service with source ranges.
+fn restricted(name: &str, last: u8, ranges: &[&str]) -> Fact {
+    service(name, |service| {
+        let ip = [198, 51, 100, last].into();
+        service.load_balancer = vec![LoadBalancerAddress { ip, mode: IngressMode::Vip }];
+        service.source_ranges = ranges.iter().map(|block| block.parse().unwrap()).collect();
+    })
+}
+
 #[test]
-fn source_ranges_are_in_a_set_of_the_services_whole_name() {
+fn services_with_the_same_ranges_share_a_list() {
     let mut bench = Bench::new();
-    bench.set(service("shop/web-1", |service| {
-        service.load_balancer =
-            vec![LoadBalancerAddress { ip: "198.51.100.7".parse().unwrap(), mode: IngressMode::Vip }];
-        service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
-    }));
-    let text = bench.1.to_string();
-    assert!(text.contains("element sources4_shop/web-1 { 203.0.113.0/24 }"), "{text}");
+    let rows = |bench: &Bench, start: &str| -> Vec<String> {
+        let text = bench.1.to_string();
+        text.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect()
+    };
+    let few = ["203.0.113.0/24", "192.0.2.7/32"];
+    bench.set(restricted("shop/b", 7, &few));
+    bench.set(restricted("shop/a", 8, &["192.0.2.7/32", "203.0.113.0/24", "192.0.2.7/32"]));
+    insta::assert_snapshot!(rows(&bench, "element source").join("\n"), @r"
+    element source4_24 { 0x7e853423 . 203.0.113.0 }
+    element source4_32 { 0x7e853423 . 192.0.2.7 }
+    ");
+    let lists = |bench: &Bench| -> BTreeSet<String> {
+        let data = |row: &String| row.rsplit_once(" : ").map(|(_, data)| data.to_owned());
+        rows(bench, "element service4 {").iter().filter_map(data).collect()
+    };
+    assert_eq!(lists(&bench).len(), 1);
+    assert_eq!(rows(&bench, "element restricted4").len(), 2);
+    // Other ranges, other length: a list of its own.
+    bench.set(restricted("shop/c", 9, &["203.0.112.0/22"]));
+    assert_eq!((lists(&bench).len(), rows(&bench, "element source4_22").len()), (2, 1));
+    // The list stays for as long as one has it.
+    bench.remove(restricted("shop/a", 8, &[]).key());
+    assert_eq!(rows(&bench, "element source4_24").len(), 1);
+    bench.set(restricted("shop/b", 7, &[]));
+    assert_eq!((rows(&bench, "element source4_24").len(), rows(&bench, "set source4_24").len()), (0, 0));
+    assert_eq!(rows(&bench, "element restricted4").len(), 1);
+    // Everybody may.
+    bench.set(restricted("shop/c", 9, &["203.0.112.0/22", "0.0.0.0/0"]));
+    assert_eq!(rows(&bench, "element restricted4").len(), 0);
     assert_eq!(bench.1.check(), Vec::<String>::new());
 }
 
@@ -346,6 +378,13 @@ fn what_is_computed_again_follows_the_change() {
     // The node's own addresses are those of node ports; its MTU is nobody's.
     assert!(cost(host(&["192.0.2.1/24"], 1400)) <= 1);
     assert!(cost(host(&["192.0.2.1/24", "192.0.2.2/24"], 1400)) <= 3);
+    // Who has ranges, and the list of these, which others share; a length of blocks that is new is everybody's chain.
+    let ranged = |number: u8, ranges: &[&str]| restricted(&format!("shop/r{number}"), number, ranges);
+    assert_eq!(cost(ranged(1, &["203.0.113.0/24"])), 3);
+    (2..20).for_each(|number| assert_eq!(cost(ranged(number, &["203.0.113.0/24"])), 2));
+    assert_eq!(cost(ranged(2, &["203.0.112.0/24"])), 3);
+    assert_eq!(cost(ranged(3, &["203.0.0.0/16"])), 4);
+    assert_eq!(cost(ranged(3, &[])), 3);
     // Its own zone is compared with everybody's hints.
     assert!(cost(node("n1", "b")) >= SERVICES);
 }

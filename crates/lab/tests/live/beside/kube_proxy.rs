@@ -207,7 +207,7 @@ impl Course {
         self.turn_services(Services::Off);
         let node = self.rig.lab.machine(NODE).expect("it runs");
         let table = node.run("nft", &["list", "table", "inet", "weft"]).expect("it is there");
-        let ours = ["service", "endpoint", "slot", "cluster_ip", "usable", "restricted", "client"];
+        let ours = ["service", "endpoint", "slot", "cluster_ip", "usable", "restricted", " source", "client"];
         let names = |line: &&str| ["set ", "map ", "chain "].iter().any(|kind| line.trim().starts_with(kind));
         let left: Vec<&str> =
             table.lines().filter(names).filter(|line| ours.iter().any(|word| line.contains(word))).collect();

@@ -127,8 +127,8 @@ fn service(offer: &Offer) -> Service {
     }
     let ranges: &[&str] = match offer.ranges {
         None => &[],
-        Some(Ranges::Outside) => &["203.0.113.0/24", "2001:db8:ffff::/64"],
-        Some(Ranges::Pods) => &["10.244.0.0/16", "fd00:244::/48"],
+        Some(Ranges::Outside) => &["192.0.2.77/32", "203.0.113.0/24", "2001:db8:ffff::/64"],
+        Some(Ranges::Pods) => &["10.244.0.0/16", "fd00:244::/49", "fd00:244:0:8000::/49"],
     };
     service.source_ranges = ranges.iter().map(|block| block.parse().unwrap()).collect();
     service.internal_policy = offer.internal_policy;
