@@ -23,7 +23,8 @@ pub trait Store: Send + Sync {
     /// Only what waiting can't mend.
     fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError>;
 
-    /// Ends every [`Store::watch`] of this store soon, also later ones. From any thread.
+    /// Ends every [`Store::watch`] of this store soon, also later ones, and all that the store does by itself to keep what this
+    /// node has: another process of the node's may take over. From any thread.
     fn stop(&self);
 
     /// Makes a fact that this node owns visible to the others. Level-triggered and atomic: the fact replaces what was

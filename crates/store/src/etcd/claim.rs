@@ -5,6 +5,8 @@
 //! before anybody relies on it. A claim counts only under its node's present lease: one that still stands under an earlier lease, which
 //! may end at any moment, is put under the present one first.
 
+use std::time::Duration;
+
 use serde_json::json;
 use weft_model::{Cidr, Network, NetworkName, NodeName};
 
@@ -16,6 +18,10 @@ use crate::store::{Claim, StoreError};
 
 /// Claimers that were beaten look for a share among this many, so that many at once don't all try the same one again.
 const SPREAD: usize = 64;
+
+/// Between attempts to claim a block again that goes away as it is claimed.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A claim that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,22 +55,27 @@ pub(super) async fn claim(
 ) -> Result<Claim, Unclaimed> {
     let node = &session.node;
     let mut claims = list(around, session, &network.name).await?;
+    let is_own = |c: &Claimed| c.node == node.as_str() && !c.is_ending;
+    let beaten: Vec<Cidr> =
+        claims.iter().filter(|c| is_own(c) && is_beaten(c, &claims)).map(|c| c.cidr).collect();
+    for cidr in beaten {
+        // Whoever made it ended before it took it back. Nobody has relied on it.
+        take_back(around, node, &network.name, cidr).await?;
+        claims.retain(|c| c.cidr != cidr || !is_own(c));
+    }
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
         let share = share_of(network, block.family());
-        let fits = |c: &&Claimed| {
-            let is_ours = c.node == node.as_str() && !c.is_ending;
-            is_ours && c.cidr.prefix() == share && block.net().contains(&c.cidr.net())
-        };
-        // One that another claim beats is about to be taken back by whoever made it.
-        let own = claims.iter().filter(fits).find(|c| !is_beaten(c, &claims)).map(|c| c.cidr);
+        let fits =
+            |c: &&Claimed| is_own(c) && c.cidr.prefix() == share && block.net().contains(&c.cidr.net());
+        let own = claims.iter().find(fits).map(|c| c.cidr);
         let cidr = match own {
             Some(cidr) => cidr,
             None => take(around, session, network, *block, in_use, &mut claims).await?,
         };
         result.cidrs.push(cidr);
     }
-    let own = claims.iter().filter(|c| c.node == node.as_str() && !c.is_ending);
+    let own = claims.iter().filter(|c| is_own(c));
     let own: Vec<Cidr> = own.map(|c| c.cidr).collect();
     result.unfit = own.iter().filter(|cidr| !result.cidrs.contains(cidr)).copied().collect();
     session.set_claims(&network.name, &own);
@@ -175,7 +186,16 @@ pub(super) async fn claim_again(
     cidr: Cidr,
 ) -> Result<bool, Failure> {
     let node = &session.node;
+    let mut rounds = 0_u32;
     loop {
+        if session.is_over() {
+            return Err(Failure::Away("the session is over".to_owned()));
+        }
+        if rounds > 0 {
+            // Somebody takes it away again and again.
+            tokio::time::sleep((FIRST_PAUSE * rounds).min(LONGEST_PAUSE)).await;
+        }
+        rounds += 1;
         if !create(around, node, lease, network, cidr).await? {
             match around.get(&around.keys.block(network, cidr)).await? {
                 Some(kv) if kv.text() != node.as_str() => return Ok(false),

@@ -22,6 +22,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -147,6 +148,8 @@ struct Shared {
     sessions: Mutex<BTreeMap<NodeName, Arc<Session>>>,
     /// Held while a session is made.
     opening: tokio::sync::Mutex<()>,
+    /// No session is renewed any more.
+    is_stopped: AtomicBool,
 }
 
 impl EtcdStore {
@@ -174,8 +177,12 @@ impl EtcdStore {
             keys: Keys::under(&options.prefix),
             time: options.lease,
         });
-        let shared =
-            Arc::new(Shared { around, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() });
+        let shared = Arc::new(Shared {
+            around,
+            sessions: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            is_stopped: AtomicBool::new(false),
+        });
         let (stopped, _) = tokio::sync::watch::channel(false);
         Ok(Self { access, options, shared, runtime: handle, stopped, _alive: alive })
     }
@@ -219,12 +226,19 @@ impl Shared {
     /// The node's session; made, and renewed from then on, where there is none.
     async fn session(self: &Arc<Self>, node: &NodeName) -> Result<Arc<Session>, Failure> {
         let _opening = self.opening.lock().await;
+        if self.is_stopped.load(Ordering::SeqCst) {
+            return Err(Failure::Away("this store was stopped".to_owned()));
+        }
         if let Some(session) = self.sessions().get(node) {
             return Ok(session.clone());
         }
         let session = Arc::new(Session::of(node.clone()));
         self.around.open(&session).await?;
         self.sessions().insert(node.clone(), session.clone());
+        if self.is_stopped.load(Ordering::SeqCst) {
+            // Meanwhile.
+            session.end();
+        }
         tokio::spawn(self.around.clone().keep(session.clone()));
         Ok(session)
     }
@@ -245,6 +259,9 @@ impl Store for EtcdStore {
 
     fn stop(&self) {
         self.stopped.send_replace(true);
+        // Another process of this node's may take its place from now on: this one takes nothing back.
+        self.shared.is_stopped.store(true, Ordering::SeqCst);
+        self.shared.sessions().values().for_each(|session| session.end());
     }
 
     fn publish(&self, fact: &Published) -> Result<(), StoreError> {

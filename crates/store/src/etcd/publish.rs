@@ -8,7 +8,7 @@ use weft_model::{Cidr, NodeName};
 
 use super::client::Failure;
 use super::session::{Around, Session};
-use super::wire::{self, Done, Transacted};
+use super::wire::{self, Transacted};
 use crate::store::{Published, PublishedNode};
 use crate::words::{is_same, render_node, render_pod, stamp};
 
@@ -39,7 +39,9 @@ pub(super) async fn publish(around: &Around, session: &Session, fact: &Published
         Published::Pod(pod) => (around.keys.pod(&pod.node, &pod.key), render_pod(pod), vec![]),
         Published::PodGone { node, key } => {
             let key = around.keys.pod(node, key);
-            around.client.ask::<Done>(wire::DELETE, &wire::get(&key)).await?;
+            let delete = json!({ "request_delete_range": wire::get(&key) });
+            // Late, it would remove what another process of the node's says of a pod of the same name.
+            settle(around, session, vec![], delete).await?;
             session.note_published(&key, None);
             return Ok(());
         }
@@ -71,14 +73,23 @@ async fn write(
     session: &Session,
     key: &str,
     object: &Value,
-    mut compare: Vec<Value>,
+    compare: Vec<Value>,
 ) -> Result<(), Failure> {
     let mut object = object.clone();
     stamp(&mut object);
-    let lease = session.lease();
-    compare.push(wire::is_leased(&around.keys.session(&session.node), lease));
-    let put = json!({ "request_put": wire::put(key, object.to_string().as_bytes(), lease) });
-    let question = wire::txn(&compare, &[put], &[]);
+    let put = json!({ "request_put": wire::put(key, object.to_string().as_bytes(), session.lease()) });
+    settle(around, session, compare, put).await
+}
+
+/// Changes something, if all of `compare` hold and the node's lease is this session's.
+async fn settle(
+    around: &Around,
+    session: &Session,
+    mut compare: Vec<Value>,
+    change: Value,
+) -> Result<(), Failure> {
+    compare.push(wire::is_leased(&around.keys.session(&session.node), session.lease()));
+    let question = wire::txn(&compare, &[change], &[]);
     let answer = around.client.ask::<Transacted>(wire::TXN, &question).await;
     if answer.as_ref().is_ok_and(|answer| answer.succeeded) {
         return Ok(());

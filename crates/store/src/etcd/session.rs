@@ -4,7 +4,8 @@
 //! nobody can set ([`BootTime`]); etcd keeps the lease for the whole of its time, counted from when the renewal arrived. So
 //! when a node's blocks become anybody's, the node has known for a quarter of that time that they will, and has given out none of their
 //! addresses since. A renewal counts only where the session's key and every claimed block's still hang on the lease afterwards, by a read
-//! that the leader has confirmed. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again.
+//! that the leader has confirmed. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again. A session that
+//! is over takes nothing back from the node's next process.
 //!
 //! What is absent: which blocks ([`super::claim`]), and what a node does that relies on nothing any more (the agent).
 
@@ -51,7 +52,7 @@ struct State {
     claims: BTreeSet<(NetworkName, Cidr)>,
     /// Networks in which a block went to another node, and none was claimed since.
     lost: BTreeSet<NetworkName>,
-    /// The node was forgotten: nothing of it is to be made again.
+    /// The node was forgotten, or the store stopped: nothing of it is to be made again.
     is_over: bool,
     /// What was published, by key, without the time of writing.
     published: BTreeMap<String, Value>,
@@ -81,7 +82,7 @@ impl Session {
         self.state().claims.iter().cloned().collect()
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.state().is_over
     }
 
@@ -189,14 +190,25 @@ impl Around {
             let sent = BootTime::now();
             let question = json!({ "TTL": self.time.as_secs().to_string() });
             let granted: Granted = self.client.ask(wire::GRANT, &question).await?;
+            if granted.id == 0 || granted.ttl <= 0 {
+                return Err(Failure::Away("it granted a lease without a time".to_owned()));
+            }
             let compare = match &there {
                 Some(kv) => wire::is_unchanged(&key, kv.mod_revision),
                 None => wire::is_absent(&key),
             };
             let put = json!({ "request_put": wire::put(&key, node.as_str().as_bytes(), granted.id) });
             let get = json!({ "request_range": wire::get(&key) });
-            let answer: Transacted =
-                self.client.ask(wire::TXN, &wire::txn(&[compare], &[put], &[get])).await?;
+            let question = wire::txn(&[compare], &[put], &[get]);
+            let answer = match self.client.ask::<Transacted>(wire::TXN, &question).await {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    // Nothing hangs on it but perhaps the session's key, which the next attempt makes again. Else an etcd that comes and goes
+                    // would gather them.
+                    let _ = self.revoke(granted.id).await;
+                    return Err(failure);
+                }
+            };
             if answer.succeeded || answer.found().any(|kv| kv.lease == granted.id) {
                 return Ok((granted.id, Duration::from_secs(granted.ttl.unsigned_abs()), sent));
             }
@@ -371,12 +383,18 @@ impl Around {
         let (lease, time, sent) = self.obtain(&session.node).await?;
         let mut lost = Vec::new();
         for (network, cidr) in session.claims() {
+            if session.is_over() {
+                return Ok(());
+            }
             if !claim::claim_again(self, session, lease, &network, cidr).await? {
                 session.lose(&network, cidr);
                 lost.push(cidr);
             }
         }
         for (key, mut object) in session.published() {
+            if session.is_over() {
+                return Ok(());
+            }
             if publish::names_one_of(&object, &lost) {
                 // The agent hears that its node is gone, and publishes it with other blocks.
                 session.note_published(&key, None);

@@ -11,7 +11,6 @@ use super::keys::end_of;
 /// What a request goes to.
 pub(super) const RANGE: &str = "/v3/kv/range";
 pub(super) const TXN: &str = "/v3/kv/txn";
-pub(super) const DELETE: &str = "/v3/kv/deleterange";
 pub(super) const WATCH: &str = "/v3/watch";
 pub(super) const GRANT: &str = "/v3/lease/grant";
 pub(super) const REVOKE: &str = "/v3/lease/revoke";

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use weft_model::{Cidr, Network, NodeCidr, NodeName};
+use weft_model::{Cidr, Network, NodeCidr, NodeName, ObjectKey};
 use weft_store::{
-    BootTime, EtcdOptions, EtcdStore, EtcdTls, EtcdUser, Hold, Published, PublishedNode, Store, StoreError,
+    BootTime, EtcdOptions, EtcdStore, EtcdTls, EtcdUser, Hold, Published, PublishedNode, PublishedPod, Store,
+    StoreError,
 };
 
 use claimers::Claimers;
@@ -210,6 +211,49 @@ fn a_lease_without_its_keys_is_not_relied_on() {
     members.put(block, "n2");
     let lapsed = |hold: &Hold| matches!(hold, Hold::Lapsed(reason) if reason.contains("another node has"));
     wait_for("the loss", || Some(store.hold()).filter(lapsed));
+}
+
+/// At an upgrade the agent before lives on for a while: it must not take back what the next one has, nor write dead pods again.
+#[test]
+fn a_store_that_was_stopped_takes_nothing_back() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    let n1 = node("n1");
+    let key = |name: &str| ObjectKey::new("shop", name).unwrap();
+    let pod = |name: &str| {
+        let (key, ips) = (key(name), vec!["10.244.7.9".parse().unwrap()]);
+        Published::Pod(PublishedPod { key, uid: None, node: n1.clone(), ips, host_ports: vec![] })
+    };
+    let gone = |name: &str| Published::PodGone { node: n1.clone(), key: key(name) };
+    let before = open(members.endpoints());
+    before.claim_pod_cidrs(&narrow(), &n1, &[]).unwrap();
+    before.publish(&pod("web-0")).unwrap();
+    before.stop();
+    let next = open(members.endpoints());
+    next.publish(&gone("web-0")).unwrap();
+    next.publish(&pod("web-1")).unwrap();
+    let lease = || members.lease_of("/weft/sessions/n1");
+    let taken = lease();
+    // Three renewals of each.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(lease(), taken, "the one that was stopped has taken the session back");
+    assert_eq!(members.lease_of("/weft/pods/n1/shop/web-0"), None);
+    assert_eq!(members.lease_of("/weft/blocks/default/10.244.7.0_24"), taken);
+    // Nor does what it still wanted to say reach anything of the next one's.
+    before.publish(&gone("web-1")).unwrap_err();
+    assert_eq!(members.lease_of("/weft/pods/n1/shop/web-1"), taken);
+}
+
+/// A claim that another one beat, and whose maker died before it took it back, costs nobody a block.
+#[test]
+fn a_beaten_claim_that_was_left_is_taken_back() {
+    let Some(members) = Members::start(1, &Terms::default()) else { return };
+    members.put("/weft/blocks/default/10.244.0.0_26", "n2");
+    members.put("/weft/blocks/default/10.244.0.0_24", "n1");
+    let network = Network { pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Network::ordinary() };
+    let claim = open(members.endpoints()).claim_pod_cidrs(&network, &node("n1"), &[]).unwrap();
+    assert_eq!(claim.cidrs, ["10.244.1.0/24".parse::<Cidr>().unwrap()]);
+    assert_eq!(claim.unfit, []);
+    assert_eq!(members.lease_of("/weft/blocks/default/10.244.0.0_24"), None);
 }
 
 /// Forgetting ends every lease of a node's, also one whose session is gone already: an attempt before may have ended halfway.
