@@ -3,14 +3,15 @@
 //! What always holds: the server makes no two Leases of one name, and [`crate::claiming`] decides between those that overlap. A
 //! Lease belongs to its Node's object: the cluster ends it after the Node. Then its block is nobody's until
 //! [`Patience::spare`](super::Patience) has passed by the server's clock: as long as the node, which may be cut off from the server, could still
-//! rely on it ([`super::hold`]).
+//! rely on it ([`super::hold`]). A node that is there claims it again before that, under the block's other name, and only then lets go of
+//! the one that ends: in between no moment comes at which the block is nobody's.
 
 use std::time::{Duration, SystemTime};
 
 use weft_model::{Cidr, Network, NetworkName, NodeName};
 
 use super::client::Failure;
-use super::lease::{Changed, Lease, Leases};
+use super::lease::{Changed, Lease, Leases, Naming};
 use super::publish::{self, NodeObject};
 use crate::claiming::{Standing, Step, Wanted, step};
 use crate::clock::BootTime;
@@ -154,16 +155,25 @@ impl Claims<'_> {
             if self.free_what_is_over(&leases, now).await? == Changed::Done {
                 continue;
             }
-            let claims: Vec<_> = leases.iter().map(|lease| lease.claim.clone()).collect();
-            let about = |cidr| leases.iter().find(|lease| lease.claim.cidr == cidr);
+            // Those of its own that end keep others away, and are no reason not to claim the same again.
+            let (ending, lasting): (Vec<&Lease>, Vec<&Lease>) =
+                leases.iter().partition(|lease| lease.is_ending_for(self.node));
+            for cidr in ending.iter().map(|lease| lease.claim.cidr) {
+                let known = if cidr.prefix() == wanted.share { &mut before } else { &mut busy };
+                if !known.contains(&cidr) {
+                    known.push(cidr);
+                }
+            }
+            let claims: Vec<_> = lasting.iter().map(|lease| lease.claim.clone()).collect();
+            let about = |cidr| lasting.iter().copied().find(|lease| lease.claim.cidr == cidr);
             let next = step(&claims, &Wanted { busy: &busy, before: &before, ..*wanted });
             let done = match (next, next_cidr(next).and_then(about)) {
-                (Step::Keep(cidr), Some(lease)) if lease.ended.is_some() => {
-                    // It can't be kept; whoever was cut off is this node, and it is here: it claims it anew.
-                    before.push(cidr);
-                    self.leases.release(lease).await?
+                (Step::Keep(cidr), Some(lease)) if lease.owner == uid => {
+                    for over in ending.iter().filter(|lease| lease.claim.cidr == cidr) {
+                        self.leases.release(over).await?;
+                    }
+                    return Ok(cidr);
                 }
-                (Step::Keep(cidr), Some(lease)) if lease.owner == uid => return Ok(cidr),
                 (Step::Keep(_) | Step::Confirm(_), Some(lease)) => {
                     self.leases.confirm(lease, self.node, uid).await?
                 }
@@ -173,12 +183,15 @@ impl Claims<'_> {
                     Changed::Meanwhile
                 }
                 (Step::Take(cidr), _) => {
-                    let made = self.leases.create(network, cidr, self.node, uid).await?;
-                    if made == Changed::Meanwhile {
-                        // Somebody was first, perhaps with a Lease that is no claim.
-                        busy.push(cidr);
+                    let named = |naming| {
+                        ending.iter().find(|lease| (lease.claim.cidr, lease.naming) == (cidr, naming))
+                    };
+                    match (named(Naming::First), named(Naming::Second)) {
+                        // The other one keeps the block.
+                        (Some(first), Some(_)) => self.leases.release(first).await?,
+                        (Some(_), None) => self.make(network, (cidr, Naming::Second), uid, &mut busy).await?,
+                        (None, _) => self.make(network, (cidr, Naming::First), uid, &mut busy).await?,
                     }
-                    made
                 }
                 (Step::Exhausted(taken), _) => return Err(Unclaimed::Exhausted(taken)),
                 // `step` names only what it was given.
@@ -190,6 +203,22 @@ impl Claims<'_> {
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             }
         }
+    }
+
+    /// Makes a claim; a block whose name is taken by something else is noted as busy.
+    async fn make(
+        &self,
+        network: &NetworkName,
+        named: (Cidr, Naming),
+        uid: &str,
+        busy: &mut Vec<Cidr>,
+    ) -> Result<Changed, Failure> {
+        let made = self.leases.create(network, named, self.node, uid).await?;
+        // A claim that was made first is seen at the next look, if it is still there.
+        if made == Changed::Meanwhile && self.leases.is_foreign(network, named).await? {
+            busy.push(named.0);
+        }
+        Ok(made)
     }
 
     /// Lets go of other nodes' claims that ended so long ago that nobody relies on them, by the clock that noted their ends: this

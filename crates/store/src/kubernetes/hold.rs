@@ -18,7 +18,7 @@ use weft_model::{Cidr, NetworkName, NodeName};
 use super::backoff::Backoff;
 use super::claim::{Claims, Held};
 use super::client::{Client, Failure};
-use super::lease::Leases;
+use super::lease::{self, Leases};
 use super::publish;
 use super::{KubernetesOptions, Patience};
 use crate::clock::BootTime;
@@ -44,6 +44,8 @@ struct State {
     claims: BTreeMap<Block, BootTime>,
     /// All claims of the node have been looked for.
     is_known: bool,
+    /// Blocks whose claims are gone, and are being made again: anybody may come first.
+    missing: BTreeSet<Block>,
     /// Blocks that went to other nodes; those of a network are forgotten when it gets another.
     lost: BTreeSet<Block>,
 }
@@ -54,6 +56,11 @@ impl State {
             return Hold::Lapsed(format!(
                 "the claim of {cidr} in network {network} ended while this node's Node object was gone, and another node has the \
                  block now; pods here that have addresses of it must be made anew"
+            ));
+        }
+        if let Some((network, cidr)) = self.missing.first() {
+            return Hold::Lapsed(format!(
+                "the claim of {cidr} in network {network} is gone, and is being made again"
             ));
         }
         if !self.is_known {
@@ -104,6 +111,7 @@ impl Holds {
             state.claims.retain(|(name, _), _| name != network);
             state.claims.extend(held.cidrs.iter().map(|cidr| ((network.clone(), *cidr), held.asked)));
             state.lost.retain(|(name, _)| name != network);
+            state.missing.retain(|(name, _)| name != network);
         });
     }
 
@@ -113,6 +121,7 @@ impl Holds {
         self.change(|state| {
             state.claims.clear();
             state.lost.clear();
+            state.missing.clear();
         });
         turn
     }
@@ -175,15 +184,26 @@ impl Holds {
 
     async fn look_at(&self, leases: Leases<'_>, network: NetworkName, cidr: Cidr) -> Result<(), Failure> {
         let asked = BootTime::now();
-        let there = leases.get(&network, cidr).await?;
-        if !there.is_some_and(|lease| lease.is_relied_on_by(&self.node)) {
-            tracing::warn!("the claim of {cidr} in network {network} is gone; making it again");
-            let claims = Claims { leases, node: &self.node, spare: self.patience.spare };
-            if !claims.claim_again(&network, cidr).await? {
+        let held = leases.held(&network, cidr, &self.node).await?;
+        if held != lease::Held::Firmly {
+            tracing::warn!("the claim of {cidr} in network {network} was taken away; making it again");
+            let block = (network.clone(), cidr);
+            if held == lease::Held::Not {
                 self.change(|state| {
-                    state.claims.remove(&(network.clone(), cidr));
-                    state.lost.insert((network, cidr));
+                    if state.claims.contains_key(&block) {
+                        state.missing.insert(block.clone());
+                    }
                 });
+            }
+            let claims = Claims { leases, node: &self.node, spare: self.patience.spare };
+            let is_ours = claims.claim_again(&network, cidr).await?;
+            self.change(|state| {
+                state.missing.remove(&block);
+                if !is_ours && state.claims.remove(&block).is_some() {
+                    state.lost.insert(block);
+                }
+            });
+            if !is_ours {
                 return Ok(());
             }
         }
@@ -213,6 +233,9 @@ mod tests {
         state.claims.insert(block("10.244.0.0/24"), at(100));
         state.claims.insert(block("fd00::/64"), at(40));
         assert_eq!(state.hold(held), Hold::Until(at(640)));
+        state.missing.insert(block("fd00::/64"));
+        assert!(matches!(state.hold(held), Hold::Lapsed(text) if text.contains("fd00::/64")));
+        state.missing.clear();
         state.lost.insert(block("10.244.9.0/24"));
         assert!(matches!(state.hold(held), Hold::Lapsed(text) if text.contains("10.244.9.0/24")));
     }

@@ -1,6 +1,7 @@
 //! Leases that are claims of blocks: what they say, and the requests that change them.
 //!
-//! What always holds: the name alone says which block a Lease claims, since the server makes no two of one name. A change is
+//! What always holds: the name alone says which block a Lease claims, since the server makes no two of one name. A block has two names: where a
+//! Lease is on its way out while its node relies on it, the node makes the other one before it lets go of this one. A change is
 //! made to the version that was seen, or not at all. A Lease that is relied on has Weft's finalizer: when the cluster's garbage
 //! collector removes it after its Node, it stays, with the time of its end, until somebody takes the finalizer off.
 //!
@@ -61,6 +62,26 @@ struct LeaseSpec {
     holder_identity: String,
 }
 
+/// What the second of a block's names ends with.
+const SECOND: &str = "-again";
+
+/// Which of a block's names it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    First,
+    Second,
+}
+
+/// What a node has of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// It may rely on it.
+    Firmly,
+    /// Its claim is on its way out, and keeps the block from others as long as it does.
+    Ending,
+    Not,
+}
+
 /// Longer after 1970 than any clock says.
 const NEVER: Duration = Duration::from_secs(1 << 40);
 
@@ -69,6 +90,7 @@ const NEVER: Duration = Duration::from_secs(1 << 40);
 pub(super) struct Lease {
     pub network: NetworkName,
     pub claim: Claimed,
+    pub naming: Naming,
     /// Uid of the Node object that it belongs to; empty for none.
     pub owner: String,
     /// Since when it is on its way out.
@@ -83,7 +105,7 @@ impl Lease {
     fn read(object: LeaseObject) -> Option<Self> {
         let LeaseObject { metadata, spec } = object;
         let network = NetworkName::new(metadata.labels.get(NETWORK)?).ok()?;
-        let cidr = block_of(&network, &metadata.name)?;
+        let (cidr, naming) = block_of(&network, &metadata.name)?;
         let is_relied_on = metadata.finalizers.iter().any(|f| f == RELIED_ON);
         let standing = if is_relied_on { Standing::Confirmed } else { Standing::Made };
         // A time that can't be read is no reason to give the block out: it is as if it were yet to come.
@@ -92,6 +114,7 @@ impl Lease {
         Some(Self {
             network,
             claim: Claimed { cidr, node: spec.holder_identity, standing },
+            naming,
             owner: metadata.owner_references.into_iter().next().unwrap_or_default().uid,
             ended,
             name: metadata.name,
@@ -100,10 +123,24 @@ impl Lease {
         })
     }
 
+    /// What the node has by it.
+    fn held_by(&self, node: &NodeName) -> Held {
+        let claim = &self.claim;
+        match (claim.node == node.as_str() && claim.standing == Standing::Confirmed, self.ended) {
+            (true, None) => Held::Firmly,
+            (true, Some(_)) => Held::Ending,
+            (false, _) => Held::Not,
+        }
+    }
+
     /// True where this node may rely on it.
     pub fn is_relied_on_by(&self, node: &NodeName) -> bool {
-        let claim = &self.claim;
-        claim.node == node.as_str() && claim.standing == Standing::Confirmed && self.ended.is_none()
+        self.held_by(node) == Held::Firmly
+    }
+
+    /// True where this node has relied on it, and it is on its way out.
+    pub fn is_ending_for(&self, node: &NodeName) -> bool {
+        self.held_by(node) == Held::Ending
     }
 }
 
@@ -155,23 +192,54 @@ impl Leases<'_> {
         Ok((leases, date))
     }
 
-    /// The claim of one block.
-    pub async fn get(&self, network: &NetworkName, cidr: Cidr) -> Result<Option<Lease>, Failure> {
-        let path = format!("{}/{}", self.path(), lease_name(network, cidr));
+    /// What a node has of one block.
+    pub async fn held(&self, network: &NetworkName, cidr: Cidr, node: &NodeName) -> Result<Held, Failure> {
+        let mut held = Held::Not;
+        for naming in [Naming::First, Naming::Second] {
+            let found = self.get(network, cidr, naming).await?;
+            match found.map_or(Held::Not, |lease| lease.held_by(node)) {
+                Held::Firmly => return Ok(Held::Firmly),
+                Held::Ending => held = Held::Ending,
+                Held::Not => {}
+            }
+        }
+        Ok(held)
+    }
+
+    async fn get(&self, network: &NetworkName, cidr: Cidr, naming: Naming) -> Result<Option<Lease>, Failure> {
+        Ok(self.object(network, cidr, naming).await?.and_then(Lease::read))
+    }
+
+    /// True where a name of a block's is taken by a Lease that is no claim.
+    pub async fn is_foreign(
+        &self,
+        network: &NetworkName,
+        (cidr, naming): (Cidr, Naming),
+    ) -> Result<bool, Failure> {
+        Ok(self.object(network, cidr, naming).await?.is_some_and(|object| Lease::read(object).is_none()))
+    }
+
+    async fn object(
+        &self,
+        network: &NetworkName,
+        cidr: Cidr,
+        naming: Naming,
+    ) -> Result<Option<LeaseObject>, Failure> {
+        let path = format!("{}/{}", self.path(), lease_name(network, cidr, naming));
         let bytes = match self.client.whole(&Ask::get(path)).await {
             Err(failure) if failure.is(StatusCode::NOT_FOUND) => return Ok(None),
             answer => answer?,
         };
-        let object: LeaseObject = serde_json::from_slice(&bytes)
+        let object = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::Garbled(format!("the lease of {cidr}: {error}")))?;
-        Ok(Lease::read(object))
+        Ok(Some(object))
     }
 
     /// Makes the claim's object, where none has its name.
     pub async fn create(
         &self,
         network: &NetworkName,
-        cidr: Cidr,
+        (cidr, naming): (Cidr, Naming),
         node: &NodeName,
         owner: &str,
     ) -> Result<Changed, Failure> {
@@ -179,7 +247,7 @@ impl Leases<'_> {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {
-                "name": lease_name(network, cidr),
+                "name": lease_name(network, cidr, naming),
                 "labels": { NETWORK: network },
                 "annotations": { BLOCK: cidr },
                 "ownerReferences": owners(node, owner),
@@ -232,25 +300,34 @@ fn owners(node: &NodeName, uid: &str) -> Value {
     json!([{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": uid }])
 }
 
-/// The name of a block's claim: `weft-default-10-244-1-0-24`. An IPv6 address is written in full.
-fn lease_name(network: &NetworkName, cidr: Cidr) -> String {
+/// The name of a block's claim: `weft-default-10-244-1-0-24`, or with `-again` at its end. An IPv6 address is written in full.
+fn lease_name(network: &NetworkName, cidr: Cidr, naming: Naming) -> String {
     let address = match cidr.first() {
         std::net::IpAddr::V4(ip) => ip.octets().map(|o| o.to_string()).join("-"),
         std::net::IpAddr::V6(ip) => ip.segments().map(|s| format!("{s:x}")).join("-"),
     };
-    format!("weft-{network}-{address}-{}", cidr.prefix())
+    let end = match naming {
+        Naming::First => "",
+        Naming::Second => SECOND,
+    };
+    format!("weft-{network}-{address}-{}{end}", cidr.prefix())
 }
 
-/// The block that a claim's name says.
-fn block_of(network: &NetworkName, name: &str) -> Option<Cidr> {
-    let parts: Vec<&str> = name.strip_prefix(&format!("weft-{network}-"))?.split('-').collect();
+/// The block that a claim's name says, and which of its names it is.
+fn block_of(network: &NetworkName, name: &str) -> Option<(Cidr, Naming)> {
+    let rest = name.strip_prefix(&format!("weft-{network}-"))?;
+    let (rest, naming) = match rest.strip_suffix(SECOND) {
+        Some(rest) => (rest, Naming::Second),
+        None => (rest, Naming::First),
+    };
+    let parts: Vec<&str> = rest.split('-').collect();
     let (prefix, address) = parts.split_last()?;
     let address = match address.len() {
         4 => address.join("."),
         8 => address.join(":"),
         _ => return None,
     };
-    format!("{address}/{prefix}").parse().ok()
+    Some((format!("{address}/{prefix}").parse().ok()?, naming))
 }
 
 #[cfg(test)]
@@ -259,16 +336,23 @@ mod tests {
 
     #[test]
     fn a_claims_name_is_a_name_that_the_server_takes_and_says_the_block() {
-        let check = |cidr: &str, expected: &str| {
+        let check = |cidr: &str, naming: Naming, expected: &str| {
             let (network, cidr) = (NetworkName::ordinary(), cidr.parse().unwrap());
-            assert_eq!(lease_name(&network, cidr), expected);
+            assert_eq!(lease_name(&network, cidr, naming), expected);
             assert!(weft_model::ObjectName::new(expected).is_ok());
-            assert_eq!(block_of(&network, expected), Some(cidr));
+            assert_eq!(block_of(&network, expected), Some((cidr, naming)));
         };
-        check("10.244.1.0/24", "weft-default-10-244-1-0-24");
-        check("fd00:244:0:1::/64", "weft-default-fd00-244-0-1-0-0-0-0-64");
-        for name in ["weft-default-10-244-1-24", "weft-blue-10-244-1-0-24", "weft-default-10-244-1-x-24", ""]
-        {
+        check("10.244.1.0/24", Naming::First, "weft-default-10-244-1-0-24");
+        check("10.244.1.0/24", Naming::Second, "weft-default-10-244-1-0-24-again");
+        check("fd00:244:0:1::/64", Naming::First, "weft-default-fd00-244-0-1-0-0-0-0-64");
+        let strange = [
+            "weft-default-10-244-1-24",
+            "weft-blue-10-244-1-0-24",
+            "weft-default-10-244-1-x-24",
+            "weft-default-10-244-1-0-24-again-again",
+            "",
+        ];
+        for name in strange {
             assert_eq!(block_of(&NetworkName::ordinary(), name), None, "{name}");
         }
     }

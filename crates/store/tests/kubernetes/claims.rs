@@ -184,7 +184,10 @@ fn a_claim_that_was_taken_away_is_made_again_or_said_to_be_lost() {
     };
     store.publish(&Published::Node(said.clone())).unwrap();
     fake.put(LEASES, lease(name, "n2"));
-    watching.until("the loss", |w| matches!(&w.hold, Hold::Lapsed(text) if text.contains("10.244.0.0/24")));
+    watching.until(
+        "the loss",
+        |w| matches!(&w.hold, Hold::Lapsed(text) if text.contains("another node has the block")),
+    );
     let error = store.publish(&Published::Node(said)).unwrap_err().to_string();
     assert!(error.contains("another node's"), "{error}");
     while !fake.object(NODES, "n1").unwrap()["metadata"]["annotations"]["weft.dev/pod-cidrs"].is_null() {
@@ -193,4 +196,45 @@ fn a_claim_that_was_taken_away_is_made_again_or_said_to_be_lost() {
     }
     assert_eq!(store.claim_pod_cidrs(&network(), &n1(), &[]).unwrap().cidrs, [cidr("10.244.1.0/24")]);
     watching.until("another hold", |w| matches!(w.hold, Hold::Until(_)));
+}
+
+/// The garbage collector ends a claim whose Node's object was made anew: the node, which has pods in the block, never leaves it to others.
+#[test]
+fn a_claim_that_ends_is_made_again_before_it_is_let_go_of() {
+    let fake = Fake::start();
+    fake.put(NODES, json!({ "metadata": { "name": "n1", "uid": "first" } }));
+    let store = claiming(&fake, "n1");
+    let mut watching = Watching::synced(store.clone());
+    let claim = store.claim_pod_cidrs(&network(), &n1(), &[]).unwrap();
+    watching.until("a hold", |w| matches!(w.hold, Hold::Until(_)));
+    let (first, second) = ("weft-default-10-244-0-0-24", "weft-default-10-244-0-0-24-again");
+    for (uid, gone, made) in [("second", first, second), ("third", second, first), ("fourth", first, second)]
+    {
+        fake.put(NODES, json!({ "metadata": { "name": "n1", "uid": uid } }));
+        fake.collect(LEASES, gone);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let is_done = || fake.object(LEASES, gone).is_none() && fake.object(LEASES, made).is_some();
+        while !is_done() {
+            assert!(std::time::Instant::now() < deadline, "the claim isn't made again");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    // Another agent of the node's finds it under that name.
+    assert_eq!(claiming(&fake, "n1").claim_pod_cidrs(&network(), &n1(), &[]).unwrap(), claim);
+    let lasting = watching.hold.clone();
+    watching.until("a look", |w| w.hold > lasting);
+
+    let (mut firm, mut was_firm) = (std::collections::BTreeSet::new(), false);
+    for (name, lease) in fake.history(LEASES) {
+        let finalizers = lease.as_ref().and_then(|lease| lease["metadata"]["finalizers"].as_array());
+        match finalizers.is_some_and(|finalizers| !finalizers.is_empty()) {
+            true => firm.insert(name),
+            false => firm.remove(&name),
+        };
+        assert!(!was_firm || !firm.is_empty(), "the block was nobody's");
+        was_firm |= !firm.is_empty();
+    }
+    assert!(was_firm);
+    store.forget_node(&n1()).unwrap();
+    assert!([first, second].iter().all(|name| fake.object(LEASES, name).is_none()));
 }

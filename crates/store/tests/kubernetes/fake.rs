@@ -135,6 +135,17 @@ impl Fake {
         self.lock().objects.get(collection)?.get(name).cloned()
     }
 
+    /// What an object of a collection was after each change that named it, in their order; nothing where it was removed.
+    pub fn history(&self, collection: &str) -> Vec<(String, Option<Value>)> {
+        let state = self.lock();
+        let of = state.history.iter().filter(|entry| entry.collection == collection);
+        let told = |entry: &Entry| {
+            let name = entry.object["metadata"]["name"].as_str().unwrap().to_owned();
+            (name, (entry.kind != "DELETED").then(|| entry.object.clone()))
+        };
+        of.map(told).collect()
+    }
+
     /// Forgets what came before now: watches from earlier on are answered with 410.
     pub fn compact(&self) {
         self.change(|state| {
