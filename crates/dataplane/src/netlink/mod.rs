@@ -1,6 +1,7 @@
 //! Netlink as the rest of the crate uses it: messages as bytes, and a synchronous socket that sends them in batches.
 //!
-//! rtnetlink and nfnetlink share the framing (`linux/netlink.h`), so one builder and one reader serve both.
+//! What is absent: writing nfnetlink, whose numbers are big-endian; `filter::attribute` has a writer and a reader for that.
+//! The framing is the same (`linux/netlink.h`), so that notifications of both are read here.
 
 mod message;
 mod removals;
