@@ -1,4 +1,10 @@
 //! A node's configuration file: YAML, every field optional but `store`.
+//!
+//! What always holds: an unknown field, a value of the wrong type, a relative path or an address that is no machine's is an error
+//! with file and field, and then there is no configuration at all. What is left out has the default that `examples/agent.yaml` shows.
+//!
+//! What is absent: a look at what is named. Folders, servers, certificates and resolvers are tried by who uses them. And watching:
+//! a running agent doesn't read the file again.
 
 use std::io::{self, Read};
 use std::net::IpAddr;

@@ -1,4 +1,9 @@
 //! What the socket answers: CNI calls for the plugin, and looks inside for people.
+//!
+//! What always holds: the core is reached by messages alone. A call is read again by the code that the plugin read it with. For a
+//! look inside, core and kernel are waited for twenty seconds at most, and only one look works on a copy of the facts at a time.
+//!
+//! What is absent: who may ask, and how much (`api`); decisions. No look changes anything.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,10 @@
 //! Starting an agent: the core, and the threads around it.
+//!
+//! What always holds: a state folder has one agent, from before its kernel is opened until its kernel's thread has ended. An agent
+//! that can't start leaves the kernel as it was, and one that ends leaves there all that it made. Servers end last, when whoever waits
+//! to take over has begun.
+//!
+//! What is absent: what the threads do, and signals (the command `weft agent`).
 
 use std::fs::File;
 use std::io;

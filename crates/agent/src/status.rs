@@ -1,4 +1,9 @@
 //! What `weft status` shows: a snapshot of the node as plain data.
+//!
+//! What always holds: all of it is of one moment between two messages of the core, and taking it changes nothing. The command reads
+//! it by the same types, and may be of another version: fields that came later have a default.
+//!
+//! What is absent: how it is printed (the command), what was before, and the network that a pod is on.
 
 use std::net::IpAddr;
 use std::time::{Instant, UNIX_EPOCH};

@@ -1,4 +1,11 @@
 //! Addresses, prefixes, interface names and the other small numbers of networking.
+//!
+//! What always holds: a [`Port`], [`Vni`], [`IfName`] or [`Cidr`] was checked when it was made, also when it was read from a file,
+//! so that whoever has one checks it no more. What is derived ([`Mac::derived`], [`fnv1a`]) is the same on every machine and in
+//! every version: peers rely on it without having spoken.
+//!
+//! What is absent: what a value is for. Any block is a [`Cidr`], whether pods may have it is [`Cidr::for_pods`]; a [`Mac`] is any
+//! six bytes.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,4 +1,11 @@
 //! ADD: allocate, become a fact, wait until the rows are in force, answer.
+//!
+//! What always holds: an ADD that is refused before it is a fact gives its leases back; the record is on disk before the fact is
+//! there. From then on it ends in one of two ways: it is answered when the plan that has its rows is in force and none of them was
+//! refused, or it is taken back by the code that serves DEL, and the answer is an error.
+//!
+//! What is absent: waiting. The kernel works on its own thread, the deadline is looked at with each tick and report, and the pod is
+//! made known to the store after the answer.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,10 @@
 //! The thread that serves health ports as the plan comes to have them.
+//!
+//! What always holds: a port that was ordered and can't be had is named, and tried again every five seconds. A port that is closed
+//! still answers who had connected. Connections are bounded, over all and at each port, and an answer is of the moment when it is
+//! asked for.
+//!
+//! What is absent: how the node does (`state`, which the core tells), what is answered (`answer`), and HTTP (`connection`).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,9 @@
 //! What became of a packet, and each step on its way: as data, and as text for people.
+//!
+//! What always holds: each step, and each end but an arrival and a circle, names the fact behind the row that decided.
+//! `weft explain` prints the text, and `docs/packet-paths.md` is held to it by a test.
+//!
+//! What is absent: walking (`walk`). Nothing here looks at a plan.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,4 +1,11 @@
 //! The handle: applies changes to our table and reads it back.
+//!
+//! What always holds: what a refused call leaves is what was in force, but for transactions before it where a change was too large
+//! for one. In the steady state nothing is listed: what is declared is known from our own changes, and from the kernel again after
+//! a refusal, or where another program wrote to the packet filter and more than elements change.
+//!
+//! What is absent: the bytes ([`transaction`], `set`, [`lower`]), which changes go together and in which order (`crate::order`),
+//! elements that packets put into sets, and other programs' tables.
 
 use std::collections::BTreeSet;
 

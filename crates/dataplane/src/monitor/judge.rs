@@ -1,4 +1,10 @@
 //! Which notifications matter: pure but for the ledger that it reads.
+//!
+//! What always holds: what we did ourselves is no reason, which is known by the sender's port, by the ledger, or because a link is
+//! as it should be. Lost notifications count as everything changed. Each verdict begins anew.
+//!
+//! What is absent: mending. A verdict says that the host is to be looked at again, or that ours was disturbed and by what, for
+//! people; a full comparison finds out the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,11 @@
 //! One service's elements.
+//!
+//! What always holds: they follow from the service, its slices, this node and the settings. No row is of a family that the service
+//! isn't of. Every endpoint that serves has an element, so that what it has goes on; slots, which give new connections, only those
+//! that are chosen here. An address or endpoint to which nobody may be led is left out, with a warning.
+//!
+//! What is absent: which addresses and ports there are (`addresses`), who is chosen (`services::eligible`), numbers
+//! (`services::groups`), sources (`sources`), and sets and chains (`table`), but for the chain that a large group is the first to need.
 
 use std::net::IpAddr;
 
