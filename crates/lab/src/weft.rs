@@ -144,6 +144,11 @@ impl Programs {
 
     /// Puts the programs and the agent's configuration on a node. `shared` is the folder of facts as the node sees it.
     pub fn install(&self, node: &Machine, shared: &str) -> Result<(), LabError> {
+        self.install_with(node, &json!({"directory": shared}))
+    }
+
+    /// The same with any store, as the configuration has it.
+    pub fn install_with(&self, node: &Machine, store: &Value) -> Result<(), LabError> {
         let write = |path: &str, text: &str| {
             let path = node.path(path);
             std::fs::write(&path, text).map_err(LabError::file("write", path))
@@ -156,7 +161,7 @@ impl Programs {
         // JSON is YAML.
         let config = json!({
             "node": node.name(),
-            "store": {"directory": shared},
+            "store": store,
             "dns": {"clusterAddresses": DNS},
         });
         write(CONFIG, &format!("{config:#}\n"))

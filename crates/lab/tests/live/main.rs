@@ -8,6 +8,7 @@ mod rig;
 
 mod beside;
 mod churn;
+mod etcd;
 mod even;
 mod generated;
 mod objects;

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use programs::build;
+pub use programs::build;
 use weft_lab::manifest::pods_of;
 use weft_lab::matrix::{Place, Standing};
 use weft_lab::pod::spawn_server;
