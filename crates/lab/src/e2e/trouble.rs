@@ -1,12 +1,11 @@
 //! What a cluster goes through: an upgrade under load, an API server that is down, a node that loses power.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::kubernetes::Kubectl;
 
-use super::clients::{addresses, in_client, pods, restarts, shop_is_ready};
+use super::clients::{in_client, pods, restarts, shop_is_ready};
 use super::options::Length;
 use super::rig::Rig;
 use super::{storm, weft};
@@ -162,21 +161,6 @@ pub fn reboot(rig: &mut Rig) -> Result<String> {
         "for i in 1 2 3 4 5 6 7 8; do curl -sS -m 2 http://web/hostname >/dev/null || exit 1; done; echo good",
     )?;
     ensure!(answer.trim() == "good", "the shop says {answer:?}");
-    let everything = kubectl.get(&["pods", "-A"])?;
-    let living: Vec<_> = everything["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|p| p["status"]["phase"] == "Running")
-        .cloned()
-        .collect();
-    let given = addresses(&living);
-    let different: BTreeSet<_> = given.iter().map(ToString::to_string).collect();
-    ensure!(different.len() == given.len(), "two pods have one address: {given:?}");
-    kubectl.wait("leases of living pods only", Duration::from_secs(60), || {
-        let leases = storm::leases(rig).map_err(|e| format!("{e:#}"))?;
-        let leased: BTreeSet<String> = leases.into_values().flatten().collect();
-        if leased == different { Ok(()) } else { Err(format!("leased: {leased:?}, in use: {different:?}")) }
-    })?;
+    storm::no_lease_is_lost(rig)?;
     Ok(format!("the shop was whole again after {:.0} s", took.as_secs_f64()))
 }
