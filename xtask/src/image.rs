@@ -100,7 +100,7 @@ fn program(name: &str) -> Result<Vec<u8>> {
 }
 
 /// Whether an ELF program names an interpreter (program header `PT_INTERP`): the dynamic loader.
-fn needs_a_loader(elf: &[u8]) -> bool {
+pub fn needs_a_loader(elf: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
     let number = |at: usize, size: usize| {
         let bytes = elf.get(at..at + size)?;

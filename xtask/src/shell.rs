@@ -17,9 +17,9 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Where cargo puts what it builds.
+/// Where cargo puts what it builds; cargo takes a relative path from where it runs, which is the checkout's top folder.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// Runs a program whose output the user sees; an error where it fails.

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::Parts;
+use crate::image::needs_a_loader;
 use crate::oci::{Compression, Entry, Image, Layer};
 use crate::shell;
 
@@ -14,6 +15,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// What agnhost's image has beside agnhost, in Debian's words.
 const PACKAGES: &str = "bind9-dnsutils,curl,wget,netcat-openbsd,iproute2,iperf,iputils-ping,bash";
 const SUITE: &str = "bookworm";
+const BUSYBOX: &str = "/bin/busybox";
 
 /// Makes an archive.
 type Maker = fn(&Parts, &Path) -> Result<()>;
@@ -43,7 +45,8 @@ fn agnhost(parts: &Parts, archive: &Path) -> Result<()> {
             .arg("--variant=minbase")
             .arg(format!("--include={PACKAGES}"))
             .arg(SUITE)
-            .arg(&root),
+            .arg(&root)
+            .args(mirror()),
     )
     .context("agnhost's image needs Debian's debootstrap, and a mirror")?;
     for folder in ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"] {
@@ -84,9 +87,33 @@ fn agnhost(parts: &Parts, archive: &Path) -> Result<()> {
     fs::remove_dir_all(&root).with_context(|| format!("can't remove {}", root.display()))
 }
 
+/// Where this machine gets packages of the suite from. Where it is no such Debian, debootstrap has its own idea.
+fn mirror() -> Option<String> {
+    let mut apt = Command::new("apt-get");
+    let answer =
+        apt.args(["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"]).output();
+    mirror_of(SUITE, &String::from_utf8_lossy(&answer.ok()?.stdout))
+}
+
+/// The first of a suite's in lines of `SUITE MIRROR`.
+fn mirror_of(suite: &str, lines: &str) -> Option<String> {
+    let mut entries = lines.lines().filter_map(|line| line.split_once(' '));
+    entries.find(|(name, _)| *name == suite).map(|(_, mirror)| mirror.trim().to_owned())
+}
+
+/// The one program of images without libraries.
+fn static_busybox() -> Result<Vec<u8>> {
+    let program = fs::read(BUSYBOX).context("install Debian's busybox-static")?;
+    ensure!(
+        !needs_a_loader(&program),
+        "{BUSYBOX} wants shared libraries: install Debian's busybox-static instead"
+    );
+    Ok(program)
+}
+
 fn busybox(_: &Parts, archive: &Path) -> Result<()> {
-    let program = fs::read("/bin/busybox").context("busybox's image needs Debian's busybox-static")?;
-    let applets = shell::output(Command::new("/bin/busybox").arg("--list"))?;
+    let program = static_busybox()?;
+    let applets = shell::output(Command::new(BUSYBOX).arg("--list"))?;
     let applets = String::from_utf8_lossy(&applets).into_owned();
     let links: Vec<String> =
         applets.lines().filter(|name| *name != "busybox").map(|name| format!("bin/{name}")).collect();
@@ -99,7 +126,7 @@ fn busybox(_: &Parts, archive: &Path) -> Result<()> {
 
 /// The process that holds a pod's namespaces: busybox, asleep, and woken by the signals that should end it.
 fn pause(_: &Parts, archive: &Path) -> Result<()> {
-    let program = fs::read("/bin/busybox").context("the pause image needs Debian's busybox-static")?;
+    let program = static_busybox()?;
     let script = b"#!/sh\ntrap 'exit 0' INT TERM\nwhile :; do sleep 2147483647 & wait $!; done\n".to_vec();
     let entries = [
         ("sh", Entry::Program(program)),
@@ -121,4 +148,14 @@ fn write(
     let layer = Layer::of(folder, Compression::None, entries)?;
     let image = Image { names, entrypoint, arguments, environment: &[PATH], labels: &[] };
     image.write(&layer, archive)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_mirror_is_the_suites() {
+        let lines = "bookworm-updates http://mirror.example/other/\nbookworm http://mirror.example/debian/\n";
+        assert_eq!(super::mirror_of("bookworm", lines).as_deref(), Some("http://mirror.example/debian/"));
+        assert_eq!(super::mirror_of("trixie", lines), None);
+    }
 }

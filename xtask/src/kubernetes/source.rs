@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::{KUBERNETES, STAGED};
+use super::{KUBERNETES, PROGRAMS, STAGED};
 use crate::shell;
 
 /// What `go mod download -json` says.
@@ -91,17 +91,29 @@ pub enum C {
     Used,
 }
 
+/// The folder of a module of ours.
 fn folder(name: &str) -> Result<PathBuf> {
+    shell::output(Command::new("go").arg("version")).with_context(|| {
+        format!("install Go 1.26 or later, or name a folder with built programs in {PROGRAMS}")
+    })?;
     let folder = shell::target().join("peers").join(name);
-    std::fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+    let scratch = folder.join(SCRATCH);
+    std::fs::create_dir_all(&scratch).with_context(|| format!("can't make {}", scratch.display()))?;
     Ok(folder)
 }
 
 fn go(folder: &Path) -> Command {
     let mut command = Command::new("go");
-    command.current_dir(folder).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false");
+    // What the user wants of every build, such as `-p=1`, holds for these too.
+    let flags = std::env::var("GOFLAGS").unwrap_or_default();
+    command.current_dir(folder).env("CGO_ENABLED", "0").env("GOFLAGS", format!("{flags} -buildvcs=false"));
+    // Gigabytes while Kubernetes is linked; /tmp often is memory, and is swept.
+    command.env("GOTMPDIR", folder.join(SCRATCH));
     command
 }
+
+/// Go's own folder for what it needs while it builds, beside the module: a name with a point is no package to it.
+const SCRATCH: &str = ".scratch";
 
 const GO: &str = "go 1.26.0";
 
