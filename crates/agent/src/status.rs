@@ -3,7 +3,7 @@
 //! What always holds: all of it is of one moment between two messages of the core, and taking it changes nothing. The command reads
 //! it by the same types, and may be of another version: fields that came later have a default.
 //!
-//! What is absent: how it is printed (the command), what was before, and the network that a pod is on.
+//! What is absent: how it is printed (the command), and what was before.
 
 use std::net::IpAddr;
 use std::time::{Instant, UNIX_EPOCH};

@@ -1,8 +1,8 @@
 //! What a store is: facts out, and the node's own facts in.
 //!
-//! What every store keeps to (`tests/contract.rs` is run against each; each has its outages tested apart): a full snapshot comes before [`Event::Synced`]; what can't
-//! be reached or read isn't told as gone; what a node publishes is whole and can be said twice; of a network's blocks, no two
-//! nodes are given one.
+//! What every store keeps to (`tests/contract.rs` is run against each; each has its outages tested apart): a full snapshot comes
+//! before [`Event::Synced`]; what can't be reached or read isn't told as gone; what a node publishes is whole and can be said
+//! twice; of a network's blocks, no two nodes are given one.
 //!
 //! What is absent: where a store keeps all that, and any reading or writing. Plans, and what the facts are for.
 

@@ -1,8 +1,8 @@
 //! Applying a batch: runs of neighbouring changes of one sort go out together.
 //!
-//! What always holds: there are as many outcomes as changes, in the same order, and a refused change keeps nothing else from being
-//! tried, but for a transaction of the packet filter: those after it in the batch, which may build on it, are left for later. A route that isn't known to be ours is replaced only when the
-//! kernel has been asked and says that it is.
+//! What always holds: there are as many outcomes as changes, in the same order. A refused change keeps nothing else from being
+//! tried, but for a transaction of the packet filter: those after it in the batch, which may build on it, are left for later.
+//! A route that isn't known to be ours is replaced only when the kernel has been asked and says that it is.
 //!
 //! What is absent: the order, which the batch comes in (`crate::order`), and trying again ([`crate::executor`]).
 
