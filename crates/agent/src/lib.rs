@@ -10,6 +10,7 @@
 
 pub mod api;
 mod background;
+pub mod cluster_dns;
 pub mod config;
 pub mod conflist;
 pub mod core;
@@ -31,6 +32,13 @@ pub mod routes;
 pub mod run;
 mod servers;
 pub mod status;
+pub mod trial;
+
+/// The agent's version: the package's, or what whoever built it says by `WEFT_VERSION`, so that two builds can be told apart.
+pub const VERSION: &str = match option_env!("WEFT_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
 
 pub use config::{AgentConfig, ConfigError};
 pub use run::{Agent, RunError};

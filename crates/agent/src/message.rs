@@ -13,6 +13,7 @@ use weft_model::{AttachmentId, Cidr, Host, NetworkName, Warning};
 use weft_plan::KernelKey;
 
 use crate::core::Core;
+use crate::trial::{Lack, Refused};
 
 /// To the core.
 pub enum Message {
@@ -30,6 +31,8 @@ pub enum Message {
     Claimed(NetworkName, Vec<Cidr>),
     /// Something that a person should know of a part of the agent; `None` when it is over.
     Trouble(&'static str, Option<String>),
+    /// What this kernel refuses, tried out.
+    Tried(Result<Vec<Lack>, Refused>),
     /// These health ports can't be had; all that there are now.
     Unserved(Vec<Warning>),
     /// Some time has passed.

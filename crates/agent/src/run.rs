@@ -31,6 +31,7 @@ use crate::others::Watch;
 use crate::publisher;
 use crate::routes::Routes;
 use crate::servers::{Servers, Wiring};
+use crate::trial::{Refused, lacks};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(500);
@@ -115,6 +116,7 @@ impl Agent {
         spawn_store(&store, &to_core)?;
         spawn_publisher(&store, node, publisher_inbox, &to_core)?;
         spawn_clock(&to_core)?;
+        spawn_trial(run_dir.path().join("trial"), &to_core)?;
         Ok(Self {
             core: to_core,
             core_thread: Some(core_thread),
@@ -222,6 +224,23 @@ fn spawn_publisher(
 ) -> Result<(), RunError> {
     let (store, core) = (store.clone(), core.clone());
     spawn("weft-publish", move || publisher::run(&store, &node, &inbox, &core))?;
+    Ok(())
+}
+
+/// Tries out what the kernel can do, once, in `folder`: for people who ask for the status.
+fn spawn_trial(folder: PathBuf, core: &Sender<Message>) -> Result<(), RunError> {
+    let core = core.clone();
+    spawn("weft-tries", move || {
+        let in_folder = || -> Result<_, Refused> {
+            // An agent that was killed in the middle has left one.
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir(&folder)?;
+            lacks(&folder)
+        };
+        let tried = in_folder();
+        let _ = std::fs::remove_dir_all(&folder);
+        let _ = core.send(Message::Tried(tried));
+    })?;
     Ok(())
 }
 

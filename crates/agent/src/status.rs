@@ -15,6 +15,7 @@ use weft_model::{Family, Node};
 use weft_plan::{Entry, HealthKey, HealthRow, Listen};
 
 use crate::core::{Core, Phase};
+use crate::trial::Lack;
 
 /// The whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct Status {
     pub facts: Facts,
     /// The plan.
     pub plan: PlanStatus,
+    /// The kernel; older agents don't tell of it.
+    #[serde(default)]
+    pub kernel: KernelStatus,
     /// Things to mend.
     pub warnings: Vec<String>,
     /// Things to know.
@@ -156,6 +160,18 @@ pub struct PlanStatus {
     pub last_micros: u64,
 }
 
+/// What this kernel can do, tried out when the agent started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct KernelStatus {
+    /// Its version, as `uname -r` has it.
+    pub release: String,
+    /// What it refuses of all that Weft may ask of one, whether or not this cluster needs it; `None` where that isn't known.
+    pub lacks: Option<Vec<Lack>>,
+    /// Why that isn't known, where it was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untried: Option<String>,
+}
+
 impl Status {
     /// Looks at the core.
     pub fn of(core: &Core) -> Self {
@@ -175,7 +191,7 @@ impl Status {
         });
         Self {
             node: core.node().to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::VERSION.into(),
             uptime_seconds: Instant::now().duration_since(core.started()).as_secs(),
             phase: match core.phase() {
                 Phase::Waiting => "waiting",
@@ -204,6 +220,7 @@ impl Status {
                 namespaces: facts.namespaces().count(),
             },
             plan: plan_status(core),
+            kernel: kernel_status(core),
             warnings: core.warnings(),
             notices: core.notices(),
         }
@@ -239,6 +256,16 @@ fn plan_status(core: &Core) -> PlanStatus {
         last_messages: last.messages,
         last_micros: u64::try_from(last.took.as_micros()).unwrap_or(u64::MAX),
     }
+}
+
+fn kernel_status(core: &Core) -> KernelStatus {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let (lacks, untried) = match core.tried() {
+        None => (None, None),
+        Some(Ok(lacks)) => (Some(lacks.clone()), None),
+        Some(Err(refused)) => (None, Some(refused.to_string())),
+    };
+    KernelStatus { release: release.trim().into(), lacks, untried }
 }
 
 fn peer(node: &Node, context: &Context<'_>) -> Peer {

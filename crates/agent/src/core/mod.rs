@@ -27,16 +27,18 @@ use std::time::{Duration, Instant, SystemTime};
 use weft_cni::CniError;
 use weft_compile::{Compiler, Facts};
 use weft_ipam::{DirectoryLeases, Leases};
-use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, Warning};
+use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, ObjectKey, Warning};
 use weft_plan::{KernelKey, Plan};
 use weft_store::{Hold, Published, Remark};
 
 use self::blocks::Blocks;
+use crate::cluster_dns::{Advice, advice};
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
 use crate::health::HealthNews;
 use crate::message::{CniCall, CniReply, CniVerb, Message, Report};
 use crate::records::{Record, Records};
+use crate::trial::{Lack, Refused};
 
 pub use add::attachment_id;
 pub(crate) use add::host_port;
@@ -145,6 +147,8 @@ pub struct Core {
     troubles: BTreeMap<&'static str, String>,
     /// Health ports that can't be had.
     unserved: Vec<Warning>,
+    /// What this kernel refuses; `None` until that has been tried.
+    tried: Option<Result<Vec<Lack>, Refused>>,
     progress: health::Progress,
     failed: BTreeMap<KernelKey, String>,
     generation_in_force: u64,
@@ -203,6 +207,7 @@ impl Core {
             Message::Inspect(look) => look(self),
             Message::Claimed(network, cidrs) => self.claimed(&network, &cidrs),
             Message::Trouble(part, text) => self.trouble(part, text),
+            Message::Tried(tried) => self.tried = Some(tried),
             Message::Unserved(warnings) => {
                 for warning in warnings.iter().filter(|warning| !self.unserved.contains(warning)) {
                     tracing::warn!("{warning}");
@@ -399,6 +404,11 @@ impl Core {
         &self.failed
     }
 
+    /// What this kernel refuses of all that Weft may ask; `None` until that has been tried.
+    pub fn tried(&self) -> Option<&Result<Vec<Lack>, Refused>> {
+        self.tried.as_ref()
+    }
+
     /// The newest generation that is in force.
     pub fn generation_in_force(&self) -> u64 {
         self.generation_in_force
@@ -427,7 +437,20 @@ impl Core {
             .chain(self.last_report.findings.iter().cloned())
             .chain(failed)
             .chain(overlaps)
+            .chain(self.dns_advice().and_then(|advice| match advice {
+                Advice::Contradiction(text) => Some(text),
+                Advice::Elsewhere(_) => None,
+            }))
             .collect()
+    }
+
+    /// Whether pods ask for names where this node answers.
+    fn dns_advice(&self) -> Option<Advice> {
+        if !self.config.dns.enabled {
+            return None;
+        }
+        let key = ObjectKey::new("kube-system", "kube-dns").ok()?;
+        advice(self.compiler.facts().service(&key)?, &self.config.dns.cluster_addresses)
     }
 
     /// Notices that only inform.
@@ -436,7 +459,11 @@ impl Core {
             Remark::Info(text) => Some(format!("{about}: {text}")),
             Remark::Warning(_) | Remark::Unread { .. } => None,
         });
-        info.collect()
+        let elsewhere = self.dns_advice().and_then(|advice| match advice {
+            Advice::Elsewhere(text) => Some(text),
+            Advice::Contradiction(_) => None,
+        });
+        info.chain(elsewhere).collect()
     }
 
     fn socket_path(&self) -> PathBuf {

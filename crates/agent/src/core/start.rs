@@ -78,6 +78,7 @@ impl Core {
             notices: BTreeMap::new(),
             troubles: BTreeMap::new(),
             unserved: Vec::new(),
+            tried: None,
             progress: super::health::Progress::default(),
             failed: BTreeMap::new(),
             generation_in_force: 0,

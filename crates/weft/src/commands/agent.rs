@@ -34,7 +34,7 @@ pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
     };
     let told = signals.hold();
     let agent = Agent::start(&config, run_dir)?;
-    tracing::info!("agent {} of node {node} runs", env!("CARGO_PKG_VERSION"));
+    tracing::info!("agent {} of node {node} runs", weft_agent::VERSION);
     let signal = told.recv().map_err(|_| anyhow!("signals are no longer heard"))?;
     tracing::info!("{signal}: ending; the network stays as it is");
     agent.stop();

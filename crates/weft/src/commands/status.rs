@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
 use weft_agent::api::is_awaited;
-use weft_agent::status::{PlanStatus, Status};
+use weft_agent::status::{KernelStatus, PlanStatus, Status};
+use weft_agent::trial::Lack;
 
 use crate::cli::StatusArgs;
 use crate::output::{Format, Table, on_one_line, print, print_json};
@@ -50,7 +51,10 @@ fn render(status: &Status, leases: bool) -> String {
             text.push_str(&part);
         }
     }
-    for (title, lines) in [("warnings", &status.warnings), ("notices", &status.notices)] {
+    let lacks = status.kernel.lacks.iter().flatten();
+    let lacks = lacks.map(|Lack { what, text, mend }| format!("{what}: {text}; {mend}")).collect();
+    let parts = [("the kernel lacks", &lacks), ("warnings", &status.warnings), ("notices", &status.notices)];
+    for (title, lines) in parts {
         if !lines.is_empty() {
             text.push_str(&format!("\n{title}\n"));
             lines.iter().for_each(|line| text.push_str(&format!("  {}\n", on_one_line(line))));
@@ -79,6 +83,9 @@ fn head(status: &Status) -> String {
     line("addresses", or_none(&join(&status.addresses)));
     line("pod CIDRs", or_none(&status.pod_cidrs.join(", ")));
     line("plan", plan(&status.plan));
+    if !status.kernel.release.is_empty() {
+        line("kernel", kernel(&status.kernel));
+    }
     let facts = &status.facts;
     line(
         "facts",
@@ -89,6 +96,18 @@ fn head(status: &Status) -> String {
     );
     line("here", format!("pods {}, addresses given out {}", status.pods.len(), status.leases.len()));
     text
+}
+
+fn kernel(kernel: &KernelStatus) -> String {
+    let said = match (&kernel.lacks, &kernel.untried) {
+        (Some(lacks), _) if lacks.is_empty() => "can do all that Weft may ask of it".into(),
+        (Some(lacks), _) => {
+            format!("LACKS {}", lacks.iter().map(|lack| lack.what.as_str()).collect::<Vec<_>>().join(", "))
+        }
+        (None, Some(why)) => why.clone(),
+        (None, None) => "what it can do is being tried".into(),
+    };
+    format!("{}, {said}", kernel.release)
 }
 
 fn plan(plan: &PlanStatus) -> String {
@@ -185,6 +204,7 @@ mod tests {
             "facts": {"nodes": 3, "pods": 1, "services": 0, "namespaces": 1},
             "plan": {"generation": 9, "inForce": 9, "kernelRows": 80, "names": 12, "failed": 0,
                      "lastApplied": 3, "lastMessages": 5, "lastMicros": 1250},
+            "kernel": {"release": "6.1.0-38-amd64", "lacks": []},
             "warnings": [], "notices": [],
         });
         serde_json::from_value(value).unwrap()
@@ -197,6 +217,7 @@ mod tests {
         addresses  192.0.2.1, 2001:db8::1
         pod CIDRs  default 10.244.1.0/24
         plan       9, in force; kernel rows 80, names 12; last change: rows 3, messages 5, 1.2 ms
+        kernel     6.1.0-38-amd64, can do all that Weft may ask of it
         facts      nodes 3, pods 1, services 0, namespaces 1
         here       pods 1, addresses given out 1
 
@@ -224,6 +245,13 @@ mod tests {
         status.not_ready_because = Some("the store has not been read; wait".into());
         status.plan.in_force = 8;
         status.plan.failed = 2;
+        let lack = |what: &str, mend: &str| Lack {
+            what: what.into(),
+            text: "3 refused, such as: operation not supported".into(),
+            mend: mend.into(),
+        };
+        status.kernel.lacks =
+            Some(vec![lack("VXLAN tunnels", "modprobe vxlan"), lack("routes", "CONFIG_IPV6")]);
         status.peers.clear();
         status.pods.clear();
         status.health_ports.clear();
@@ -235,8 +263,13 @@ mod tests {
         addresses  192.0.2.1, 2001:db8::1
         pod CIDRs  default 10.244.1.0/24
         plan       9, 8 still in force; kernel rows 80, names 12, REFUSED by the kernel 2; last change: rows 3, messages 5, 1.2 ms
+        kernel     6.1.0-38-amd64, LACKS VXLAN tunnels, routes
         facts      nodes 3, pods 1, services 0, namespaces 1
         here       pods 0, addresses given out 1
+
+        the kernel lacks
+          VXLAN tunnels: 3 refused, such as: operation not supported; modprobe vxlan
+          routes: 3 refused, such as: operation not supported; CONFIG_IPV6
 
         warnings
           node n1: it has no pod CIDR

@@ -4,6 +4,7 @@
 
 mod crash_points;
 mod interfaces;
+mod kernel;
 mod many;
 mod networkd;
 mod node;
