@@ -4,7 +4,7 @@
 //! configure runtimes; the agent does that, once the node is ready.
 
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +18,10 @@ use crate::output::{Format, print, print_json};
 
 /// What it is called where it is built, and in the image.
 const BUILT: &str = "weft-cni";
+
+/// Where it is written before it gets its name: one that runtimes never ask for. It is made anew each time, and never followed
+/// where it is a link.
+pub const UNFINISHED: &str = ".weft.new";
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -65,20 +69,26 @@ fn install(plugin: &Path, place: &Path) -> Result<Done> {
     }
     let folder = place.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(|e| anyhow!("can't make {}: {e}", folder.display()))?;
-    // A name that runtimes never ask for, and that two installers don't share.
-    let unfinished = folder.join(format!(".{PLUGIN}.{}", std::process::id()));
-    let written = write_program(&unfinished, &content).and_then(|()| fs::rename(&unfinished, place));
+    let unfinished = folder.join(UNFINISHED);
+    // One that was killed has left it. It may not be there at all.
+    let _ = fs::remove_file(&unfinished);
+    let file =
+        File::options().write(true).create_new(true).open(&unfinished).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => {
+                anyhow!("{}: somebody else is writing it; try again", unfinished.display())
+            }
+            _ => anyhow!("can't write {}: {e}; is the folder writable?", unfinished.display()),
+        })?;
+    let written = write_program(file, &content).and_then(|()| fs::rename(&unfinished, place));
     if written.is_err() {
-        // It may not be there at all.
         let _ = fs::remove_file(&unfinished);
     }
-    written.map_err(|e| anyhow!("can't write {}: {e}; is the folder writable?", place.display()))?;
+    written.map_err(|e| anyhow!("can't write {}: {e}; is there room?", place.display()))?;
     Ok(Done::Replaced)
 }
 
 /// On disk before it gets its name, so that a machine that loses power has no empty plugin.
-fn write_program(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
+fn write_program(mut file: File, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)?;
     file.set_permissions(Permissions::from_mode(0o755))?;
     file.sync_all()
@@ -102,6 +112,12 @@ mod tests {
         assert_eq!(install(&plugin, &place).unwrap(), Done::Replaced);
         assert_eq!(std::io::read_to_string(running).unwrap(), "one");
         assert_eq!(fs::read_to_string(&place).unwrap(), "two");
+        // What one that was killed has left is neither followed nor kept.
+        let elsewhere = folder.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, place.with_file_name(UNFINISHED)).unwrap();
+        fs::write(&plugin, "three").unwrap();
+        assert_eq!(install(&plugin, &place).unwrap(), Done::Replaced);
+        assert!(!elsewhere.exists());
         // Right content that nobody may run is mended.
         fs::set_permissions(&place, Permissions::from_mode(0o600)).unwrap();
         assert_eq!(install(&plugin, &place).unwrap(), Done::Replaced);

@@ -12,6 +12,7 @@ use weft_agent::api::{RunDir, hold_state};
 use weft_agent::conflist::PLUGIN;
 use weft_agent::run::open_store;
 
+use super::install::UNFINISHED;
 use crate::cli::UninstallArgs;
 use crate::output::{Format, print, print_json};
 use crate::traces::{Places, kernel};
@@ -59,11 +60,12 @@ fn remove_all(places: &Places, args: &UninstallArgs) -> Result<Answer> {
         answer.removed.push(format!("what node {node} had in the store"));
     }
     if let Some(folder) = &args.plugin_from {
-        let plugin = folder.join(PLUGIN);
-        match fs::remove_file(&plugin) {
-            Ok(()) => answer.removed.push(plugin.display().to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => answer.leftovers.push(format!("{}: {error}", plugin.display())),
+        for plugin in [PLUGIN, UNFINISHED].map(|name| folder.join(name)) {
+            match fs::remove_file(&plugin) {
+                Ok(()) => answer.removed.push(plugin.display().to_string()),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => answer.leftovers.push(format!("{}: {error}", plugin.display())),
+            }
         }
     }
     Ok(answer)
