@@ -102,7 +102,7 @@ impl Reader for Json<'_> {
 }
 
 /// Decodes one object, which is no list, of a kind that is known, out of JSON text.
-pub(crate) fn decode_text(id: &ObjectId, text: &str, names: &mut Interner) -> Result<Outcome, ObjectError> {
+pub fn decode_text(id: &ObjectId, text: &str, names: &mut Interner) -> Result<Outcome, ObjectError> {
     decode(id, &Json(text), names)
 }
 

@@ -20,8 +20,7 @@ mod service_cidr;
 mod slice;
 pub mod text;
 
-pub(crate) use decode::decode_text;
-pub use decode::{Decoded, ObjectId, Outcome, UnknownKind, decode_value};
+pub use decode::{Decoded, ObjectId, Outcome, UnknownKind, decode_text, decode_value};
 pub use error::ObjectError;
 pub use intern::Interner;
 pub use text::{Document, decode_json, decode_yaml, documents};

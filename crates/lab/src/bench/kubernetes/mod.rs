@@ -1,7 +1,7 @@
 //! One node of a big cluster on a real API server: from the first request to the plan, and one change.
 //!
 //! What is measured is the Kubernetes store with the compiler, in a process of its own, in turns with a bare watcher that
-//! asks for the same, decodes each line, and keeps nothing. What the kernel adds is measured by `scale`.
+//! asks for the same, decodes each line as the store does, and keeps nothing. What the kernel adds is measured by `scale`.
 
 mod api;
 mod objects;

@@ -1,22 +1,26 @@
 //! The two processes that are compared: a node's store with its compiler, and a bare watcher of the same stream, which
-//! decodes each line and keeps nothing. They print what happens as lines of JSON, and end when their input does.
+//! decodes each line as the node does, one at a time, and keeps nothing. They print what happens as lines of JSON, and end when
+//! their input does. What differs beside keeping: the bare watcher has a connection and a thread for each kind, by HTTP/1, the
+//! node one connection by HTTP/2.
 
 use std::io::{BufRead, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use weft_compile::{Compiler, Settings};
 use weft_model::{Change, Fact, Host, HostLink, IfName, NamespaceName, NodeName};
 use weft_plan::Plan;
 use weft_store::kubernetes::{AccessSource, DescribedNetwork, Patience, PodScope};
+use weft_store::object::{Interner, ObjectId, decode_text};
 use weft_store::{Event, KubernetesOptions, KubernetesStore, Store};
 
 use super::api::Api;
@@ -203,8 +207,16 @@ impl Running {
 /// Kinds that are followed.
 const STREAMS: usize = 6;
 
-/// What a node asks for: paths with the selection, and the form.
-fn streams(pods: PodScope) -> [(String, &'static str); STREAMS] {
+/// What a node asks for of a kind.
+struct Stream {
+    /// The path, with the selection.
+    path: String,
+    /// The form.
+    accept: &'static str,
+    id: ObjectId,
+}
+
+fn streams(pods: PodScope) -> [Stream; STREAMS] {
     const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
     const WHOLE: &str = "application/json";
     let pods = match pods {
@@ -214,13 +226,18 @@ fn streams(pods: PodScope) -> [(String, &'static str); STREAMS] {
                 .into()
         }
     };
+    let stream = |group: &str, kind: &str, query: &str, accept| {
+        let root = if group == "v1" { "/api" } else { "/apis" };
+        let path = format!("{root}/{group}/{}s?{query}", kind.to_lowercase());
+        Stream { path, accept, id: ObjectId { api_version: group.into(), kind: kind.into() } }
+    };
     [
-        ("/api/v1/nodes?".into(), WHOLE),
-        ("/api/v1/namespaces?".into(), METADATA),
-        ("/api/v1/services?".into(), WHOLE),
-        ("/apis/networking.k8s.io/v1/servicecidrs?".into(), WHOLE),
-        ("/apis/discovery.k8s.io/v1/endpointslices?".into(), WHOLE),
-        (format!("/api/v1/pods?{pods}"), WHOLE),
+        stream("v1", "Node", "", WHOLE),
+        stream("v1", "Namespace", "", METADATA),
+        stream("v1", "Service", "", WHOLE),
+        stream("networking.k8s.io/v1", "ServiceCIDR", "", WHOLE),
+        stream("discovery.k8s.io/v1", "EndpointSlice", "", WHOLE),
+        stream("v1", "Pod", &pods, WHOLE),
     ]
 }
 
@@ -230,6 +247,35 @@ struct Counted {
     bytes: AtomicU64,
     lines: AtomicUsize,
     complete: AtomicUsize,
+    /// Held by the thread that decodes: a node's store has one at a time as well.
+    names: Mutex<Interner>,
+}
+
+/// A line of a watch that isn't an addition as servers write it.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    r#type: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// Decodes a line, and forgets what was in it; says whether it was a bookmark.
+fn decode_line(line: &[u8], id: &ObjectId, names: &mut Interner) -> Result<bool> {
+    let line = line.trim_ascii_end();
+    let added = line.strip_prefix(br#"{"type":"ADDED","object":"#).and_then(|rest| rest.strip_suffix(b"}"));
+    let object = match added {
+        Some(object) => str::from_utf8(object)?,
+        None => {
+            let envelope: Envelope<'_> = serde_json::from_slice(line)?;
+            if envelope.r#type == "BOOKMARK" {
+                return Ok(true);
+            }
+            envelope.object.get()
+        }
+    };
+    let outcome = decode_text(id, object, names);
+    std::hint::black_box(outcome).map_err(|error| anyhow!("{}: {error}", id.kind))?;
+    Ok(false)
 }
 
 /// `bare PORT CA SCOPE`
@@ -239,9 +285,9 @@ pub fn bare(port: &str, ca: &str, pods: &str) -> Result<()> {
     end_with_input();
     let (streams, counted) = (streams(scope(pods)?), Counted::default());
     std::thread::scope(|threads| {
-        let followed = streams.iter().map(|(path, accept)| {
+        let followed = streams.iter().map(|stream| {
             let (api, counted) = (&api, &counted);
-            threads.spawn(move || follow(api, path, accept, counted, start))
+            threads.spawn(move || follow(api, stream, counted, start))
         });
         let followed: Vec<_> = followed.collect();
         followed.into_iter().try_for_each(|thread| match thread.join() {
@@ -251,7 +297,8 @@ pub fn bare(port: &str, ca: &str, pods: &str) -> Result<()> {
     })
 }
 
-fn follow(api: &Api, path: &str, accept: &str, counted: &Counted, start: Instant) -> Result<()> {
+fn follow(api: &Api, stream: &Stream, counted: &Counted, start: Instant) -> Result<()> {
+    let Stream { path, accept, id } = stream;
     let query =
         "watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
     let separator = if path.ends_with('?') { "" } else { "&" };
@@ -264,9 +311,12 @@ fn follow(api: &Api, path: &str, accept: &str, counted: &Counted, start: Instant
         let handed_over = Instant::now();
         let bytes = counted.bytes.fetch_add(line.len() as u64, Ordering::Relaxed) + line.len() as u64;
         let lines = counted.lines.fetch_add(1, Ordering::Relaxed) + 1;
-        let event: Value = serde_json::from_slice(&line)?;
+        let is_bookmark = {
+            let mut names = counted.names.lock().unwrap_or_else(PoisonError::into_inner);
+            decode_line(&line, id, &mut names)?
+        };
         line.clear();
-        if event["type"] != "BOOKMARK" {
+        if !is_bookmark {
             // What the server itself does meanwhile is nobody's change.
             if counted.complete.load(Ordering::Relaxed) == STREAMS {
                 let took_ms = handed_over.elapsed().as_secs_f64() * 1000.0;
