@@ -2,7 +2,8 @@
 //!
 //! What always holds: a fact that was known is let go of when the store has said that it is gone, or has told everything
 //! else and there is nothing that it couldn't read. So neither a restart beside a broken manifest nor one before the
-//! store's file system is mounted takes anything out of the kernel.
+//! store's file system is mounted takes anything out of the kernel; nor one beside a server that has lost what it knew, or that is another
+//! cluster's: it no longer knows this node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -13,11 +14,15 @@ use weft_store::{Event, Hold, Notice, Remark};
 use super::{Core, LOOK_EVERY, Phase, Work};
 use crate::fact_log;
 
-/// The part that [`BARE`] is about.
+/// The part that [`BARE`] and [`UNKNOWN`] are about.
 const CONTENTS: &str = "store's contents";
 /// What is put up while a store holds nothing but what this node wrote itself.
 const BARE: &str = "the store holds nothing but what this node itself wrote; is its file system mounted? What was in force \
                     stays. If nothing is meant to be there, put any object into it, a Namespace for example";
+/// What is put up while a store doesn't hold this node, though it did. An API server that begins anew has namespaces and a service of its own at
+/// once: by what others wrote it can't be told from the cluster's.
+const UNKNOWN: &str = "the store no longer holds this node; is it the cluster's still, with all that it knew? What was in force stays until this \
+                       node is in it again; under Kubernetes its kubelet registers it";
 
 /// The facts of the last agent's log, as far as they still matter.
 #[derive(Debug, Default)]
@@ -30,6 +35,10 @@ pub(super) struct Earlier {
     heard: BTreeSet<FactKey>,
     /// Whether the store has ever told a fact that this node didn't write itself.
     has_others: bool,
+    /// Whether the store holds this node.
+    has_itself: bool,
+    /// The first snapshot didn't hold this node, though the last agent knew it by the store, and nothing has told it since.
+    is_unknown: bool,
     /// When to let go of what is unconfirmed, now that everything can be read.
     due: Option<Instant>,
 }
@@ -88,6 +97,10 @@ impl Core {
             let key = change.key();
             self.earlier.unconfirmed.remove(&key);
             self.earlier.has_others = self.earlier.has_others || self.is_of_others(&change);
+            if matches!(&key, FactKey::Node(name) if *name == self.node) {
+                self.earlier.has_itself = matches!(change, Change::Set(_));
+                self.earlier.is_unknown &= !self.earlier.has_itself;
+            }
             let noted = self.log.is_some().then(|| change.clone());
             let differs = self.compiler.apply(change);
             // Until the log holds a full snapshot, it is told what was known before as well.
@@ -160,14 +173,18 @@ impl Core {
     /// The first snapshot is complete: what the last agent knew and the store hasn't told is gone, but for what may be in
     /// something that it can't read.
     fn recall_unread(&mut self) {
-        let unread = self.unread();
-        if !matches!(&unread, Unread::Only(keys) if keys.is_empty()) {
+        let is_whole = |unread: &Unread| matches!(unread, Unread::Only(keys) if keys.is_empty());
+        let mut unread = self.unread();
+        if !is_whole(&unread) || !self.earlier.has_itself {
             let mut last = BTreeMap::new();
             for change in
                 fact_log::read(&self.config.state_dir).map(|(changes, _)| changes).unwrap_or_default()
             {
                 last.insert(change.key(), change);
             }
+            let own = last.get(&FactKey::Node(self.node.clone()));
+            self.earlier.is_unknown = !self.earlier.has_itself && matches!(own, Some(Change::Set(_)));
+            unread = self.unread();
             let is_waiting = self.phase == Phase::Waiting;
             let mut kept = Vec::new();
             for (key, change) in last {
@@ -201,6 +218,8 @@ impl Core {
         let unread = self.unread();
         if !self.earlier.has_others {
             self.trouble(CONTENTS, Some(BARE.to_owned()));
+        } else if self.earlier.is_unknown {
+            self.trouble(CONTENTS, Some(UNKNOWN.to_owned()));
         }
         if matches!(unread, Unread::Anything) {
             self.earlier.due = None;
@@ -211,7 +230,7 @@ impl Core {
 
     fn unread(&self) -> Unread {
         let mut only = BTreeSet::new();
-        if !self.earlier.has_others {
+        if !self.earlier.has_others || self.earlier.is_unknown {
             return Unread::Anything;
         }
         for remark in self.notices.values() {

@@ -134,6 +134,29 @@ fn a_store_that_is_bare_at_the_start_takes_nothing_away() {
 }
 
 #[test]
+fn a_server_that_no_longer_knows_the_node_takes_nothing_away() {
+    let folder = after_a_first_agent();
+    // Twice: what the log says of it stays.
+    for _ in 0..2 {
+        let mut next = core(folder.path());
+        tell(&mut next, [Event::Changes(vec![namespace("default")]), Event::Synced]);
+        later(&mut next, 3 * LOOK_EVERY);
+        assert_eq!(in_force(&next), ["a", "b", "default"]);
+        let asks = |core: &Core| core.warnings().iter().any(|w| w.contains("no longer holds this node"));
+        assert!(asks(&next), "{:?}", next.warnings());
+    }
+    let mut next = core(folder.path());
+    tell(&mut next, [Event::Changes(vec![namespace("default"), namespace("a")]), Event::Synced]);
+    // It is registered again.
+    tell(&mut next, [Event::Changes(vec![node("n1")])]);
+    later(&mut next, Duration::ZERO);
+    later(&mut next, LOOK_EVERY);
+    assert_eq!(in_force(&next), ["a", "default"]);
+    later(&mut next, Duration::ZERO);
+    assert!(next.warnings().iter().all(|w| !w.contains("no longer holds")), "{:?}", next.warnings());
+}
+
+#[test]
 fn a_broken_file_after_an_outage_at_the_start_takes_nothing_away() {
     let folder = after_a_first_agent();
     let mut next = core(folder.path());
