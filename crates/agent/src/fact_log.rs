@@ -2,26 +2,34 @@
 //!
 //! A log of changes, a line of JSON each, written by a thread of its own; it is rewritten with the last change of each fact
 //! when it has grown to several times that. So its cost follows the changes, not the cluster. A last line that was cut off
-//! by a crash is passed over. Nothing is forced to the platter: an older log is still a log.
+//! by a crash is passed over. What can't be written, for want of room on the disk, waits, the last change of each fact, and is tried again until it
+//! can; meanwhile [`FactLog::trouble`] says so. Nothing is forced to the platter: an older log is still a log.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use weft_model::{Change, FactKey};
 
 const NAME: &str = "facts.log";
 /// The log is rewritten when it has this many lines more than twice the facts it held after the last time.
 const SLACK: usize = 1000;
+/// How long to wait before what couldn't be written is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Why the log is behind; nothing where it isn't.
+type Trouble = Arc<Mutex<Option<String>>>;
 
 /// Writes the log.
 pub struct FactLog {
     changes: Option<Sender<Vec<Change>>>,
     thread: Option<JoinHandle<()>>,
+    trouble: Trouble,
 }
 
 impl FactLog {
@@ -31,17 +39,27 @@ impl FactLog {
     /// # Errors
     /// When the thread can't be started.
     pub fn begin(state_dir: &Path) -> io::Result<Self> {
+        Self::begin_with(state_dir, PAUSE)
+    }
+
+    fn begin_with(state_dir: &Path, pause: Duration) -> io::Result<Self> {
         let (changes, inbox) = channel();
-        let writer = Writer { path: state_dir.join(NAME), file: None, lines: 0, limit: SLACK };
+        let trouble = Trouble::default();
+        let writer = Writer::of(state_dir.join(NAME), pause, trouble.clone());
         let thread =
             std::thread::Builder::new().name("weft-facts".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { changes: Some(changes), thread: Some(thread) })
+        Ok(Self { changes: Some(changes), thread: Some(thread), trouble })
+    }
+
+    /// Why what was appended is not on the disk yet, where it is not.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Appends changes.
     pub fn append(&self, changes: Vec<Change>) {
         if let Some(sender) = &self.changes {
-            // Without its thread there is no log, which the thread has said.
+            // The thread ends after this alone.
             let _ = sender.send(changes);
         }
     }
@@ -79,61 +97,162 @@ pub fn read(state_dir: &Path) -> Option<(Vec<Change>, SystemTime)> {
     Some((changes.into_iter().flatten().collect(), written))
 }
 
+/// The file of a log.
+struct Lines {
+    file: File,
+    /// Bytes of it that are whole lines.
+    whole: u64,
+}
+
+impl Lines {
+    fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::create(path)?, whole: 0 })
+    }
+
+    /// Writes all of them, or counts as if there were none.
+    fn append<T>(
+        &mut self,
+        lines: &[T],
+        write: impl Fn(&mut dyn Write, &T) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.file.stream_position()? != self.whole {
+            // The last attempt ended in the middle of a line.
+            self.file.set_len(self.whole)?;
+            self.file.seek(SeekFrom::Start(self.whole))?;
+        }
+        let mut out = BufWriter::new(&self.file);
+        for line in lines {
+            write(&mut out, line)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()?;
+        drop(out);
+        self.whole = self.file.stream_position()?;
+        Ok(())
+    }
+}
+
 struct Writer {
     path: PathBuf,
-    file: Option<BufWriter<File>>,
+    file: Option<Lines>,
     lines: usize,
     limit: usize,
+    /// What is yet to be written, and how much of that was left after the last look for what is outdated.
+    waiting: Vec<Change>,
+    needed: usize,
+    /// With what is waiting, it is a full snapshot.
+    is_full: bool,
+    /// The log is in its place.
+    is_adopted: bool,
+    pause: Duration,
+    /// When to try again, after a failure.
+    due: Option<Instant>,
+    trouble: Trouble,
 }
 
 impl Writer {
+    fn of(path: PathBuf, pause: Duration, trouble: Trouble) -> Self {
+        Self {
+            path,
+            file: None,
+            lines: 0,
+            limit: SLACK,
+            waiting: Vec::new(),
+            needed: 0,
+            is_full: false,
+            is_adopted: false,
+            pause,
+            due: None,
+            trouble,
+        }
+    }
+
     fn run(mut self, inbox: &Receiver<Vec<Change>>) {
         crate::background::step_back();
-        let mut complete = false;
-        while let Ok(changes) = inbox.recv() {
-            let done = if changes.is_empty() && !complete {
-                complete = true;
-                self.adopt()
-            } else {
-                self.write(&changes).and_then(|()| self.compact(complete))
+        loop {
+            let heard = match self.due {
+                Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            if let Err(error) = done {
-                tracing::warn!(
-                    "{}: {error}; a start without the store will know older facts",
-                    self.path.display()
-                );
-                return;
+            match heard {
+                Ok(changes) if changes.is_empty() => self.is_full = true,
+                Ok(changes) => self.waiting.extend(changes),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    if self.due.is_some() {
+                        self.catch_up();
+                    }
+                    return;
+                }
+            }
+            match self.due {
+                Some(due) if due > Instant::now() => self.forget_outdated(),
+                _ => self.catch_up(),
             }
         }
+    }
+
+    /// Brings the disk up to what is known, or says why that can't be.
+    fn catch_up(&mut self) {
+        let done = self.write().and_then(|()| self.adopt()).and_then(|()| self.compact());
+        self.due = done.is_err().then(|| Instant::now() + self.pause);
+        let trouble = done.err().map(|error| {
+            let path = self.path.display();
+            format!(
+                "{path}: {error}; until it can be written, which is tried again and again, a start without the store will know older facts"
+            )
+        });
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Of all that waits, only the last change of each fact will matter.
+    fn forget_outdated(&mut self) {
+        if self.waiting.len() < 2 * self.needed + SLACK {
+            return;
+        }
+        let last: HashMap<FactKey, usize> =
+            self.waiting.iter().enumerate().map(|(at, change)| (change.key(), at)).collect();
+        let mut at = 0;
+        self.waiting.retain(|change| {
+            at += 1;
+            last.get(&change.key()) == Some(&(at - 1))
+        });
+        self.needed = self.waiting.len();
     }
 
     fn temporary(&self) -> PathBuf {
         self.path.with_extension("log.new")
     }
 
-    fn write(&mut self, changes: &[Change]) -> io::Result<()> {
-        if self.file.is_none() {
-            self.file = Some(BufWriter::new(File::create(self.temporary())?));
-        }
-        let Some(file) = &mut self.file else { return Ok(()) };
-        for change in changes {
-            serde_json::to_writer(&mut *file, change)?;
-            file.write_all(b"\n")?;
-        }
-        self.lines += changes.len();
-        file.flush()
+    fn write(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let created = Lines::create(&self.temporary())?;
+                self.file.insert(created)
+            }
+        };
+        file.append(&self.waiting, |out, change| Ok(serde_json::to_writer(out, change)?))?;
+        self.lines += self.waiting.len();
+        self.waiting = Vec::new();
+        self.needed = 0;
+        Ok(())
     }
 
-    /// Puts the new log in the old one's place.
+    /// Puts the new log in the old one's place, once it holds a full snapshot.
     fn adopt(&mut self) -> io::Result<()> {
-        self.write(&[])?;
+        if !self.is_full || self.is_adopted {
+            return Ok(());
+        }
+        std::fs::rename(self.temporary(), &self.path)?;
         self.limit = 2 * self.lines + SLACK;
-        std::fs::rename(self.temporary(), &self.path)
+        self.is_adopted = true;
+        Ok(())
     }
 
     /// Rewrites the log once it has grown too long.
-    fn compact(&mut self, complete: bool) -> io::Result<()> {
-        if self.lines < self.limit || !complete {
+    fn compact(&mut self) -> io::Result<()> {
+        if self.lines < self.limit || !self.is_adopted {
             return Ok(());
         }
         let mut last: HashMap<FactKey, usize> = HashMap::new();
@@ -148,11 +267,8 @@ impl Writer {
         }
         let mut keep: Vec<usize> = last.into_values().collect();
         keep.sort_unstable();
-        let mut file = BufWriter::new(File::create(self.temporary())?);
-        for at in &keep {
-            writeln!(file, "{}", lines[*at])?;
-        }
-        file.flush()?;
+        let mut file = Lines::create(&self.temporary())?;
+        file.append(&keep, |out, at| out.write_all(lines[*at].as_bytes()))?;
         std::fs::rename(self.temporary(), &self.path)?;
         self.file = Some(file);
         self.lines = keep.len();
@@ -163,6 +279,8 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use weft_model::{Fact, NamespaceName};
 
@@ -219,5 +337,59 @@ mod tests {
         assert!(text.lines().count() < 1500, "{}", text.lines().count());
         std::fs::write(folder.path().join(NAME), format!("{text}{{\"Set\":{{\"Na")).unwrap();
         assert_eq!(replay(folder.path()).len(), 7);
+    }
+
+    #[test]
+    fn a_full_disk_is_said_and_waited_out() {
+        let disk = tempfile::tempdir().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(disk.path()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: a_full_disk_is_said_and_waited_out: mounting a tmpfs needs root");
+            return;
+        }
+        let filled = std::panic::catch_unwind(|| fill_and_free(disk.path()));
+        let unmounted = Command::new("umount").args(["-l"]).arg(disk.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+        if let Err(panic) = filled {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn fill_and_free(disk: &Path) {
+        let log = FactLog::begin_with(disk, Duration::from_millis(20)).unwrap();
+        let until = |what: &str, done: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !done() {
+                assert!(Instant::now() < deadline, "{what} did not come");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        log.append(vec![set("a"), set("b")]);
+        log.complete();
+        until("the first log", &|| replay(disk) == ["namespace a", "namespace b"]);
+        assert_eq!(log.trouble(), None);
+        // As much as there is room for.
+        let mut rest = File::create(disk.join("rest")).unwrap();
+        while rest.write_all(&[0; 512]).is_ok() {}
+        // More than what is left of the log's last page; and more than is kept of what is outdated.
+        let many: Vec<Change> = (0..200).map(|n| set(&format!("n{n}"))).collect();
+        for _ in 0..20 {
+            log.append(many.clone());
+        }
+        log.append(vec![Change::Remove(FactKey::Namespace(NamespaceName::new("a").unwrap()))]);
+        until("the trouble", &|| log.trouble().is_some_and(|text| text.contains("facts.log")));
+        // What was there is there, and no more than a line's beginning after it.
+        assert!(replay(disk).contains(&"namespace b".to_owned()));
+        drop(rest);
+        std::fs::remove_file(disk.join("rest")).unwrap();
+        until("the end of the trouble", &|| log.trouble().is_none());
+        log.append(vec![set("c")]);
+        drop(log);
+        let found = replay(disk);
+        assert_eq!(found.len(), 202, "{found:?}");
+        assert!(!found.contains(&"namespace a".to_owned()));
+        let text = std::fs::read_to_string(disk.join(NAME)).unwrap();
+        assert!(text.lines().all(|line| serde_json::from_str::<Change>(line).is_ok()), "a torn line is left");
     }
 }

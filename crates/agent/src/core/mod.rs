@@ -338,6 +338,8 @@ impl Core {
         }
         self.look_at_hold();
         self.let_go_of_earlier(now);
+        let trouble = self.log.as_ref().and_then(FactLog::trouble);
+        self.trouble("facts.log", trouble);
         self.refresh_node();
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
