@@ -1,5 +1,6 @@
 //! What a cluster goes through: an upgrade under load, an API server that is down, a node that loses power.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,9 +11,14 @@ use super::options::Length;
 use super::rig::Rig;
 use super::{storm, weft};
 
+/// How long a cluster may take to be well again.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// The load in the client's pod, while it runs.
 struct Load {
     kubectl: Kubectl,
+    /// The pod's volume on its node's disk: it can be read while there is no API server.
+    volume: PathBuf,
 }
 
 /// Questions so far, by address and by name.
@@ -22,52 +28,94 @@ struct Tally {
     failed: u64,
 }
 
-impl Load {
-    fn start(kubectl: &Kubectl) -> Result<Self> {
-        in_client(kubectl, "rm -f /load/address /load/name; touch /load/go")?;
-        let load = Self { kubectl: kubectl.clone() };
-        kubectl.wait("the load", Duration::from_secs(20), || {
-            load.tally("name")
-                .map_err(|e| e.to_string())
-                .and_then(|t| if t.asked > 5 { Ok(()) } else { Err("slow".into()) })
-        })?;
-        Ok(load)
-    }
-
-    fn tally(&self, what: &str) -> Result<Tally> {
-        let text = in_client(&self.kubectl, &format!("cat /load/{what}"))?;
+impl Tally {
+    /// As the load writes it: `ASKED FAILED`.
+    fn read(text: &str) -> Result<Self> {
         let mut numbers = text.split_whitespace().map(str::parse::<u64>);
         match (numbers.next(), numbers.next()) {
-            (Some(Ok(asked)), Some(Ok(failed))) => Ok(Tally { asked, failed }),
+            (Some(Ok(asked)), Some(Ok(failed))) => Ok(Self { asked, failed }),
             _ => anyhow::bail!("the load says {text:?}"),
         }
     }
 
-    /// Ends it; returns what was asked by address and by name.
-    fn stop(self) -> Result<[Tally; 2]> {
-        in_client(&self.kubectl, "rm /load/go")?;
-        // The question that is under way ends within two seconds.
-        std::thread::sleep(Duration::from_secs(3));
-        Ok([self.tally("address")?, self.tally("name")?])
+    fn since(self, before: Self) -> Self {
+        Self { asked: self.asked - before.asked, failed: self.failed - before.failed }
     }
 }
 
-/// What is left of a load's failures is an error.
-fn judge([address, name]: [Tally; 2]) -> Result<String> {
-    let text = format!(
+/// By address, and by name.
+type Tallies = [Tally; 2];
+
+impl Load {
+    fn start(rig: &Rig) -> Result<Self> {
+        let kubectl = rig.kubectl();
+        in_client(&kubectl, "rm -f /load/address /load/name; touch /load/go")?;
+        let pod = kubectl.get(&["pod", "client", "-n", "shop"])?;
+        let uid = pod["metadata"]["uid"].as_str().context("the client's pod has no uid")?;
+        let volume = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/load");
+        let load = Self { volume: rig.lab().machine("n1")?.path(&volume), kubectl };
+        load.kubectl.wait("the load", Duration::from_secs(20), || {
+            let tallies = load.tallies().map_err(|e| format!("{e:#}"))?;
+            if tallies.iter().all(|tally| tally.asked > 5) { Ok(()) } else { Err("slow".into()) }
+        })?;
+        Ok(load)
+    }
+
+    fn tallies(&self) -> Result<Tallies> {
+        let read = |what: &str| {
+            let path = self.volume.join(what);
+            let text = std::fs::read_to_string(&path);
+            Tally::read(&text.with_context(|| format!("can't read {}", path.display()))?)
+        };
+        Ok([read("address")?, read("name")?])
+    }
+
+    /// Waits until nothing fails for a while; returns what was asked until then.
+    fn wait_good(&self) -> Result<Tallies> {
+        const WHILE: Duration = Duration::from_secs(5);
+        Ok(self.kubectl.wait("a load of which nothing fails", PATIENCE, || {
+            let count = || self.tallies().map_err(|e| format!("{e:#}"));
+            let before = count()?;
+            std::thread::sleep(WHILE);
+            let now = count()?;
+            let during = difference(now, before);
+            if during.iter().all(|tally| tally.asked > 0 && tally.failed == 0) {
+                return Ok(now);
+            }
+            Err(tell(during))
+        })?)
+    }
+
+    /// Ends it; returns what was asked.
+    fn stop(self) -> Result<Tallies> {
+        in_client(&self.kubectl, "rm /load/go")?;
+        // The question that is under way ends within two seconds.
+        std::thread::sleep(Duration::from_secs(3));
+        self.tallies()
+    }
+}
+
+fn difference(now: Tallies, before: Tallies) -> Tallies {
+    [now[0].since(before[0]), now[1].since(before[1])]
+}
+
+fn tell([address, name]: Tallies) -> String {
+    format!(
         "{} of {} requests by address failed, {} of {} by name",
         address.failed, address.asked, name.failed, name.asked
-    );
-    ensure!(address.failed == 0 && name.failed == 0, "{text}");
+    )
+}
+
+/// Any failure of a load is an error.
+fn judge(tallies: Tallies) -> Result<String> {
+    let text = tell(tallies);
+    ensure!(tallies.iter().all(|tally| tally.failed == 0), "{text}");
     Ok(text)
 }
 
 /// A crash costs names for as long as nobody is there to answer, and nothing else.
-fn judge_crash([address, name]: [Tally; 2]) -> Result<String> {
-    let text = format!(
-        "{} of {} requests by address failed, {} of {} by name",
-        address.failed, address.asked, name.failed, name.asked
-    );
+fn judge_crash([address, name]: Tallies) -> Result<String> {
+    let text = tell([address, name]);
     ensure!(address.failed == 0, "{text}");
     // The kubelet starts another agent within seconds, and that one waits three for its store.
     ensure!(name.failed <= 200, "{text}: no agent came back in time");
@@ -89,7 +137,7 @@ pub fn upgrade(rig: &mut Rig) -> Result<String> {
         ("upgrade", vec!["set", "image", "daemonset/weft", &changed, &installed]),
         ("downgrade", vec!["rollout", "undo", "daemonset/weft"]),
     ] {
-        let load = Load::start(&kubectl)?;
+        let load = Load::start(rig)?;
         let begun = Instant::now();
         kubectl.run(&[&words[..], &["-n", "kube-system"]].concat())?;
         weft::ready(rig)?;
@@ -108,19 +156,27 @@ pub fn outage(rig: &mut Rig) -> Result<String> {
         Length::Full => Duration::from_secs(600),
     };
     let kubectl = rig.kubectl();
-    // The client is asked through the API server: what it found is read when that is back.
-    let load = Load::start(&kubectl)?;
+    let load = Load::start(rig)?;
     rig.cluster().control().kill_api_server();
     let begun = Instant::now();
     std::thread::sleep(length / 2);
     kill_agent(rig)?;
     std::thread::sleep(length.saturating_sub(begun.elapsed()));
+    let during = load.tallies()?;
     rig.cluster().control().start_api_server()?;
     weft::ready(rig)?;
-    let text = judge_crash(load.stop()?)?;
+    let after = difference(load.wait_good()?, during);
+    load.stop()?;
+    let text = judge_crash(during)?;
     kubectl.run(&["delete", "pod", "db-0", "-n", "shop"])?;
     shop_is_ready(&kubectl)?;
-    Ok(format!("{} s down, the client's agent killed meanwhile: {text}", length.as_secs()))
+    // A controller that finds all leases of nodes old when its server is back calls the nodes lost, and takes their pods out of every
+    // service until the kubelets have said otherwise. Weft goes by what the server says, as any proxy does.
+    Ok(format!(
+        "{} s down, the client's agent killed meanwhile: {text}; while Kubernetes recovered: {}",
+        length.as_secs(),
+        tell(after)
+    ))
 }
 
 /// Kills the agent on the first node; its kubelet starts another.
@@ -163,4 +219,30 @@ pub fn reboot(rig: &mut Rig) -> Result<String> {
     ensure!(answer.trim() == "good", "the shop says {answer:?}");
     storm::no_lease_is_lost(rig)?;
     Ok(format!("the shop was whole again after {:.0} s", took.as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_may_cost_names_and_no_address() {
+        let check = |address: &str, name: &str, expected: Option<&str>| {
+            let tallies = [Tally::read(address).unwrap(), Tally::read(name).unwrap()];
+            assert_eq!(judge_crash(tallies).ok().as_deref(), expected, "{address}, {name}");
+        };
+        check("90 0", "80 4", Some("0 of 90 requests by address failed, 4 of 80 by name"));
+        check("90 1", "80 0", None);
+        check("900 0", "800 201", None);
+        assert!(Tally::read("").is_err());
+    }
+
+    #[test]
+    fn what_failed_later_is_told_apart() {
+        let at = |asked, failed| Tally { asked, failed };
+        let after = difference([at(30, 2), at(20, 1)], [at(10, 0), at(15, 1)]);
+        assert_eq!(after, [at(20, 2), at(5, 0)]);
+        assert!(judge(after).is_err());
+        assert!(judge([at(20, 0), at(5, 0)]).is_ok());
+    }
 }
