@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,23 +23,44 @@ pub struct Belief {
 struct Claimer {
     process: Child,
     said: PathBuf,
+    /// By how much its clock is ahead of this machine's.
+    ahead: Duration,
 }
 
 /// See the module.
 pub struct Claimers(Vec<Claimer>);
 
 impl Claimers {
+    /// Starts them, each with a clock of its own where the kernel has time namespaces.
     pub fn start(count: usize, folder: &Path, endpoints: &[String], lease_seconds: u64) -> Self {
         let program = build();
+        let has_clocks = has_clocks();
+        if !has_clocks {
+            println!(
+                "SKIPPED: nodes with clocks of their own: `unshare --time` needs root and a newer kernel"
+            );
+        }
         let start = |i| {
             let said = folder.join(format!("claimer-{i}"));
-            let process = Command::new(&program)
+            // Machines were started at different times: hours and days before this one.
+            let ahead = Duration::from_secs(if has_clocks { 40_009 * i as u64 } else { 0 });
+            let seconds = ahead.as_secs().to_string();
+            let mut command = match has_clocks {
+                true => {
+                    let mut command = Command::new("unshare");
+                    command.args(["--time", "--boottime", &seconds, "--monotonic", &seconds, "--"]);
+                    command.arg(&program);
+                    command
+                }
+                false => Command::new(&program),
+            };
+            let process = command
                 .args([&endpoints.join(","), "/claims", &format!("n{i}"), &lease_seconds.to_string()])
                 .stdin(Stdio::null())
                 .stdout(File::create(&said).unwrap())
                 .spawn()
                 .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
-            Claimer { process, said }
+            Claimer { process, said, ahead }
         };
         Self((0..count).map(start).collect())
     }
@@ -66,7 +88,8 @@ impl Claimers {
                 let mut words = line.split(' ');
                 let mut word = || words.next().unwrap();
                 let block = word().to_owned();
-                let [at, until] = [word(), word()].map(|number| number.parse().unwrap());
+                let by_ours = |number: &str| number.parse::<u128>().unwrap() - claimer.ahead.as_nanos();
+                let [at, until] = [word(), word()].map(by_ours);
                 beliefs.push(Belief { at, until, node, block });
             }
         }
@@ -82,6 +105,17 @@ impl Drop for Claimers {
             let _ = claimer.process.wait();
         }
     }
+}
+
+/// Whether a program can be started with a clock of its own, as the same process: it is stopped by its number.
+fn has_clocks() -> bool {
+    let uptime = |command: &mut Command| {
+        let output = command.args(["cat", "/proc/uptime"]).stderr(Stdio::null()).output().ok()?;
+        String::from_utf8(output.stdout).ok()?.split('.').next()?.parse::<u64>().ok()
+    };
+    let ours = uptime(&mut Command::new("env"));
+    let theirs = uptime(Command::new("unshare").args(["--time", "--boottime", "40009", "--"]));
+    ours.zip(theirs).is_some_and(|(ours, theirs)| theirs >= ours + 40_000)
 }
 
 /// Builds the program as `cargo test` does, because a run of this test alone does not.

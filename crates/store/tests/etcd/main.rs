@@ -4,17 +4,16 @@ mod claimers;
 mod heard;
 mod members;
 mod proxy;
+mod tls;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use weft_model::{Cidr, Network, NodeCidr, NodeName, ObjectKey};
 use weft_store::{
-    BootTime, EtcdOptions, EtcdStore, EtcdTls, EtcdUser, Hold, Published, PublishedNode, PublishedPod, Store,
+    BootTime, EtcdOptions, EtcdStore, EtcdUser, Hold, Published, PublishedNode, PublishedPod, Store,
     StoreError,
 };
 
@@ -494,70 +493,4 @@ fn a_token_that_is_forgotten_is_asked_for_again() {
     let elsewhere = EtcdOptions { prefix: "/other".to_owned(), ..with_user };
     let error = EtcdStore::open(elsewhere).unwrap().forget_node(&node("n1")).unwrap_err().to_string();
     assert!(error.contains("readwrite"), "{error}");
-}
-
-/// A CA, and certificates that it has signed: `NAME.crt` and `NAME.key`. False without the program.
-fn certificates(folder: &Path) -> bool {
-    let openssl = |arguments: &str| {
-        let done = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().ok()?;
-        assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
-        Some(())
-    };
-    let extensions = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
-    std::fs::write(folder.join("extensions"), extensions).unwrap();
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    let made = || {
-        for ca in ["ca", "impostor"] {
-            openssl(&format!("req -x509 {key} -subj /CN={ca} -days 2 -keyout {ca}.key -out {ca}.crt"))?;
-        }
-        for name in ["server", "client"] {
-            openssl(&format!("req -new {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"))?;
-            openssl(&format!(
-                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.crt"
-            ))?;
-        }
-        Some(())
-    };
-    made().is_some()
-}
-
-#[test]
-fn members_with_tls_are_told_from_impostors() {
-    let folder = tempfile::tempdir().unwrap();
-    if !certificates(folder.path()) {
-        println!("SKIPPED: no openssl, so there are no certificates: apt-get install openssl");
-        return;
-    }
-    let file = |name: &str| folder.path().join(name);
-    let text = |name: &str| file(name).display().to_string();
-    let arguments = [
-        "--cert-file".to_owned(),
-        text("server.crt"),
-        "--key-file".to_owned(),
-        text("server.key"),
-        "--client-cert-auth".to_owned(),
-        "--trusted-ca-file".to_owned(),
-        text("ca.crt"),
-    ];
-    let terms = Terms { arguments: arguments.into(), is_tls: true };
-    let Some(members) = Members::start(1, &terms) else { return };
-    let claim = |ca: &str, own: Option<&str>| {
-        let own = own.map(|name| (file(&format!("{name}.crt")), file(&format!("{name}.key"))));
-        let tls = Some(EtcdTls { ca_file: file(ca), own });
-        let store = EtcdStore::open(EtcdOptions { tls, ..options(members.endpoints()) }).unwrap();
-        store
-            .claim_pod_cidrs(&narrow(), &node("n1"), &[])
-            .map(|claim| claim.cidrs.len())
-            .map_err(|e| e.to_string())
-    };
-    // It listens before it serves.
-    wait_for("an answer", || claim("ca.crt", Some("client")).ok());
-    let refused = |ca: &str, own: Option<&str>, part: &str| {
-        let error = claim(ca, own).unwrap_err();
-        assert!(error.to_lowercase().contains(part), "{error}");
-    };
-    refused("impostor.crt", Some("client"), "certificate");
-    refused("ca.crt", None, "certificate");
-    refused("nowhere.crt", None, "cafile");
-    refused("server.key", None, "holds no certificate");
 }
