@@ -2,9 +2,11 @@
 //!
 //! What always holds: an outage takes nothing away. A watch that has said nothing for long, not even that there is nothing
 //! to say, is not believed: the server may have lost its place (kubernetes#107457), so a list follows. Whatever a
-//! server's answer is, the next request waits a little longer than the one before, until one goes well.
+//! server's answer is, the next request waits a little longer than the one before, until one goes well. A server that no longer knows this node,
+//! though it did, isn't believed that anything else is gone: it has lost what it knew, or is another cluster's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
@@ -12,14 +14,14 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
-use weft_model::NodeName;
+use weft_model::{FactKey, NodeName};
 
 use super::backoff::Backoff;
 use super::client::{Ask, Client, Failure};
 use super::kind::Kind;
 use super::lines::Lines;
 use super::mirror::{Heard, Mirror, News};
-use super::{Patience, PodScope};
+use super::{Patience, PodScope, publish};
 use crate::http::Line;
 
 /// Changes delivered together at most.
@@ -62,6 +64,20 @@ struct Resource {
     name: String,
 }
 
+/// The own node, as the followers of one watch see it.
+#[derive(Debug)]
+pub(super) struct OwnNode {
+    name: NodeName,
+    /// The server knew it.
+    was_there: AtomicBool,
+}
+
+impl OwnNode {
+    pub fn of(name: &NodeName) -> Arc<Self> {
+        Arc::new(Self { name: name.clone(), was_there: AtomicBool::new(false) })
+    }
+}
+
 /// Nobody listens any more.
 struct Gone;
 
@@ -97,6 +113,7 @@ impl From<Gone> for End {
 pub(super) struct Follower {
     kind: Kind,
     client: Arc<Client>,
+    own: Arc<OwnNode>,
     selection: String,
     patience: Patience,
     mirror: Mirror,
@@ -115,7 +132,7 @@ impl Follower {
     pub fn new(
         kind: Kind,
         client: Arc<Client>,
-        node: &NodeName,
+        own: &Arc<OwnNode>,
         scope: PodScope,
         patience: Patience,
         out: Sender<Told>,
@@ -123,9 +140,10 @@ impl Follower {
         Self {
             kind,
             client,
-            selection: kind.selection(node, scope),
+            selection: kind.selection(&own.name, scope),
             patience,
-            mirror: Mirror::new(kind, node.clone()),
+            mirror: Mirror::new(kind, own.name.clone()),
+            own: own.clone(),
             paged_until: None,
             was_listed: false,
             place: None,
@@ -189,8 +207,12 @@ impl Follower {
             // The server doesn't know the kind: so there are none. It may be upgraded.
             self.mirror.begin_list();
             self.place = None;
-            self.list_is_complete().await?;
-            return Ok(self.patience.silence);
+            match self.list_is_complete().await {
+                Ok(()) => return Ok(self.patience.silence),
+                Err(End::Gone) => return Err(Gone),
+                // Another time.
+                Err(_) => {}
+            }
         }
         let asked = match &failure {
             Failure::Refused { retry_after, .. } => *retry_after,
@@ -246,13 +268,26 @@ impl Follower {
         Ok(())
     }
 
-    async fn list_is_complete(&mut self) -> Result<(), Gone> {
+    /// A list was read to its end: what it didn't hold is gone, where the server can be believed.
+    async fn list_is_complete(&mut self) -> Result<(), End> {
+        if self.was_listed
+            && self.own.was_there.load(Ordering::SeqCst)
+            && publish::read(&self.client, &self.own.name).await?.is_none()
+        {
+            let text = format!(
+                "the server no longer knows node {}, which it did, so it isn't believed that anything else is gone; what was known stays \
+                 until the node's kubelet has registered it",
+                self.own.name
+            );
+            return Err(Failure::Lost(text).into());
+        }
         let mut news = News::default();
         self.mirror.end_list(&mut news);
         self.was_listed = true;
+        self.note_own();
         self.tell_news(&mut news).await?;
         self.be_well().await?;
-        self.tell(Told::Complete(self.kind)).await
+        Ok(self.tell(Told::Complete(self.kind)).await?)
     }
 
     /// A watch that lasts between one and two times the shortest: all nodes at once would be a storm. In trouble it is short,
@@ -310,10 +345,12 @@ impl Follower {
                 return End::Gone;
             }
             if more.is_empty() {
-                self.place = Some(version);
                 return match self.list_is_complete().await {
-                    Ok(()) => End::Listed,
-                    Err(Gone) => End::Gone,
+                    Ok(()) => {
+                        self.place = Some(version);
+                        End::Listed
+                    }
+                    Err(end) => end,
                 };
             }
             next = more;
@@ -392,11 +429,20 @@ impl Follower {
         self.tell_news(news).await
     }
 
+    /// Notes whether the server knows this node. One that says so itself that it is gone is believed.
+    fn note_own(&self) {
+        if self.kind == Kind::Node {
+            let is_there = self.mirror.knows(&FactKey::Node(self.own.name.clone()));
+            self.own.was_there.store(is_there, Ordering::SeqCst);
+        }
+    }
+
     async fn note(&mut self, heard: Heard) -> Result<(), End> {
+        self.note_own();
         match heard {
             Heard::ListEnds(version) => {
-                self.place = Some(version);
                 self.list_is_complete().await?;
+                self.place = Some(version);
             }
             Heard::Bookmark(version) => {
                 if self.place.is_some() {

@@ -135,6 +135,11 @@ impl Mirror {
         }
     }
 
+    /// True where the object was told.
+    pub fn knows(&self, key: &FactKey) -> bool {
+        self.known.contains_key(key)
+    }
+
     /// A full list begins.
     pub fn begin_list(&mut self) {
         self.list += 1;

@@ -38,7 +38,7 @@ use weft_model::{Change, Cidr, Fact, NamespaceName, Network, NodeName};
 use self::assembly::Assembly;
 use self::claim::Claims;
 use self::client::{Client, Failure};
-use self::follow::Follower;
+use self::follow::{Follower, OwnNode};
 use self::hold::Holds;
 use self::kind::Kind;
 use self::lease::Leases;
@@ -211,15 +211,10 @@ impl KubernetesStore {
     fn followers(&self, out: &mpsc::Sender<follow::Told>) -> JoinSet<()> {
         let mut followers = JoinSet::new();
         let options = &self.options;
+        let own = OwnNode::of(&options.node);
         for kind in Kind::ALL {
-            let follower = Follower::new(
-                kind,
-                self.client.clone(),
-                &options.node,
-                options.pods,
-                options.patience,
-                out.clone(),
-            );
+            let follower =
+                Follower::new(kind, self.client.clone(), &own, options.pods, options.patience, out.clone());
             followers.spawn_on(follower.run(), self.runtime().handle());
         }
         followers

@@ -123,6 +123,13 @@ impl Fake {
         self.change(|state| state.delete(collection, name));
     }
 
+    /// It never was: nobody is told.
+    pub fn lose(&self, collection: &str, name: &str) {
+        self.change(|state| {
+            state.objects.entry(collection.into()).or_default().remove(name);
+        });
+    }
+
     /// Ends an object as the garbage collector does: one with finalizers stays until they are taken off.
     pub fn collect(&self, collection: &str, name: &str) {
         let (method, path) = ("DELETE".to_owned(), format!("/{collection}/{name}"));

@@ -7,10 +7,11 @@ mod fake;
 mod real;
 mod watching;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use weft_model::{FactKey, NodeAddress, NodeName};
+use weft_model::{FactKey, NamespaceName, NodeAddress, NodeName};
 use weft_store::kubernetes::Patience;
 use weft_store::{Published, PublishedNode, Store};
 
@@ -355,6 +356,29 @@ fn silence_is_no_sign_that_nothing_was_missed() {
     fake.set_faults(Faults::default());
     watching.until("synced", |w| w.said.last().is_some_and(|s| s == "synced"));
     assert_eq!(watching.versions(), "n1=2 n2=1");
+}
+
+/// An API server on an etcd without its data, or on another cluster's, has a few objects of its own, and says so of its own accord.
+#[test]
+fn a_server_that_no_longer_knows_the_node_takes_nothing_away() {
+    let fake = two_nodes();
+    let namespace = |name: &str| json!({ "metadata": { "name": name } });
+    fake.put("api/v1/namespaces", namespace("shop"));
+    let mut watching = Watching::synced(store(&fake, None));
+    let facts = watching.facts.len();
+    for (collection, name) in [(NODES, "n1"), (NODES, "n2"), ("api/v1/namespaces", "shop")] {
+        fake.lose(collection, name);
+    }
+    fake.put("api/v1/namespaces", namespace("default"));
+    fake.compact();
+    fake.hang_up();
+    watching.until("trouble", |w| w.said.last().is_some_and(|s| s.contains("no longer knows node n1")));
+    assert!(watching.removed.is_empty() && watching.facts.len() >= facts, "{:?}", watching.removed);
+    // The kubelet registers it again.
+    fake.put(NODES, node("n1", 1));
+    watching.until("the end", |w| w.said.last().is_some_and(|s| s == "synced"));
+    let gone = [FactKey::Namespace(NamespaceName::new("shop").unwrap()), key("n2")];
+    assert_eq!(BTreeSet::from_iter(watching.removed.clone()), BTreeSet::from(gone));
 }
 
 #[test]
