@@ -8,6 +8,7 @@
 //! Leases is ever written. `docs/interfaces/cluster-state.md` is the long form, with the rights that are asked for.
 
 mod access;
+mod announce;
 mod assembly;
 mod backoff;
 mod beginning;
@@ -26,7 +27,6 @@ mod time;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use weft_model::{Change, Cidr, Fact, NamespaceName, Network, NodeName};
 
+use self::announce::Announcing;
 use self::assembly::Assembly;
 use self::claim::Claims;
 use self::client::{Client, Failure};
@@ -128,8 +129,7 @@ pub struct KubernetesStore {
     client: Arc<Client>,
     /// What this node holds, where nodes claim their blocks.
     holds: Option<Arc<Holds>>,
-    /// This node's network was announced, and is said to be there for as long as the store lasts.
-    is_announced: Arc<AtomicBool>,
+    announcing: Arc<Announcing>,
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
 }
@@ -157,12 +157,12 @@ impl KubernetesStore {
         if let Some(holds) = &holds {
             runtime.spawn(holds.clone().keep(client.clone()));
         }
-        let is_announced = Arc::new(AtomicBool::new(false));
+        let announcing = Arc::new(Announcing::of(&options.node));
         Ok(Self {
             options,
             client,
             holds,
-            is_announced,
+            announcing,
             stop: watch::Sender::new(false),
             runtime: Some(runtime),
         })
@@ -248,6 +248,7 @@ impl Store for KubernetesStore {
         drop(out);
         let mut assembly = Assembly::new(self.options.patience.grace);
         let mut held = self.holds.as_ref().map(|holds| holds.subscribe());
+        let mut objections = self.announcing.subscribe();
         if let Some(held) = &mut held
             && sink(Event::Hold(held.borrow_and_update().clone())).is_break()
         {
@@ -282,6 +283,9 @@ impl Store for KubernetesStore {
                         }),
                     },
                     hold = news => vec![Event::Hold(hold)],
+                    Ok(()) = objections.changed() => {
+                        vec![Event::Notice(objections.borrow_and_update().clone())]
+                    }
                     () = wake => assembly.tick(Instant::now()).into_iter().collect(),
                 };
                 if events.into_iter().try_for_each(&mut *sink).is_break() {
@@ -315,27 +319,16 @@ impl Store for KubernetesStore {
     }
 
     fn announce_ready(&self, node: &NodeName) -> Result<(), StoreError> {
-        self.wait(async {
-            let failed = server_error(format!("cannot say that the network of node {node} is there"));
-            publish::announce(&self.client, node).await.map_err(failed)
-        })?;
-        if *node == self.options.node && !self.is_announced.swap(true, Ordering::Relaxed) {
-            let (client, node, look) = (self.client.clone(), node.clone(), self.options.patience.look);
-            let is_announced = self.is_announced.clone();
-            self.runtime().spawn(async move {
-                // Others say the opposite: a network that was here before, as it stops.
-                loop {
-                    tokio::time::sleep(look.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
-                    if !is_announced.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if let Err(failure) = publish::announce(&client, &node).await {
-                        tracing::debug!(
-                            "cannot look whether node {node} says that its network is there: {failure}"
-                        );
-                    }
-                }
-            });
+        let failed = server_error(format!("cannot say that the network of node {node} is there"));
+        if *node != self.options.node {
+            let said = self
+                .wait(async { publish::announce(&self.client, node, publish::TURNS).await.map_err(failed) });
+            return said.map(drop);
+        }
+        self.wait(async { self.announcing.say(&self.client).await.map_err(failed) })?;
+        if self.announcing.begin() {
+            let (client, announcing) = (self.client.clone(), self.announcing.clone());
+            self.runtime().spawn(announcing.go_on(client, self.options.patience.look));
         }
         Ok(())
     }
@@ -363,9 +356,10 @@ impl Store for KubernetesStore {
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         self.wait(async {
             let failed = server_error(format!("cannot remove what node {node} has left"));
-            if *node == self.options.node {
-                self.is_announced.store(false, Ordering::Relaxed);
-            }
+            let _silent = match *node == self.options.node {
+                true => Some(self.announcing.end().await),
+                false => None,
+            };
             let _forgotten = match self.holds.as_ref().filter(|_| *node == self.options.node) {
                 Some(holds) => Some(holds.forget().await),
                 None => None,

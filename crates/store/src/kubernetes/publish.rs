@@ -1,7 +1,9 @@
 //! What a node writes on its own Node object: annotations, and the condition that its network is there.
 //!
 //! What always holds: only what differs is written, and only fields that are Weft's; nothing is created. What other
-//! writers have on the object stays theirs.
+//! writers have on the object stays theirs. Of the one condition that others write as well, what a network says that leaves is turned over at
+//! once, and what anybody else says twice at most: a cloud says of each new node that it has no route yet, and leaves it to the network
+//! to take that back; who goes on saying it means it.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -13,6 +15,7 @@ use weft_model::time::rfc3339;
 use weft_model::{Cidr, NetworkName, NodeName};
 
 use super::client::{Ask, Client, Failure};
+use super::time::parse_timestamp;
 use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
 use crate::store::PublishedNode;
 
@@ -25,6 +28,23 @@ const CONDITION: &str = "NetworkUnavailable";
 /// The condition's reasons, by which ours is told from a cloud's.
 const UP: &str = "WeftIsUp";
 const NOT_UP: &str = "WeftIsNotUpYet";
+
+/// How the reasons of other networks begin (`CalicoIsDown`, `FlannelIsUp`): where Weft works, they have left.
+const NETWORKS: [&str; 4] = ["Calico", "Cilium", "Flannel", "Weave"];
+
+/// How often somebody else's word is turned over.
+pub(super) const TURNS: u32 = 2;
+
+/// What came of announcing that a network is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Announced {
+    /// It is said, or there is no Node.
+    Said,
+    /// The contrary had been said by somebody who is neither Weft nor a network that leaves.
+    TurnedOver,
+    /// The contrary is said, for this reason, and was left.
+    Left(String),
+}
 
 /// A Node, as far as its writer has to know it.
 #[derive(Debug, Default, Deserialize)]
@@ -56,15 +76,44 @@ pub(super) struct NodeStatus {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Condition {
     r#type: String,
     status: String,
     reason: String,
+    message: String,
+    last_transition_time: String,
+}
+
+impl Condition {
+    /// It is Weft's, of an earlier boot of the machine.
+    fn is_outdated(&self) -> bool {
+        self.reason == UP && self.message != up_message()
+    }
+
+    /// Somebody else's than Weft's, and no network's.
+    fn is_foreign(&self) -> bool {
+        let is_networks = NETWORKS.iter().any(|network| self.reason.starts_with(network));
+        !is_networks && ![UP, NOT_UP].contains(&self.reason.as_str())
+    }
+}
+
+/// What the condition says, with the boot in which it holds: a network doesn't outlive one.
+fn up_message() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("Weft has set this node's network up (boot {})", boot.trim())
 }
 
 fn path(node: &NodeName) -> String {
     format!("/api/v1/nodes/{node}")
+}
+
+impl NodeObject {
+    /// Since when the cluster has heard nothing of the node's kubelet; nothing while it does.
+    pub fn unheard_since(&self) -> Option<SystemTime> {
+        let ready = self.status.conditions.iter().find(|c| c.r#type == "Ready")?;
+        parse_timestamp(&ready.last_transition_time).filter(|_| ready.status == "Unknown")
+    }
 }
 
 /// The node's object; `None` where there is none.
@@ -86,10 +135,10 @@ pub(super) async fn publish(client: &Client, said: &PublishedNode) -> Result<(),
     };
     let wanted = annotations(said, &there.spec.pod_cidrs);
     annotate(client, &said.name, &there, &wanted).await?;
-    if there.status.conditions.iter().any(|c| c.r#type == CONDITION) {
+    if there.status.conditions.iter().any(|c| c.r#type == CONDITION && !c.is_outdated()) {
         return Ok(());
     }
-    // A node that is new to Weft: pods are kept off until its network is announced.
+    // A node that is new to Weft, or that was started anew: pods are kept off until its network is announced.
     set_condition(client, &said.name, condition("True", NOT_UP, "Weft is setting this node's network up"))
         .await
 }
@@ -168,15 +217,20 @@ pub(super) async fn withdraw(
     write_annotations(client, node, json!({ POD_CIDRS_ANNOTATION: value })).await
 }
 
-/// Says that the node's network is there, where nobody has said so.
-pub(super) async fn announce(client: &Client, node: &NodeName) -> Result<(), Failure> {
-    let Some(there) = read(client, node).await? else { return Ok(()) };
-    let is_said = |c: &Condition| c.r#type == CONDITION && c.status == "False";
-    if there.status.conditions.iter().any(is_said) {
-        return Ok(());
+/// Says that the node's network is there, where nobody has said so. `turns` is how often somebody else's word may yet be turned over.
+pub(super) async fn announce(client: &Client, node: &NodeName, turns: u32) -> Result<Announced, Failure> {
+    let Some(there) = read(client, node).await? else { return Ok(Announced::Said) };
+    let said = there.status.conditions.iter().find(|c| c.r#type == CONDITION);
+    let contrary = said.filter(|c| c.status != "False");
+    if said.is_some_and(|c| c.status == "False" && !c.is_outdated()) {
+        return Ok(Announced::Said);
     }
-    let said = condition("False", UP, "Weft has set this node's network up");
-    set_condition(client, node, said).await
+    let foreign = contrary.filter(|c| c.is_foreign());
+    if let Some(foreign) = foreign.filter(|_| turns == 0) {
+        return Ok(Announced::Left(foreign.reason.clone()));
+    }
+    set_condition(client, node, condition("False", UP, &up_message())).await?;
+    Ok(if foreign.is_some() { Announced::TurnedOver } else { Announced::Said })
 }
 
 fn condition(status: &str, reason: &str, message: &str) -> Value {

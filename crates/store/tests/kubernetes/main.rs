@@ -284,17 +284,86 @@ fn a_node_writes_only_what_differs() {
     assert_eq!(writes(), 3);
     assert_eq!((condition("status"), condition("reason")), (json!("False"), json!("WeftIsUp")));
     // Another network says, as it stops, that there is none.
-    let mut stopped = fake.object(NODES, "n1").unwrap();
-    stopped["status"]["conditions"][0]["status"] = "True".into();
-    fake.put(NODES, stopped);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while condition("status") != "False" {
-        assert!(std::time::Instant::now() < deadline, "the node goes on keeping pods off");
-        std::thread::sleep(Duration::from_millis(20));
+    let says = |status: &str, reason: &str| {
+        let mut there = fake.object(NODES, "n1").unwrap();
+        there["status"]["conditions"][0]["status"] = status.into();
+        there["status"]["conditions"][0]["reason"] = reason.into();
+        fake.put(NODES, there);
+    };
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(std::time::Instant::now() < deadline, "{what} did not come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for _ in 0..4 {
+        says("True", "CalicoIsDown");
+        until("our word", &|| condition("reason") == "WeftIsUp");
     }
     said.name = NodeName::new("elsewhere").unwrap();
     let error = store.publish(&Published::Node(said)).unwrap_err().to_string();
     assert!(error.contains("no such Node"), "{error}");
+}
+
+/// What was said of the network that was there before a machine was started anew doesn't hold after it.
+#[test]
+fn a_machine_that_was_started_anew_has_no_network_yet() {
+    let fake = two_nodes();
+    let mut before = node("n1", 1);
+    let message = "Weft has set this node's network up (boot 0)";
+    let condition =
+        json!({ "type": "NetworkUnavailable", "status": "False", "reason": "WeftIsUp", "message": message });
+    before["status"] = json!({ "conditions": [condition] });
+    fake.put(NODES, before);
+    let store = store(&fake, None);
+    let n1 = NodeName::new("n1").unwrap();
+    let said =
+        PublishedNode { name: n1.clone(), addresses: Vec::new(), pod_cidrs: Vec::new(), vtep_mac: None };
+    let publish = || store.publish(&Published::Node(said.clone())).unwrap();
+    let says = || {
+        let condition = &fake.object(NODES, "n1").unwrap()["status"]["conditions"][0];
+        (condition["status"].clone(), condition["reason"].clone())
+    };
+    publish();
+    assert_eq!(says(), (json!("True"), json!("WeftIsNotUpYet")));
+    store.announce_ready(&n1).unwrap();
+    assert_eq!(says(), (json!("False"), json!("WeftIsUp")));
+    publish();
+    assert_eq!(says(), (json!("False"), json!("WeftIsUp")));
+}
+
+/// Who says again and again that a node's network is unavailable has a reason, and is not fought.
+#[test]
+fn a_writer_that_insists_is_left_its_word_and_named() {
+    let fake = two_nodes();
+    let store = store(&fake, None);
+    let mut watching = Watching::synced(store.clone());
+    let n1 = NodeName::new("n1").unwrap();
+    let mut routeless = node("n1", 1);
+    let condition = json!({ "type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated" });
+    routeless["status"] = json!({ "conditions": [condition] });
+    let status = || fake.object(NODES, "n1").unwrap()["status"]["conditions"][0]["status"].clone();
+    // A cloud says it of every new node; somebody has to take it back.
+    fake.put(NODES, routeless.clone());
+    store.announce_ready(&n1).unwrap();
+    assert_eq!(status(), "False");
+    let about = |w: &Watching| w.notices.values().any(|text| text.contains("NoRouteCreated"));
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !about(&watching) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", watching.notices);
+        if status() == "False" {
+            fake.put(NODES, routeless.clone());
+        }
+        watching.hear(Duration::from_millis(20));
+    }
+    // Several looks later.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(status(), "True");
+    let mut routed = routeless;
+    routed["status"]["conditions"][0]["status"] = "False".into();
+    fake.put(NODES, routed);
+    watching.until("the end of it", |w| !about(w));
 }
 
 #[test]
@@ -316,6 +385,29 @@ fn a_kind_that_was_there_is_not_gone_because_somebody_says_404() {
     fake.put("apis/networking.k8s.io", group);
     watching.until("the end", |w| w.said.last().is_some_and(|s| s == "synced"));
     assert_eq!(watching.removed, [key]);
+}
+
+/// An API server on an etcd without its data, or on another cluster's, has a few objects of its own, and says so of its own accord.
+#[test]
+fn a_server_that_no_longer_knows_the_node_takes_nothing_away() {
+    let fake = two_nodes();
+    let namespace = |name: &str| json!({ "metadata": { "name": name } });
+    fake.put("api/v1/namespaces", namespace("shop"));
+    let mut watching = Watching::synced(store(&fake, None));
+    let facts = watching.facts.len();
+    for (collection, name) in [(NODES, "n1"), (NODES, "n2"), ("api/v1/namespaces", "shop")] {
+        fake.lose(collection, name);
+    }
+    fake.put("api/v1/namespaces", namespace("default"));
+    fake.compact();
+    fake.hang_up();
+    watching.until("trouble", |w| w.said.last().is_some_and(|s| s.contains("no longer knows node n1")));
+    assert!(watching.removed.is_empty() && watching.facts.len() >= facts, "{:?}", watching.removed);
+    // The kubelet registers it again.
+    fake.put(NODES, node("n1", 1));
+    watching.until("the end", |w| w.said.last().is_some_and(|s| s == "synced"));
+    let gone = [FactKey::Namespace(NamespaceName::new("shop").unwrap()), key("n2")];
+    assert_eq!(BTreeSet::from_iter(watching.removed.clone()), BTreeSet::from(gone));
 }
 
 #[test]
@@ -356,29 +448,6 @@ fn silence_is_no_sign_that_nothing_was_missed() {
     fake.set_faults(Faults::default());
     watching.until("synced", |w| w.said.last().is_some_and(|s| s == "synced"));
     assert_eq!(watching.versions(), "n1=2 n2=1");
-}
-
-/// An API server on an etcd without its data, or on another cluster's, has a few objects of its own, and says so of its own accord.
-#[test]
-fn a_server_that_no_longer_knows_the_node_takes_nothing_away() {
-    let fake = two_nodes();
-    let namespace = |name: &str| json!({ "metadata": { "name": name } });
-    fake.put("api/v1/namespaces", namespace("shop"));
-    let mut watching = Watching::synced(store(&fake, None));
-    let facts = watching.facts.len();
-    for (collection, name) in [(NODES, "n1"), (NODES, "n2"), ("api/v1/namespaces", "shop")] {
-        fake.lose(collection, name);
-    }
-    fake.put("api/v1/namespaces", namespace("default"));
-    fake.compact();
-    fake.hang_up();
-    watching.until("trouble", |w| w.said.last().is_some_and(|s| s.contains("no longer knows node n1")));
-    assert!(watching.removed.is_empty() && watching.facts.len() >= facts, "{:?}", watching.removed);
-    // The kubelet registers it again.
-    fake.put(NODES, node("n1", 1));
-    watching.until("the end", |w| w.said.last().is_some_and(|s| s == "synced"));
-    let gone = [FactKey::Namespace(NamespaceName::new("shop").unwrap()), key("n2")];
-    assert_eq!(BTreeSet::from_iter(watching.removed.clone()), BTreeSet::from(gone));
 }
 
 #[test]

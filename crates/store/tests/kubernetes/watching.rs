@@ -147,6 +147,13 @@ impl Watching {
         }
     }
 
+    /// Takes what comes next, if anything does soon.
+    pub fn hear(&mut self, patience: Duration) {
+        if let Ok(event) = self.events.recv_timeout(patience) {
+            self.take(event);
+        }
+    }
+
     /// Waits until `done` holds.
     #[track_caller]
     pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
