@@ -107,6 +107,10 @@ impl Store for LateStore {
         self.get()?.claim_pod_cidrs(network, node, in_use)
     }
 
+    fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
+        self.get()?.relied_on_for(node)
+    }
+
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         self.get()?.forget_node(node)
     }

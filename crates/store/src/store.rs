@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::BootTime;
 use weft_model::{
@@ -62,6 +62,16 @@ pub trait Store: Send + Sync {
         node: &NodeName,
         in_use: &[Cidr],
     ) -> Result<Claim, StoreError>;
+
+    /// How long a node may go on relying on the blocks that it has claimed, at most, by what the store was told last; nothing where it
+    /// may not, or where no store can say.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
+        let _ = node;
+        Ok(None)
+    }
 
     /// Removes all that a node has published and claimed: for a node that is gone for good.
     ///

@@ -302,6 +302,12 @@ impl Store for EtcdStore {
         claimed?
     }
 
+    fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
+        let (shared, node) = (self.shared.clone(), node.clone());
+        let action = format!("cannot look when node {node} was last heard of at etcd");
+        self.wait(&action, async move { shared.around.relied_on_for(&node).await })
+    }
+
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         let (shared, node) = (self.shared.clone(), node.clone());
         let action = format!("cannot remove what node {node} has at etcd");

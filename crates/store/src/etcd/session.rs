@@ -18,7 +18,7 @@ use weft_model::{Cidr, NetworkName, NodeName};
 
 use super::client::{Client, Failure};
 use super::keys::Keys;
-use super::wire::{self, Done, Granted, KeyValue, Ranged, Streamed, Transacted, code};
+use super::wire::{self, Done, Granted, KeyValue, Ranged, Streamed, TimeToLive, Transacted, code};
 use super::{claim, publish};
 use crate::clock::BootTime;
 use crate::store::Hold;
@@ -239,6 +239,19 @@ impl Around {
         own.extend(self.get(&self.keys.node(node)).await?);
         own.extend(self.get(&self.keys.session(node)).await?);
         Ok(own.into_iter().map(|kv| kv.lease).filter(|lease| *lease != 0).collect())
+    }
+
+    /// How long a node may rely on its leases, at most: it counts from before each renewal, and for a part of the time.
+    pub async fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, Failure> {
+        let mut longest = Duration::ZERO;
+        for lease in self.leases(node).await? {
+            let question = json!({ "ID": lease.to_string() });
+            let stands: TimeToLive = self.client.ask(wire::TIME_TO_LIVE, &question).await?;
+            let [left, granted] =
+                [stands.ttl, stands.granted].map(|s| Duration::from_secs(s.max(0).unsigned_abs()));
+            longest = longest.max(left.saturating_sub(granted * (4 - HELD) / 4));
+        }
+        Ok(Some(longest).filter(|longest| !longest.is_zero()))
     }
 
     pub async fn revoke(&self, lease: i64) -> Result<(), Failure> {

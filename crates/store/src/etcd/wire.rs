@@ -15,6 +15,7 @@ pub(super) const WATCH: &str = "/v3/watch";
 pub(super) const GRANT: &str = "/v3/lease/grant";
 pub(super) const REVOKE: &str = "/v3/lease/revoke";
 pub(super) const KEEP_ALIVE: &str = "/v3/lease/keepalive";
+pub(super) const TIME_TO_LIVE: &str = "/v3/lease/timetolive";
 pub(super) const AUTHENTICATE: &str = "/v3/auth/authenticate";
 
 /// Codes of gRPC that a caller has to tell apart (`grpc/codes`).
@@ -153,6 +154,18 @@ pub(super) struct Granted {
     /// Seconds; for a lease that isn't there, none.
     #[serde(rename = "TTL", deserialize_with = "number")]
     pub ttl: i64,
+}
+
+/// How a lease stands.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TimeToLive {
+    /// Seconds that are left; negative where it isn't there.
+    #[serde(rename = "TTL", deserialize_with = "number")]
+    pub ttl: i64,
+    /// Seconds that it was granted for.
+    #[serde(rename = "grantedTTL", deserialize_with = "number")]
+    pub granted: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -236,6 +236,27 @@ impl Claims<'_> {
         Ok(result)
     }
 
+    /// How long the node may rely on its claims, at most, where it does so for `held` after it has looked at them. While its kubelet is heard
+    /// of, and where the server doesn't say what time it is, that may have been just now.
+    pub async fn relied_on_for(&self, held: Duration) -> Result<Option<Duration>, Failure> {
+        let (leases, now) = self.leases.list(None).await?;
+        let confirmed = leases
+            .iter()
+            .filter(|l| l.claim.node == self.node.as_str() && l.claim.standing == Standing::Confirmed);
+        let mut confirmed = confirmed.peekable();
+        if confirmed.peek().is_none() {
+            return Ok(None);
+        }
+        let object = self.object().await?;
+        let unheard = object.as_ref().and_then(NodeObject::unheard_since);
+        let since = confirmed.map(|lease| lease.ended.or(unheard));
+        let left = since.map(|since| match (since, now) {
+            (Some(since), Some(now)) => held.saturating_sub(now.duration_since(since).unwrap_or_default()),
+            _ => held,
+        });
+        Ok(left.max().filter(|left| !left.is_zero()))
+    }
+
     /// Removes every claim of the node, in every network.
     pub async fn forget(&self) -> Result<(), Failure> {
         loop {

@@ -353,6 +353,17 @@ impl Store for KubernetesStore {
         }
     }
 
+    fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
+        let failed = server_error(format!("cannot look whether node {node} relies on blocks"));
+        self.wait(async {
+            match self.claims(node).relied_on_for(self.options.patience.held).await {
+                // As in `forget_node`.
+                Err(failure) if failure.is(hyper::StatusCode::FORBIDDEN) && self.holds.is_none() => Ok(None),
+                looked => looked.map_err(failed),
+            }
+        })
+    }
+
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         self.wait(async {
             let failed = server_error(format!("cannot remove what node {node} has left"));

@@ -185,8 +185,12 @@ fn a_lease_without_its_keys_is_not_relied_on() {
         pod_cidrs: vec![],
         vtep_mac: None,
     });
+    assert_eq!(store.relied_on_for(&n1).unwrap(), None);
     store.publish(&said).unwrap();
     assert!(matches!(store.hold(), Hold::Until(_)), "before the first claim: {:?}", store.hold());
+    // What anybody else may think of how long the node will.
+    let left = open(members.endpoints()).relied_on_for(&n1).unwrap().expect("it was heard of just now");
+    assert!(left >= Duration::from_secs(1) && left <= Duration::from_secs(4), "{left:?}");
     store.claim_pod_cidrs(&network, &n1, &[]).unwrap();
     let (session, block) = ("/weft/sessions/n1", "/weft/blocks/default/10.244.7.0_24");
     for key in [session, block] {

@@ -238,3 +238,39 @@ fn a_claim_that_ends_is_made_again_before_it_is_let_go_of() {
     store.forget_node(&n1()).unwrap();
     assert!([first, second].iter().all(|name| fake.object(LEASES, name).is_none()));
 }
+
+/// A node that is only cut off goes on relying on its blocks for a while, and `weft forget` has to know for how long.
+#[test]
+fn how_long_a_node_may_rely_on_its_blocks_is_known() {
+    let fake = Fake::start();
+    let ready = |status: &str, since: std::time::Duration| {
+        let since = weft_model::time::rfc3339(std::time::SystemTime::now() - since);
+        let condition = json!({ "type": "Ready", "status": status, "lastTransitionTime": since });
+        fake.put(
+            NODES,
+            json!({
+                "metadata": { "name": "n1", "uid": "n1" }, "status": { "conditions": [condition] },
+            }),
+        );
+    };
+    let (second, hour) = (std::time::Duration::from_secs(1), HOUR);
+    let store = claiming(&fake, "n2");
+    let left = || store.relied_on_for(&n1()).unwrap();
+    ready("True", hour);
+    assert_eq!(left(), None, "it has claimed nothing");
+    store.claim_pod_cidrs(&network(), &n1(), &[]).unwrap();
+    assert_eq!(left(), Some(second), "its kubelet is heard of");
+    ready("Unknown", hour);
+    assert_eq!(left(), None);
+    ready("Unknown", std::time::Duration::ZERO);
+    assert!(left().is_some());
+    // Its Node is removed.
+    fake.delete(NODES, "n1");
+    assert_eq!(left(), Some(second));
+    fake.collect(LEASES, "weft-default-10-244-0-0-24");
+    let deadline = std::time::Instant::now() + 20 * second;
+    while left().is_some() {
+        assert!(std::time::Instant::now() < deadline, "it is relied on for ever");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
