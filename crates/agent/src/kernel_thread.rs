@@ -18,7 +18,7 @@ use weft_plan::{Changed, KernelKey, KernelRow, Link, Plan};
 
 use crate::core::Work;
 use crate::memory;
-use crate::message::{Message, Report};
+use crate::message::{Differing, Message, Report};
 
 /// What the thread needs of a kernel beside rows.
 pub trait NodeKernel: Kernel + Send {
@@ -79,7 +79,7 @@ struct Pending {
     tend: bool,
     stop: bool,
     /// Who wants to know where the kernel differs.
-    differences: Vec<Sender<Result<Vec<String>, String>>>,
+    differences: Vec<Sender<Result<Vec<Differing>, String>>>,
 }
 
 impl Pending {
@@ -240,22 +240,20 @@ impl<K: NodeKernel> KernelThread<K> {
         done
     }
 
-    /// Where the kernel is not as the plan says: a line each.
-    fn differences(&mut self, plan: &Plan) -> Result<Vec<String>, String> {
+    /// Where the kernel is not as the plan says.
+    fn differences(&mut self, plan: &Plan) -> Result<Vec<Differing>, String> {
         let seen = self.executor.kernel_mut().observe(&plan.kernel).map_err(|error| error.to_string())?;
-        let mut lines = Vec::new();
         let mut keys = weft_dataplane::executor::differing(plan, &seen);
         keys.sort_unstable();
-        for key in keys {
+        let differing = keys.into_iter().map(|key| {
             let text = |row| weft_plan::text::kernel_row(key, row);
-            lines.extend(
-                seen.rows.get(key).map(text).iter().flat_map(|t| t.lines()).map(|line| format!("- {line}")),
-            );
-            let wanted = plan.kernel.get(key).map(text);
-            lines.extend(wanted.iter().flat_map(|t| t.lines()).map(|line| format!("+ {line}")));
-            lines.extend(seen.damaged.get(key).map(|how| format!("! {how}")));
-        }
-        Ok(lines)
+            let (there, wanted) = (seen.rows.get(key).map(text), plan.kernel.get(key).map(text));
+            let there = there.iter().flat_map(|text| text.lines()).map(|line| format!("- {line}"));
+            let wanted = wanted.iter().flat_map(|text| text.lines()).map(|line| format!("+ {line}"));
+            let damaged = seen.damaged.get(key).map(|how| format!("! {how}"));
+            Differing { key: key.clone(), lines: there.chain(wanted).chain(damaged).collect() }
+        });
+        Ok(differing.collect())
     }
 }
 

@@ -41,6 +41,15 @@ pub enum Message {
     Stop,
 }
 
+/// A row in which the kernel is not as the plan has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differing {
+    /// Which row.
+    pub key: KernelKey,
+    /// As `weft plan --diff` prints it.
+    pub lines: Vec<String>,
+}
+
 /// What the kernel thread did.
 #[derive(Debug, Clone, Default)]
 pub struct Report {

@@ -24,8 +24,8 @@ use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, StoreError};
 
 use crate::api::{ApiRequest, ApiResponse, HandedOn, Handler};
 use crate::core::{Core, SharedPlans, Work};
-use crate::explain::{self, Query};
-use crate::message::{CniAnswer, CniCall, CniReply, CniVerb, Message};
+use crate::explain::{self, Kernels, PeerKernel, Query};
+use crate::message::{CniAnswer, CniCall, CniReply, CniVerb, Differing, Message};
 use crate::status::Status;
 
 /// How long a look inside may take.
@@ -108,15 +108,17 @@ impl Routes {
     }
 
     /// Where the kernel is not as the plan has it.
-    fn differences(&self) -> Result<Vec<String>, CniError> {
+    fn differences(&self) -> Result<Vec<Differing>, CniError> {
         let (send, answer) = channel();
         self.ask(move |core| core.send(Work::Differences(send)))?;
-        let lines = answer.recv_timeout(PATIENCE).map_err(|_| stopping())?;
-        lines.map_err(|error| CniError::new(Code::IO_FAILURE, "the kernel can't be observed", error))
+        let differing = answer.recv_timeout(PATIENCE).map_err(|_| stopping())?;
+        differing.map_err(|error| CniError::new(Code::IO_FAILURE, "the kernel can't be observed", error))
     }
 
     fn kernel_differences(&self) -> ApiResponse {
-        self.differences().map(|lines| ApiResponse::json(&json!({ "differences": lines }))).into()
+        self.differences()
+            .map(|differing| ApiResponse::json(&json!({ "differences": lines(&differing) })))
+            .into()
     }
 
     fn preview(&self, body: &[u8]) -> ApiResponse {
@@ -146,13 +148,16 @@ impl Routes {
 
     fn explain(&self, body: &[u8]) -> ApiResponse {
         let run = || -> Result<ApiResponse, CniError> {
-            let Questions { queries, check_kernel } = decode(body)?;
+            let Questions { queries, check_kernel, peers } = decode(body)?;
             let _one = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
             let known = self.ask(explain::Known::of)?;
-            let explanations = explain::explain(&known, &queries);
+            let kernels = if check_kernel { Some(Kernels::new(self.differences()?, peers)) } else { None };
+            let explanations = explain::explain(&known, &queries, kernels.as_ref());
             drop(known);
-            let differences = if check_kernel { Some(self.differences()?) } else { None };
-            let kernel = differences.map(|lines| json!({ "agrees": lines.is_empty(), "differences": lines }));
+            let kernel = kernels.map(|kernels| {
+                let lines = lines(kernels.own());
+                json!({ "agrees": lines.is_empty(), "differences": lines })
+            });
             Ok(ApiResponse::json(&json!({ "explanations": explanations, "kernel": kernel })))
         };
         run().into()
@@ -173,6 +178,13 @@ struct Questions {
     queries: Vec<Query>,
     #[serde(default)]
     check_kernel: bool,
+    /// What the asker has heard from other nodes' agents of their kernels.
+    #[serde(default)]
+    peers: Vec<PeerKernel>,
+}
+
+fn lines(differing: &[Differing]) -> Vec<&str> {
+    differing.iter().flat_map(|row| &row.lines).map(String::as_str).collect()
 }
 
 #[derive(Deserialize)]

@@ -131,6 +131,9 @@ pub struct PlanArgs {
 /// FROM is a pod (NAMESPACE/NAME, or NAME in the namespace default), a node, or an address. TO is the same, or a DNS name,
 /// then :PORT, :PORT/udp, or nothing for an echo request. An IPv6 address with a port stands in brackets.
 ///
+/// Each hop begins with what the kernel of its node says: = holds what decided as the plan has it, ! doesn't in the rows below,
+/// ~ differs from its plan somewhere, ? was not asked.
+///
 /// Exit status: 0 where the packet arrives and its answer comes back, 1 where not, 2 where there is no answer. With
 /// --matrix: 0 where all questions were put, 2 where not.
 #[derive(Debug, Args)]
@@ -151,6 +154,27 @@ pub struct ExplainArgs {
     /// family (IPv4 or IPv6) and source (the address that the sender puts in, its own or not) may be left out
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ipv4", "ipv6"])]
     pub matrix: Option<PathBuf>,
+    /// Ask also the kernel of NODE, by its agent's run folder DIR, where that can be reached from here (in a lab, or as
+    /// /proc/PID/root/run/weft); may be given several times
+    #[arg(long = "peer", value_name = "NODE=DIR", value_parser = PeerSocket::parse, conflicts_with = "matrix")]
+    pub peers: Vec<PeerSocket>,
+}
+
+/// Where another node's agent can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSocket {
+    /// The node.
+    pub node: NodeName,
+    /// Its run folder, as it is seen from here.
+    pub run_dir: PathBuf,
+}
+
+impl PeerSocket {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (node, folder) = text.split_once('=').ok_or("write NODE=DIR, such as n2=/srv/n2/run/weft")?;
+        let node = NodeName::new(node).map_err(|error| error.to_string())?;
+        Ok(Self { node, run_dir: folder.into() })
+    }
 }
 
 /// Checks whether Weft can run on this machine, and says what to type where something is missing

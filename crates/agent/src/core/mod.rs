@@ -36,7 +36,7 @@ use crate::cluster_dns::{Advice, advice};
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
 use crate::health::HealthNews;
-use crate::message::{CniCall, CniReply, CniVerb, Message, Report};
+use crate::message::{CniCall, CniReply, CniVerb, Differing, Message, Report};
 use crate::records::{Record, Records};
 use crate::trial::{Lack, Refused};
 
@@ -56,8 +56,8 @@ pub enum Work {
     Netns(AttachmentId, OwnedFd),
     /// Look whether a pod's own end is as it should be, and answer with what is not.
     Check(weft_model::IfName, Box<weft_plan::Link>, OwnedFd, Sender<Vec<String>>),
-    /// Say where the kernel is not as the plan has it: a line each, or why it can't be seen.
-    Differences(Sender<Result<Vec<String>, String>>),
+    /// Say where the kernel is not as the plan has it, by key, or why it can't be seen.
+    Differences(Sender<Result<Vec<Differing>, String>>),
     /// End.
     Stop,
 }

@@ -5,6 +5,7 @@
 //! it publishes.
 
 mod ends;
+mod kernels;
 mod peers;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use crate::core::{Core, SharedPlans};
 
 use ends::Luck;
 pub use ends::{End, Endpoint, Endpoints};
+pub use kernels::{Kernels, NodeKernel, PeerKernel};
 
 /// Ways of a packet that are looked at where dice are thrown.
 const MOST_WAYS: usize = 64;
@@ -61,6 +63,9 @@ pub struct Explanation {
     /// The endpoints of the service that it met, and why each is used or isn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
+    /// What the kernels of the nodes on the way say, where they were to be asked; this node's first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<NodeKernel>,
     /// Both directions, hop by hop; nothing where the question has no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation: Option<Conversation>,
@@ -86,8 +91,8 @@ impl Known {
     }
 }
 
-/// Answers many questions over one view of the cluster.
-pub fn explain(known: &Known, queries: &[Query]) -> Vec<Explanation> {
+/// Answers many questions over one view of the cluster; each hop with what its node's kernel says, where that is known.
+pub fn explain(known: &Known, queries: &[Query], kernels: Option<&Kernels>) -> Vec<Explanation> {
     let facts = &known.facts;
     let peers = peers::peers(known, queries);
     let own = known.plans.kernel.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -98,20 +103,28 @@ pub fn explain(known: &Known, queries: &[Query]) -> Vec<Explanation> {
         Some(peer) => Context { settings: peer.compiler.settings(), facts: peer.compiler.facts() },
         None => Context { settings: &known.settings, facts },
     };
-    queries.iter().map(|query| answer(known, &world, &of_node, query)).collect()
+    queries.iter().map(|query| answer(known, &world, &of_node, kernels, query)).collect()
 }
 
 /// What is known as a node knows it.
 type OfNode<'f, 'c> = &'f dyn Fn(&NodeName) -> Context<'c>;
 
-fn answer(known: &Known, world: &World<'_>, of_node: OfNode<'_, '_>, query: &Query) -> Explanation {
+fn answer(
+    known: &Known,
+    world: &World<'_>,
+    of_node: OfNode<'_, '_>,
+    kernels: Option<&Kernels>,
+    query: &Query,
+) -> Explanation {
     match resolve(known, world, query) {
         Ok((start, packet)) => {
             let mut ways = explore(MOST_WAYS, |dice| converse_with(world, &start, packet, dice));
             let ends = ends::ends(&ways);
             let luck = Luck::of(&ways);
             // There is always one, and one that fails tells more.
-            let conversation = ways.swap_remove(luck.first_failing.unwrap_or(0));
+            let mut conversation = ways.swap_remove(luck.first_failing.unwrap_or(0));
+            let kernels =
+                kernels.map(|kernels| kernels.mark(&known.node, &mut conversation)).unwrap_or_default();
             let asked = asked(|node| of_node(node), &conversation.forward);
             let endpoints = asked.map(Endpoints::from);
             let verdict = serde_json::to_value(&conversation.forward.outcome)
@@ -132,6 +145,7 @@ fn answer(known: &Known, world: &World<'_>, of_node: OfNode<'_, '_>, query: &Que
                 text,
                 ends,
                 endpoints,
+                kernels,
                 conversation: Some(conversation),
             }
         }
@@ -142,6 +156,7 @@ fn answer(known: &Known, world: &World<'_>, of_node: OfNode<'_, '_>, query: &Que
             text: reason,
             ends: Vec::new(),
             endpoints: None,
+            kernels: Vec::new(),
             conversation: None,
         },
     }
@@ -260,10 +275,14 @@ fn resolve(known: &Known, world: &World<'_>, query: &Query) -> Result<(Start, Pa
 #[cfg(test)]
 mod tests {
     use weft_compile::Compiler;
+    use weft_compile::oracle::KernelWord;
     use weft_model::{
         Change, EndpointPort, EndpointSlice, Fact, Network, Node, Service, ServicePort, SliceSource,
         TargetPort, TrafficPolicy,
     };
+    use weft_plan::{KernelKey, RouteKey};
+
+    use crate::message::Differing;
 
     use super::peers::peer_host;
     use super::*;
@@ -318,7 +337,7 @@ mod tests {
 
     fn ask(known: &Known, from: &str, to: &str) -> Explanation {
         let query = Query { from: from.into(), to: to.into(), family: None, source: None };
-        explain(known, &[query]).remove(0)
+        explain(known, &[query], None).remove(0)
     }
 
     #[test]
@@ -432,5 +451,47 @@ mod tests {
         assert!(local.ends.is_empty());
         let none = ask(&known, "n1", "192.0.2.2:443");
         assert!(about_services(&none).is_empty() && none.endpoints.is_none(), "{}", none.text);
+    }
+    #[test]
+    fn each_hop_says_whether_its_kernel_agrees() {
+        let known = known(services_and_pods());
+        let ask = |own: &[&str], peers: &[(&str, &[&str])]| {
+            let own = own.iter().map(|block| {
+                let destination = block.parse().unwrap();
+                let key = KernelKey::Route(RouteKey { table: 254, destination, metric: 0 });
+                Differing { key, lines: vec![format!("+ route {block}")] }
+            });
+            let peers = peers.iter().map(|(node, lines)| PeerKernel {
+                node: NodeName::new(node).unwrap(),
+                differences: lines.iter().map(|line| (*line).to_owned()).collect(),
+            });
+            let kernels = Kernels::new(own.collect(), peers.collect());
+            let query = Query { from: "a".into(), to: "b:80".into(), family: None, source: None };
+            explain(&known, &[query], Some(&kernels)).remove(0)
+        };
+        let signs = |explanation: &Explanation| {
+            let Some(conversation) = &explanation.conversation else { return String::new() };
+            let hops = conversation.forward.hops.iter();
+            hops.filter_map(|hop| hop.kernel.as_ref()).map(KernelWord::sign).collect::<String>()
+        };
+        let words = |explanation: &Explanation| -> Vec<String> {
+            let said = explanation.kernels.iter();
+            said.map(|kernel| format!("{} {}", kernel.word.sign(), kernel.node)).collect()
+        };
+        let check = |own: &[&str], peers: &[(&str, &[&str])], expected: &str, nodes: [&str; 2]| {
+            let explanation = ask(own, peers);
+            let mut met: Vec<char> = signs(&explanation).chars().collect();
+            met.dedup();
+            assert_eq!(met.into_iter().collect::<String>(), expected, "{}", explanation.text);
+            assert_eq!(words(&explanation), nodes);
+            explanation.text
+        };
+        check(&[], &[], "=?", ["= n1", "? n2"]);
+        check(&[], &[("n2", &[])], "=", ["= n1", "= n2"]);
+        check(&[], &[("n2", &["+ x"]), ("n3", &["+ y"])], "=~", ["= n1", "! n2"]);
+        // A row that the way there asks for, and one that it doesn't.
+        let text = check(&["10.244.2.0/24"], &[("n2", &[])], "=!=", ["! n1", "= n2"]);
+        assert!(text.contains("\n      + route 10.244.2.0/24\n"), "{text}");
+        check(&["10.244.9.0/24"], &[("n2", &[])], "=", ["! n1", "= n2"]);
     }
 }

@@ -12,6 +12,7 @@ use weft_plan::{Atom, Chain, Field, Ident, KernelKey, KernelRow, Rule, Statement
 use super::choice::Random;
 use super::conntrack::{Direction, Manip, Phase, Tracking};
 use super::index::{BaseChain, Found, Index};
+use super::look_up::LookUp;
 use super::memory::Memory;
 use super::packet::{Headers, Transport};
 
@@ -84,6 +85,8 @@ pub(super) struct Interpreter<'m, 'a> {
     pub random: &'m mut dyn Random,
     /// Statements that may still be evaluated on this walk.
     pub budget: &'m mut u32,
+    /// What is asked of the kernel.
+    pub look_ups: &'m mut Vec<LookUp>,
     /// What chains did, in order.
     pub notes: Vec<Note>,
 }
@@ -93,6 +96,7 @@ impl<'a> Interpreter<'_, 'a> {
     pub fn run(&mut self, base: BaseChain<'a>, nat: Option<Manip>, packet: &mut Seen<'_>) -> Passage {
         let mut calls: Vec<(&'a Chain, usize, usize)> = Vec::new();
         let (mut chain, mut at, mut depth) = (base.chain, 0, 0);
+        self.look_ups.push(LookUp::Chain(base.name.clone()));
         loop {
             let Some(rule) = chain.rules.get(at) else {
                 match calls.pop() {
@@ -123,7 +127,8 @@ impl<'a> Interpreter<'_, 'a> {
         }
     }
 
-    fn chain(&self, name: &Ident) -> &'a Chain {
+    fn chain(&mut self, name: &Ident) -> &'a Chain {
+        self.look_ups.push(LookUp::Chain(name.clone()));
         // The kernel refuses a jump into nothing; here it returns at once.
         static NOTHING: Chain = Chain { hook: None, rules: Vec::new() };
         match self.index.plan.kernel.get(&KernelKey::Chain(name.clone())) {
@@ -338,7 +343,8 @@ impl<'a> Interpreter<'_, 'a> {
     }
 
     /// An element that the plan has, or that a packet has put in.
-    fn element(&self, set: &Ident, key: Vec<Atom>) -> Option<Found<'a>> {
+    fn element(&mut self, set: &Ident, key: Vec<Atom>) -> Option<Found<'a>> {
+        self.look_ups.push(LookUp::Element(set.clone(), key.clone()));
         let Some(origin) = self.index.written_by_packets(set) else {
             return self.index.element(set, key);
         };

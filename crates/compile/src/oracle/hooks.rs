@@ -67,6 +67,7 @@ impl<'a> Walk<'_, 'a> {
             memory: self.memory.entry(at).or_default(),
             random: self.random,
             budget: &mut self.budget,
+            look_ups: &mut self.look_ups,
             notes: Vec::new(),
         };
         let passage = interpreter.run(base, nat, &mut seen);

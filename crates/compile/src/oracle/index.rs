@@ -382,7 +382,8 @@ impl<'a> Index<'a> {
     }
 }
 
-fn holds(part: &Atom, value: &Atom) -> bool {
+/// Whether a part of an element's key holds a part of a packet's.
+pub(super) fn holds(part: &Atom, value: &Atom) -> bool {
     match (part, value) {
         (Atom::Net(net), Atom::V4(address)) => net.contains(&IpAddr::V4(*address)),
         (Atom::Net(net), Atom::V6(address)) => net.contains(&IpAddr::V6(*address)),

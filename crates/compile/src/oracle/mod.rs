@@ -17,6 +17,7 @@ mod conntrack;
 mod filter;
 mod hooks;
 mod index;
+mod look_up;
 mod memory;
 mod packet;
 mod routing;
@@ -30,7 +31,8 @@ mod world;
 mod tests;
 
 pub use choice::{Choices, Fixed, Random, explore};
+pub use look_up::LookUp;
 pub use packet::{Headers, Packet, Start, Transport};
-pub use trace::{Conversation, Hop, Outcome, Receiver, Stage, Trace};
+pub use trace::{Conversation, Hop, KernelWord, Outcome, Receiver, Stage, Trace};
 pub use walk::{Session, converse, converse_with, trace, trace_with};
 pub use world::{NodeView, PodPlace, World};

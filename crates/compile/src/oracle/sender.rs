@@ -4,6 +4,7 @@ use weft_model::{FactKey, Family, IfName};
 
 use super::conntrack::Phase;
 use super::index::HOST;
+use super::look_up::LookUp;
 use super::packet::{Headers, Packet, Start};
 use super::trace::{Outcome, Receiver, Stage, Trace};
 use super::walk::{Ended, InFlight, Step, Walk};
@@ -112,6 +113,7 @@ impl Walk<'_, '_> {
             let node = self.world.nodes[at].name.clone();
             return Err(self.stranger(&Start::Pod { node, link }));
         };
+        self.look_ups.push(LookUp::Link(link));
         let destination = packet.headers.destination;
         if destination.is_loopback() || pod.addresses.contains(&destination) {
             self.hop(at, Stage::Send, format!("pod {} keeps it to itself", spoken(row)), origin);

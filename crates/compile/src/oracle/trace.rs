@@ -12,6 +12,7 @@ use serde::Serialize;
 use weft_model::{AttachmentId, FactKey, IfName, NodeName};
 use weft_plan::filter::HookKind;
 
+use super::look_up::LookUp;
 use super::packet::{Headers, Start};
 
 /// What kind of step a hop is.
@@ -88,6 +89,41 @@ pub struct Hop {
     pub text: String,
     /// The fact behind the row that decided.
     pub origin: FactKey,
+    /// What was asked of the node's kernel for it, by silent steps since the hop before too.
+    #[serde(skip)]
+    pub look_ups: Vec<LookUp>,
+    /// What that kernel says, where somebody has asked it: the oracle itself doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelWord>,
+}
+
+/// What a node's kernel says of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "says", rename_all = "camelCase")]
+pub enum KernelWord {
+    /// It holds what the step asked for, as the plan has it.
+    Agrees,
+    /// It doesn't, in these rows.
+    Differs {
+        /// Lines as `weft plan --diff` prints them.
+        rows: Vec<String>,
+    },
+    /// It differs from its plan, and only its own node can tell whether in rows that the step asked for.
+    DiffersSomewhere,
+    /// It was not asked: it is another node's.
+    NotAsked,
+}
+
+impl KernelWord {
+    /// One sign, to stand before a line.
+    pub fn sign(&self) -> char {
+        match self {
+            KernelWord::Agrees => '=',
+            KernelWord::Differs { .. } => '!',
+            KernelWord::DiffersSomewhere => '~',
+            KernelWord::NotAsked => '?',
+        }
+    }
 }
 
 impl fmt::Display for Hop {
@@ -239,7 +275,10 @@ impl fmt::Display for Trace {
             writeln!(f, "{sent}")?;
         }
         for hop in &self.hops {
-            writeln!(f, "  {hop}")?;
+            writeln!(f, "{} {hop}", hop.kernel.as_ref().map_or(' ', KernelWord::sign))?;
+            if let Some(KernelWord::Differs { rows }) = &hop.kernel {
+                rows.iter().try_for_each(|row| writeln!(f, "      {row}"))?;
+            }
         }
         write!(f, "{}", self.outcome)
     }

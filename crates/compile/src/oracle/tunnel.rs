@@ -9,6 +9,7 @@ use weft_model::{FactKey, Family, Mac, Protocol, Vni};
 use weft_plan::{KernelKey, KernelRow, VxlanLink};
 
 use super::conntrack::{Phase, Tracking};
+use super::look_up::LookUp;
 use super::packet::{Headers, Transport};
 use super::trace::Stage;
 use super::walk::{Ended, InFlight, Step, Walk, Way};
@@ -42,7 +43,9 @@ impl<'a> Walk<'_, 'a> {
         packet: InFlight,
     ) -> Ended<Step> {
         let next_hop = way.via.unwrap_or(packet.headers.destination);
+        self.look_ups.push(LookUp::Neighbour(way.link, next_hop));
         let (mac, behind) = self.peer(at, way, next_hop, origin)?;
+        self.look_ups.push(LookUp::Fdb(way.link, mac));
         self.hop(
             at,
             Stage::Encap,
@@ -101,6 +104,7 @@ impl<'a> Walk<'_, 'a> {
             let why = format!("the frame is for {}, and {link} has {}", frame.mac, tunnel.mac);
             return Err(self.dropped(at, why, origin));
         }
+        self.look_ups.push(LookUp::Link(*link));
         self.hop(at, Stage::Decap, format!("by {link}, from {}", outer.headers.source), origin);
         let packet = InFlight { mark: outer.mark, ..frame.packet };
         Ok(Step::Arrive { at, link: *link, packet })

@@ -13,6 +13,7 @@ use weft_plan::filter::HookKind;
 use super::choice::{Fixed, Random};
 use super::conntrack::{Phase, Tracking};
 use super::index::{Candidate, HOST, Index};
+use super::look_up::LookUp;
 use super::memory::Memory;
 use super::packet::{Headers, Packet, Start};
 use super::routing::{self, LinkSort};
@@ -74,6 +75,8 @@ pub(super) struct Walk<'w, 'a> {
     pub memory: FxHashMap<usize, Memory>,
     pub random: &'w mut dyn Random,
     pub hops: Vec<Hop>,
+    /// What was asked of the kernel since the last hop.
+    pub look_ups: Vec<LookUp>,
     pub budget: u32,
 }
 
@@ -115,7 +118,8 @@ impl<'w, 'a> Session<'w, 'a> {
 
     fn walk<T>(&mut self, random: &mut dyn Random, go: impl FnOnce(&mut Walk<'_, 'a>) -> T) -> T {
         let memory = std::mem::take(&mut self.memory);
-        let mut walk = Walk { world: self.world, memory, random, hops: Vec::new(), budget: STATEMENTS };
+        let (hops, look_ups) = (Vec::new(), Vec::new());
+        let mut walk = Walk { world: self.world, memory, random, hops, look_ups, budget: STATEMENTS };
         let result = go(&mut walk);
         self.memory = walk.memory;
         result
@@ -154,7 +158,9 @@ impl<'w, 'a> Walk<'w, 'a> {
 
     pub fn hop(&mut self, at: usize, stage: Stage, text: impl Into<String>, origin: &FactKey) {
         let node = self.world.nodes[at].name.clone();
-        self.hops.push(Hop { node, stage, chain: None, text: text.into(), origin: origin.clone() });
+        let look_ups = std::mem::take(&mut self.look_ups);
+        let (text, origin) = (text.into(), origin.clone());
+        self.hops.push(Hop { node, stage, chain: None, text, origin, look_ups, kernel: None });
     }
 
     pub fn dropped(&self, at: usize, why: impl Into<String>, origin: &FactKey) -> Box<Outcome> {
@@ -182,6 +188,11 @@ impl<'w, 'a> Walk<'w, 'a> {
 
     pub(super) fn finish(&mut self, start: Start, sent: Option<Headers>, step: Step) -> Trace {
         let outcome = self.run(step);
+        // What was asked after the last hop led to the outcome.
+        let rest = std::mem::take(&mut self.look_ups);
+        if let Some(last) = self.hops.last_mut() {
+            last.look_ups.extend(rest);
+        }
         Trace { start, sent, hops: std::mem::take(&mut self.hops), outcome }
     }
 
@@ -202,6 +213,7 @@ impl<'w, 'a> Walk<'w, 'a> {
         self.hook(at, HookKind::Prerouting, &mut packet, Some(link), None)?;
         let index = self.index(at);
         let Headers { source, destination, .. } = packet.headers;
+        self.look_ups.push(LookUp::Arrive(link));
         if link != IfName::loopback()
             && let Some(why) = index.refuses(link, source, destination)
         {
@@ -210,6 +222,7 @@ impl<'w, 'a> Walk<'w, 'a> {
         let candidate = self.route(at, source, destination, packet.mark)?;
         match candidate.route.kind {
             RouteKind::Local => {
+                self.look_ups.push(LookUp::Deliver(packet.headers));
                 self.hook(at, HookKind::Input, &mut packet, Some(link), None)?;
                 match packet.inner.take() {
                     Some(frame) => self.decapsulate(at, &packet, *frame),
@@ -232,6 +245,7 @@ impl<'w, 'a> Walk<'w, 'a> {
         mut packet: InFlight,
     ) -> Ended<Step> {
         let family = packet.headers.family();
+        self.look_ups.push(LookUp::Forward(packet.headers));
         if !self.index(at).forwards(family) {
             return Err(self.dropped(at, format!("the plan doesn't turn {family} forwarding on"), &HOST));
         }
@@ -276,6 +290,7 @@ impl<'w, 'a> Walk<'w, 'a> {
     }
 
     fn route(&mut self, at: usize, source: IpAddr, destination: IpAddr, mark: u32) -> Ended<Candidate<'a>> {
+        self.look_ups.push(LookUp::Route { source, destination });
         let Some(candidate) = self.index(at).resolve(Some(source), destination, mark).copied() else {
             return Err(self.unreachable(at, format!("no route to {destination}"), &HOST));
         };
@@ -293,6 +308,7 @@ impl<'w, 'a> Walk<'w, 'a> {
     fn leave(&mut self, at: usize, from: Option<IfName>, way: Way, mut packet: InFlight) -> Ended<Step> {
         self.hook(at, HookKind::Postrouting, &mut packet, from, Some(way))?;
         let index = self.index(at);
+        self.look_ups.push(LookUp::Link(way.link));
         match index.link(way.link) {
             LinkSort::Loopback => Ok(Step::Arrive { at, link: way.link, packet }),
             LinkSort::Own => self.wire(at, way, packet),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use weft_agent::explain::Query;
 use weft_model::Family;
 
-use crate::cli::ExplainArgs;
+use crate::cli::{ExplainArgs, PeerSocket};
 use crate::output::{Format, print, print_json};
 use crate::socket::AgentSocket;
 
@@ -23,7 +23,6 @@ const SHOWN: usize = 10;
 #[derive(Debug, Deserialize)]
 struct Answer {
     explanations: Vec<Explanation>,
-    kernel: Option<KernelState>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,12 +31,24 @@ struct Explanation {
     verdict: String,
     works: bool,
     text: String,
+    #[serde(default)]
+    kernels: Vec<NodeKernel>,
+}
+
+/// What the kernel of a node on the way says of all of its plan.
+#[derive(Debug, Deserialize)]
+struct NodeKernel {
+    node: String,
+    #[serde(flatten)]
+    word: Word,
 }
 
 #[derive(Debug, Deserialize)]
-struct KernelState {
-    agrees: bool,
-    differences: Vec<String>,
+#[serde(tag = "says", rename_all = "camelCase")]
+enum Word {
+    Agrees,
+    Differs { rows: Vec<String> },
+    NotAsked,
 }
 
 /// A cell of `--matrix`.
@@ -65,14 +76,15 @@ pub fn run(args: &ExplainArgs, socket: &AgentSocket, format: Format) -> Result<E
         family,
         source: None,
     };
-    let answer = ask(&[query], Kernel::Checked, socket)?;
+    let peers = args.peers.iter().map(hear).collect::<Result<Vec<Value>>>()?;
+    let answer = ask(&[query], &Kernel::Checked(peers), socket)?;
     let shown = read(&answer)?;
     let Some(explanation) = shown.explanations.first() else {
         return Err(anyhow!("the agent gave no answer: is it of another version?"));
     };
     match format {
         Format::Json => print_json(&answer)?,
-        Format::Text => print(&render(explanation, shown.kernel.as_ref()))?,
+        Format::Text => print(&render(explanation))?,
     }
     Ok(ExitCode::from(match (explanation.works, explanation.verdict.as_str()) {
         (true, _) => 0,
@@ -82,14 +94,33 @@ pub fn run(args: &ExplainArgs, socket: &AgentSocket, format: Format) -> Result<E
 }
 
 /// Whether the kernel is to be compared with the plan as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kernel {
-    Checked,
+    /// It is, and this is what peers have said of theirs.
+    Checked(Vec<Value>),
     Unchecked,
 }
 
-fn ask(queries: &[Query], kernel: Kernel, socket: &AgentSocket) -> Result<Value> {
-    socket.post("/v1/explain", &json!({ "queries": queries, "checkKernel": kernel == Kernel::Checked }))
+fn ask(queries: &[Query], kernel: &Kernel, socket: &AgentSocket) -> Result<Value> {
+    let mut body = json!({ "queries": queries, "checkKernel": matches!(kernel, Kernel::Checked(_)) });
+    if let Kernel::Checked(peers) = kernel {
+        body["peers"] = json!(peers);
+    }
+    socket.post("/v1/explain", &body)
+}
+
+/// What another node's agent says of its kernel.
+fn hear(peer: &PeerSocket) -> Result<Value> {
+    let PeerSocket { node, run_dir } = peer;
+    let socket = AgentSocket::new(run_dir);
+    let about = |error: anyhow::Error| anyhow!("--peer {node}: {error}");
+    let status = socket.get("/v1/status").map_err(about)?;
+    if status["node"] != json!(node) {
+        let other = status["node"].as_str().unwrap_or("an unknown node");
+        return Err(anyhow!("--peer {node}: {} is of {other}'s agent", run_dir.display()));
+    }
+    let answer = socket.get("/v1/plan/kernel").map_err(about)?;
+    Ok(json!({ "node": node, "differences": answer["differences"] }))
 }
 
 fn read(answer: &Value) -> Result<Answer> {
@@ -100,7 +131,7 @@ fn read(answer: &Value) -> Result<Answer> {
 fn matrix(queries: &[Query], socket: &AgentSocket) -> Result<Vec<Cell>> {
     let mut cells = Vec::with_capacity(queries.len());
     for part in queries.chunks(AT_ONCE) {
-        let answer = read(&ask(part, Kernel::Unchecked, socket)?)?;
+        let answer = read(&ask(part, &Kernel::Unchecked, socket)?)?;
         if answer.explanations.len() != part.len() {
             return Err(anyhow!(
                 "the agent answered {} of {} questions",
@@ -129,7 +160,7 @@ fn parse_queries(text: &str) -> Result<Vec<Query>> {
     serde_json::from_str(text).map_err(|e| anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted, with \"family\" and \"source\" where you like"))
 }
 
-fn render(explanation: &Explanation, kernel: Option<&KernelState>) -> String {
+fn render(explanation: &Explanation) -> String {
     let mut text = explanation.text.trim_end().to_owned();
     if explanation.verdict == "unanswerable" {
         return text + "\n";
@@ -140,22 +171,29 @@ fn render(explanation: &Explanation, kernel: Option<&KernelState>) -> String {
         (false, "delivered") => "does not work: the packet arrives, but its answer does not come back\n",
         (false, _) => "does not work: the packet does not arrive\n",
     });
-    match kernel {
-        Some(state) if state.agrees => {
-            text.push_str("kernel: this node's is as the plan has it; no other node's was looked at\n");
-        }
-        Some(state) => {
-            text.push_str(
-                "kernel: this node's differs from the plan, so the above may not be what happens (no other node's was looked at):\n",
-            );
-            for line in state.differences.iter().take(SHOWN) {
-                text.push_str(&format!("  {line}\n"));
+    let query = &explanation.query;
+    let family = match query.family {
+        Some(Family::V4) => "-4 ",
+        Some(Family::V6) => "-6 ",
+        None => "",
+    };
+    for NodeKernel { node, word } in &explanation.kernels {
+        match word {
+            Word::Agrees => text.push_str(&format!("kernel: = {node}'s is as its plan has it\n")),
+            Word::NotAsked => text.push_str(&format!(
+                "kernel: ? {node}'s was not asked: run `weft explain {family}{} {}` there\n",
+                query.from, query.to
+            )),
+            Word::Differs { rows } => {
+                text.push_str(&format!(
+                    "kernel: ! {node}'s differs from its plan, so the above may not be what happens:\n"
+                ));
+                rows.iter().take(SHOWN).for_each(|row| text.push_str(&format!("  {row}\n")));
+                if let Some(more @ 1..) = rows.len().checked_sub(SHOWN) {
+                    text.push_str(&format!("  and {more} more lines: see `weft plan --diff` there\n"));
+                }
             }
-            if let Some(more @ 1..) = state.differences.len().checked_sub(SHOWN) {
-                text.push_str(&format!("  and {more} more lines: see `weft plan --diff`\n"));
-            }
         }
-        None => {}
     }
     text
 }
@@ -164,26 +202,36 @@ fn render(explanation: &Explanation, kernel: Option<&KernelState>) -> String {
 mod tests {
     use super::*;
 
-    fn explanation(verdict: &str, works: bool) -> Explanation {
+    fn explanation(verdict: &str, works: bool, kernels: Vec<(&str, Word)>) -> Explanation {
         let query = Query { from: "a".into(), to: "b:80".into(), family: None, source: None };
-        Explanation { query, verdict: verdict.into(), works, text: "the way\n".into() }
+        let kernels =
+            kernels.into_iter().map(|(node, word)| NodeKernel { node: node.into(), word }).collect();
+        Explanation { query, verdict: verdict.into(), works, text: "the way\n".into(), kernels }
     }
 
     #[test]
-    fn the_last_lines_say_whether_it_works_and_whether_the_kernel_agrees() {
-        let agrees = KernelState { agrees: true, differences: vec![] };
-        insta::assert_snapshot!(render(&explanation("delivered", true), Some(&agrees)), @r"
+    fn the_last_lines_say_whether_it_works_and_whether_the_kernels_agree() {
+        let kernels = vec![
+            ("n1", Word::Agrees),
+            ("n2", Word::NotAsked),
+            ("n3", Word::Differs { rows: vec!["- route a".into(), "+ route b".into()] }),
+        ];
+        insta::assert_snapshot!(render(&explanation("delivered", true, kernels)), @r"
         the way
 
         works: the packet arrives and its answer comes back
-        kernel: this node's is as the plan has it; no other node's was looked at
+        kernel: = n1's is as its plan has it
+        kernel: ? n2's was not asked: run `weft explain a b:80` there
+        kernel: ! n3's differs from its plan, so the above may not be what happens:
+          - route a
+          + route b
         ");
-        let differs = KernelState { agrees: false, differences: vec!["+ x".into(); SHOWN + 2] };
-        let text = render(&explanation("delivered", false), Some(&differs));
+        let many = Word::Differs { rows: vec!["+ x".into(); SHOWN + 2] };
+        let text = render(&explanation("delivered", false, vec![("n1", many)]));
         assert!(text.contains("its answer does not come back"), "{text}");
-        assert!(text.ends_with("  + x\n  and 2 more lines: see `weft plan --diff`\n"), "{text}");
-        assert!(render(&explanation("dropped", false), None).contains("does not arrive"));
-        assert_eq!(render(&explanation("unanswerable", false), Some(&agrees)), "the way\n");
+        assert!(text.ends_with("  + x\n  and 2 more lines: see `weft plan --diff` there\n"), "{text}");
+        assert!(render(&explanation("dropped", false, vec![])).contains("does not arrive"));
+        assert_eq!(render(&explanation("unanswerable", false, vec![("n1", Word::Agrees)])), "the way\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use weft_agent::api::{ApiRequest, ApiResponse};
@@ -88,6 +89,31 @@ fn explain_says_by_its_exit_status_whether_it_works() {
     check("delivered", false, 1);
     check("dropped", false, 1);
     check("unanswerable", false, 2);
+}
+
+#[test]
+fn peers_are_asked_for_their_kernels_and_each_by_its_own_name() {
+    let heard = Arc::new(Mutex::new(Value::Null));
+    let kept = heard.clone();
+    let asked = FakeAgent::new(move |request: ApiRequest| {
+        *kept.lock().unwrap() = serde_json::from_slice(&request.body).unwrap();
+        ApiResponse::json(&explanation("delivered", true))
+    });
+    let peer = FakeAgent::new(|request: ApiRequest| {
+        ApiResponse::json(&match request.path.as_str() {
+            "/v1/status" => json!({"node": "n2"}),
+            _ => json!({"differences": ["+ route x"]}),
+        })
+    });
+    let folder = peer.folder.path().display().to_string();
+    asked.ask(&["explain", "a", "b:80", "--peer", &format!("n2={folder}")]).says(0, &["the way\n"]);
+    let body = heard.lock().unwrap().clone();
+    assert_eq!(body["peers"], json!([{"node": "n2", "differences": ["+ route x"]}]));
+    assert_eq!(body["checkKernel"], true);
+    asked
+        .ask(&["explain", "a", "b:80", "--peer", &format!("n3={folder}")])
+        .complains(2, &["--peer n3", "is of n2's agent"]);
+    asked.ask(&["explain", "a", "b:80", "--peer", "n2=/nowhere"]).complains(2, &["--peer n2", "/nowhere"]);
 }
 
 #[test]

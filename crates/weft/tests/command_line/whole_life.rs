@@ -92,7 +92,7 @@ fn a_node_comes_and_goes_without_a_trace() {
     let cluster = folder.path().join("cluster").display().to_string();
     weft(&["plan", "--run-dir", &run, "-f", &cluster]).says(0, &["Nothing would change."]);
     weft(&["explain", "n1", "198.51.100.2:80", "--run-dir", &run])
-        .says(0, &["works:", "kernel: this node's is as"]);
+        .says(0, &["works:", "= n1 ", "kernel: = n1's is as", "? n2 ", "kernel: ? n2's was not asked"]);
     weft(&["explain", "n1", "nobody", "--run-dir", &run]).says(2, &["nobody"]);
     let json = weft(&["uninstall", "--verify", "--config", &config, "-o", "json"]);
     let left: Value = serde_json::from_str(&json.out).unwrap();
