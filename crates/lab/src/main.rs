@@ -10,6 +10,7 @@ mod bench;
 mod demo;
 mod e2e;
 mod progress;
+mod steps;
 
 const USAGE: &str = "\
 Usage: weft-lab demo [--short] [--keep] a cluster of three nodes, shown and tested

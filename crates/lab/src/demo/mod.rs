@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use weft_lab::sandbox;
 
 use crate::progress::Progress;
+use crate::steps::{Need, Stage, Step, step, walk};
 use cluster::Cluster;
 
 /// Help text of the subcommand.
@@ -63,48 +64,33 @@ impl Options {
     }
 }
 
-/// A step: what it shows, and the work. The text that it returns is its summary.
-struct Step {
-    name: &'static str,
-    run: fn(&mut Cluster) -> Result<String>,
-    need: Need,
-    length: Length,
-}
-
-/// What a failed step means for those after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// Nothing makes sense without it.
-    Vital,
-    /// The others can go on.
-    Single,
-}
-
-const fn step(
-    name: &'static str,
-    need: Need,
-    length: Length,
-    run: fn(&mut Cluster) -> Result<String>,
-) -> Step {
-    Step { name, run, need, length }
-}
-
-const STEPS: [Step; 14] = [
-    step("start machines", Need::Vital, Length::Short, Cluster::start_machines),
-    step("start agents", Need::Vital, Length::Short, Cluster::start_agents),
-    step("attach pods", Need::Vital, Length::Short, Cluster::attach_pods),
-    step("status of nodes", Need::Single, Length::Short, checks::status),
-    step("reachability matrix", Need::Single, Length::Short, matrix::compare),
-    step("names", Need::Single, Length::Short, checks::names),
-    step("mapped ports", Need::Single, Length::Short, checks::mapped_ports),
-    step("services", Need::Single, Length::Short, services::services),
-    step("the internet", Need::Single, Length::Short, checks::internet),
-    step("agent killed", Need::Single, Length::Short, trouble::agent_killed),
-    step("node dies", Need::Vital, Length::Full, trouble::node_dies),
-    step("node returns", Need::Single, Length::Full, trouble::node_returns),
-    step("speed of ADD", Need::Single, Length::Full, checks::speed_of_add),
-    step("speed of packets", Need::Single, Length::Full, checks::speed_of_packets),
+/// The steps, and whether the short form has them.
+const STEPS: [(Length, Step<Cluster>); 14] = [
+    (Length::Short, step("start machines", Need::Vital, Cluster::start_machines)),
+    (Length::Short, step("start agents", Need::Vital, Cluster::start_agents)),
+    (Length::Short, step("attach pods", Need::Vital, Cluster::attach_pods)),
+    (Length::Short, step("status of nodes", Need::Single, checks::status)),
+    (Length::Short, step("reachability matrix", Need::Single, matrix::compare)),
+    (Length::Short, step("names", Need::Single, checks::names)),
+    (Length::Short, step("mapped ports", Need::Single, checks::mapped_ports)),
+    (Length::Short, step("services", Need::Single, services::services)),
+    (Length::Short, step("the internet", Need::Single, checks::internet)),
+    (Length::Short, step("agent killed", Need::Single, trouble::agent_killed)),
+    (Length::Full, step("node dies", Need::Vital, trouble::node_dies)),
+    (Length::Full, step("node returns", Need::Single, trouble::node_returns)),
+    (Length::Full, step("speed of ADD", Need::Single, checks::speed_of_add)),
+    (Length::Full, step("speed of packets", Need::Single, checks::speed_of_packets)),
 ];
+
+impl Stage for Cluster {
+    fn take_tables(&mut self) -> Vec<String> {
+        self.take_tables()
+    }
+
+    fn last_words(&self) -> String {
+        self.last_words()
+    }
+}
 
 /// Runs the demo. An error where anything wasn't as it must be.
 pub fn run(arguments: &[&str]) -> Result<()> {
@@ -117,14 +103,8 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     let start = Instant::now();
     let mut progress = Progress::new(start);
     let mut cluster = Cluster::new(&options.programs)?;
-    for step in STEPS.iter().filter(|s| options.length == Length::Full || s.length == Length::Short) {
-        let good = progress.step(step.name, || (step.run)(&mut cluster));
-        cluster.take_tables().iter().for_each(|table| progress.table(table));
-        if !good && step.need == Need::Vital {
-            progress.table(&cluster.last_words());
-            break;
-        }
-    }
+    let wanted = |(length, _): &&(Length, _)| options.length == Length::Full || *length == Length::Short;
+    walk(STEPS.iter().filter(wanted).map(|(_, step)| step), &mut cluster, &mut progress);
     if options.ending == Ending::Keep {
         cluster.invite()?;
     }

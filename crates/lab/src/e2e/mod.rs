@@ -18,30 +18,11 @@ use anyhow::Result;
 use weft_lab::sandbox;
 
 use crate::progress::Progress;
+use crate::steps::{Need, Stage, Step, step, walk};
 use options::{Ending, Options, USAGE};
 use rig::Rig;
 
-/// A step: what it shows, and the work. The text that it returns is its summary.
-struct Step {
-    name: &'static str,
-    need: Need,
-    run: fn(&mut Rig) -> Result<String>,
-}
-
-/// What a failed step means for those after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// Nothing makes sense without it.
-    Vital,
-    /// The others can go on.
-    Single,
-}
-
-const fn step(name: &'static str, need: Need, run: fn(&mut Rig) -> Result<String>) -> Step {
-    Step { name, need, run }
-}
-
-const STEPS: [Step; 13] = [
+const STEPS: [Step<Rig>; 13] = [
     step("start nodes", Need::Vital, Rig::start_nodes),
     step("install weft", Need::Vital, weft::install),
     step("probes", Need::Single, clients::probes),
@@ -56,6 +37,16 @@ const STEPS: [Step; 13] = [
     step("status", Need::Single, weft::status),
     step("uninstall", Need::Single, leave::run),
 ];
+
+impl Stage for Rig {
+    fn take_tables(&mut self) -> Vec<String> {
+        self.take_tables()
+    }
+
+    fn last_words(&self) -> String {
+        self.last_words()
+    }
+}
 
 /// Runs the steps. An error where anything wasn't as it must be.
 pub fn run(arguments: &[&str]) -> Result<()> {
@@ -74,29 +65,18 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         Ok(text)
     });
     if let Some(mut rig) = rig.filter(|_| started) {
-        walk(&options, &mut rig, &mut progress);
+        // The shop that `probes` opens is what most steps work with.
+        let wanted = |s: &&Step<Rig>| {
+            options.only.is_empty()
+                || s.need == Need::Vital
+                || s.name == "probes"
+                || options.only.iter().any(|name| name == s.name)
+        };
+        walk(STEPS.iter().filter(wanted), &mut rig, &mut progress);
         if options.ending == Ending::Keep {
             rig.invite()?;
         }
         progress.step("take down", || rig.close());
     }
     progress.summary()
-}
-
-fn walk(options: &Options, rig: &mut Rig, progress: &mut Progress) {
-    // The shop that `probes` opens is what most steps work with.
-    let wanted = |s: &&Step| {
-        options.only.is_empty()
-            || s.need == Need::Vital
-            || s.name == "probes"
-            || options.only.iter().any(|name| name == s.name)
-    };
-    for step in STEPS.iter().filter(wanted) {
-        let good = progress.step(step.name, || (step.run)(rig));
-        rig.take_tables().iter().for_each(|table| progress.table(table));
-        if !good && step.need == Need::Vital {
-            progress.table(&rig.last_words());
-            return;
-        }
-    }
 }
