@@ -8,8 +8,11 @@ mod rig;
 
 mod beside;
 mod churn;
+mod disturbed;
 mod etcd;
 mod even;
+mod explained;
+mod firewalls;
 mod generated;
 mod objects;
 mod packets;
@@ -41,9 +44,9 @@ fn a_living_cluster() {
         switched_shapes(&rig);
         services::endpoints_change(&rig);
         agent_restarted(&mut rig);
+        explained::hops_are_marked(&rig);
         uplink_mtu_changed(&rig);
-        rules_flushed(&rig);
-        routes_flushed(&rig);
+        disturbed::everything(&rig);
         returned_with_another_cidr(&mut rig);
         rig.router("replace");
         let wrong = cells::compare(&rig, settings);
@@ -100,30 +103,6 @@ fn link_mtu(rig: &Rig, pod: &str) -> String {
     let line = rig.in_pod(pod, "ip", &["-o", "link", "show", "eth0"]);
     let mut words = line.split_whitespace().skip_while(|word| *word != "mtu");
     words.nth(1).unwrap_or_default().to_owned()
-}
-
-/// Another tool empties the packet filter. Masquerading is gone until it is mended, so what goes outside may suffer.
-fn rules_flushed(rig: &Rig) {
-    let node = rig.lab.machine("n1").expect("it runs");
-    let flush = || {
-        node.run("nft", &["flush", "ruleset"]).expect("nft flushes");
-        wait("the table is back", || node.run("nft", &["list", "table", "inet", "weft"]).is_ok());
-    };
-    under_traffic(rig, "nft flushed, pods", &["test/a2", "test/b1", "test/c1"], Tolerance::None, flush);
-    under_traffic(rig, "nft flushed, outside", &[INTERNET], Tolerance::GapMs(1500.0), flush);
-    unchanged(rig);
-}
-
-/// Another tool removes our routes. Nobody is reached until they are back.
-fn routes_flushed(rig: &Rig) {
-    let node = rig.lab.machine("n1").expect("it runs");
-    let others = ["test/a2", "test/b1", "test/c1"];
-    under_traffic(rig, "routes flushed", &others, Tolerance::GapMs(1500.0), || {
-        for family in ["-4", "-6"] {
-            node.run("ip", &[family, "route", "flush", "proto", "93"]).expect("ip flushes");
-        }
-    });
-    unchanged(rig);
 }
 
 /// A node gets another address: it says so, and its peers send there.

@@ -10,6 +10,7 @@ use crate::rig::Rig;
 
 const FROM: &str = "test/a1";
 const INTERVAL_US: u64 = 4000;
+/// How long packets pass where nothing else is said, in milliseconds.
 const DURATION_MS: u64 = 2000;
 
 /// What may be lost.
@@ -29,13 +30,25 @@ pub fn under_traffic<T>(
     tolerance: Tolerance,
     work: impl FnOnce() -> T,
 ) -> T {
+    under_traffic_for(DURATION_MS, rig, what, to, tolerance, work)
+}
+
+/// The same for so many milliseconds.
+pub fn under_traffic_for<T>(
+    duration_ms: u64,
+    rig: &Rig,
+    what: &str,
+    to: &[&str],
+    tolerance: Tolerance,
+    work: impl FnOnce() -> T,
+) -> T {
     let from = &rig.pods[FROM];
     let servers = to.iter().flat_map(|name| addresses(rig, name).into_iter().map(move |ip| (*name, ip)));
     let (done, reports): (T, Vec<_>) = std::thread::scope(|scope| {
         let threads: Vec<_> = servers
             .map(|(name, ip)| {
                 let server = SocketAddr::new(ip, serve::UDP);
-                let job = Job::Echo { server, interval_us: INTERVAL_US, duration_ms: DURATION_MS };
+                let job = Job::Echo { server, interval_us: INTERVAL_US, duration_ms };
                 let ask = move || -> Report {
                     rig.lab.tool().ask(from.machine(), from.net(), "load", &job).expect("packets are sent")
                 };
