@@ -190,22 +190,8 @@ impl Expression {
                 w.u32(k::NFTA_CMP_OP, *operation);
                 write_data(w, k::NFTA_CMP_DATA, data);
             }),
-            Expression::Mask(register, mask) => one("bitwise", &|w| {
-                w.u32(k::NFTA_BITWISE_SREG, register.number());
-                w.u32(k::NFTA_BITWISE_DREG, register.number());
-                w.u32(k::NFTA_BITWISE_LEN, mask.len() as u32);
-                w.u32(k::NFTA_BITWISE_OP, 0);
-                write_data(w, k::NFTA_BITWISE_MASK, mask);
-                write_data(w, k::NFTA_BITWISE_XOR, &vec![0; mask.len()]);
-            }),
-            Expression::Hash { from, length, to } => one("hash", &|w| {
-                w.u32(k::NFTA_HASH_SREG, from.number());
-                w.u32(k::NFTA_HASH_DREG, to.number());
-                w.u32(k::NFTA_HASH_LEN, *length);
-                w.u32(k::NFTA_HASH_MODULUS, HASH_MODULUS);
-                w.u32(k::NFTA_HASH_SEED, HASH_SEED);
-                w.u32(k::NFTA_HASH_TYPE, k::NFT_HASH_JENKINS);
-            }),
+            Expression::Mask(register, mask) => one("bitwise", &|w| write_mask(w, *register, mask)),
+            Expression::Hash { from, length, to } => one("hash", &|w| write_hash(w, *from, *length, *to)),
             Expression::Dynset { operation, map, key, data, timeout } => one("dynset", &|w| {
                 w.text(k::NFTA_DYNSET_SET_NAME, map.as_str());
                 w.u32(k::NFTA_DYNSET_OP, *operation);
@@ -215,16 +201,9 @@ impl Expression {
                     w.u64(k::NFTA_DYNSET_TIMEOUT, *milliseconds);
                 }
             }),
-            Expression::Lookup(set, register, found) => one("lookup", &|w| {
-                w.text(k::NFTA_LOOKUP_SET, set.as_str());
-                w.u32(k::NFTA_LOOKUP_SREG, register.number());
-                match found {
-                    Found::Match { inverted: false } => {}
-                    Found::Match { inverted: true } => w.u32(k::NFTA_LOOKUP_FLAGS, k::NFT_LOOKUP_F_INV),
-                    Found::In(register) => w.u32(k::NFTA_LOOKUP_DREG, register.number()),
-                    Found::Verdict => w.u32(k::NFTA_LOOKUP_DREG, 0),
-                }
-            }),
+            Expression::Lookup(set, register, found) => {
+                one("lookup", &|w| write_lookup(w, set, *register, *found));
+            }
             Expression::Immediate(register, data) => one("immediate", &|w| {
                 w.u32(k::NFTA_IMMEDIATE_DREG, register.number());
                 write_data(w, k::NFTA_IMMEDIATE_DATA, data);
@@ -246,18 +225,9 @@ impl Expression {
                 w.u64(k::NFTA_COUNTER_PACKETS, *packets);
             }),
             Expression::Notrack => one("notrack", &|_| {}),
-            Expression::Nat(kind, family, address, port) => one("nat", &|w| {
-                w.u32(k::NFTA_NAT_TYPE, *kind);
-                w.u32(k::NFTA_NAT_FAMILY, u32::from(*family));
-                w.u32(k::NFTA_NAT_REG_ADDR_MIN, address.number());
-                if let Some(port) = port {
-                    w.u32(k::NFTA_NAT_REG_PROTO_MIN, port.number());
-                }
-                match nat_flags(*kind, *port) {
-                    0 => {}
-                    flags => w.u32(k::NFTA_NAT_FLAGS, flags),
-                }
-            }),
+            Expression::Nat(kind, family, address, port) => {
+                one("nat", &|w| write_nat(w, *kind, *family, *address, *port));
+            }
             Expression::Masquerade(flags) => one("masq", &|w| w.u32(k::NFTA_MASQ_FLAGS, *flags)),
             Expression::Reject(kind, code) => one("reject", &|w| {
                 w.u32(k::NFTA_REJECT_TYPE, *kind);
@@ -314,6 +284,48 @@ fn write_load(one: &mut WriteOne<'_>, source: Source, register: u32) {
             w.u32(k::NFTA_NG_MODULUS, modulus);
             w.u32(k::NFTA_NG_OFFSET, 0);
         }),
+    }
+}
+
+fn write_mask(w: &mut Writer, register: Register, mask: &[u8]) {
+    w.u32(k::NFTA_BITWISE_SREG, register.number());
+    w.u32(k::NFTA_BITWISE_DREG, register.number());
+    w.u32(k::NFTA_BITWISE_LEN, mask.len() as u32);
+    w.u32(k::NFTA_BITWISE_OP, 0);
+    write_data(w, k::NFTA_BITWISE_MASK, mask);
+    write_data(w, k::NFTA_BITWISE_XOR, &vec![0; mask.len()]);
+}
+
+fn write_hash(w: &mut Writer, from: Register, length: u32, to: Register) {
+    w.u32(k::NFTA_HASH_SREG, from.number());
+    w.u32(k::NFTA_HASH_DREG, to.number());
+    w.u32(k::NFTA_HASH_LEN, length);
+    w.u32(k::NFTA_HASH_MODULUS, HASH_MODULUS);
+    w.u32(k::NFTA_HASH_SEED, HASH_SEED);
+    w.u32(k::NFTA_HASH_TYPE, k::NFT_HASH_JENKINS);
+}
+
+fn write_lookup(w: &mut Writer, set: &Ident, register: Register, found: Found) {
+    w.text(k::NFTA_LOOKUP_SET, set.as_str());
+    w.u32(k::NFTA_LOOKUP_SREG, register.number());
+    match found {
+        Found::Match { inverted: false } => {}
+        Found::Match { inverted: true } => w.u32(k::NFTA_LOOKUP_FLAGS, k::NFT_LOOKUP_F_INV),
+        Found::In(register) => w.u32(k::NFTA_LOOKUP_DREG, register.number()),
+        Found::Verdict => w.u32(k::NFTA_LOOKUP_DREG, 0),
+    }
+}
+
+fn write_nat(w: &mut Writer, kind: u32, family: u8, address: Register, port: Option<Register>) {
+    w.u32(k::NFTA_NAT_TYPE, kind);
+    w.u32(k::NFTA_NAT_FAMILY, u32::from(family));
+    w.u32(k::NFTA_NAT_REG_ADDR_MIN, address.number());
+    if let Some(port) = port {
+        w.u32(k::NFTA_NAT_REG_PROTO_MIN, port.number());
+    }
+    match nat_flags(kind, port) {
+        0 => {}
+        flags => w.u32(k::NFTA_NAT_FLAGS, flags),
     }
 }
 

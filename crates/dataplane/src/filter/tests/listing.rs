@@ -79,6 +79,7 @@ fn what_is_applied_is_observed() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a listing")]
 fn rules_are_listed_in_the_words_of_the_plan() {
     inside("rules_are_listed_in_the_words_of_the_plan", || {
         let rows = everything();

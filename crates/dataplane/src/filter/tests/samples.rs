@@ -26,6 +26,7 @@ fn packets_write(key: &[Type]) -> SetSpec {
 }
 
 /// A set or map of every type and kind, and an element or two in each.
+#[allow(clippy::too_many_lines, reason = "a table, one row a line")]
 fn sets() -> Vec<Row> {
     use Type::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark, Number, Verdict as VerdictType};
     let v4 = |text: &str| Atom::V4(text.parse().unwrap());
@@ -247,19 +248,13 @@ pub fn services() -> Vec<Rule> {
     ]
 }
 
-fn rules() -> Vec<Row> {
+/// Fields one after the other, each with what nft adds before it; marks, and verdicts that maps give.
+fn decisions() -> Vec<Rule> {
     let (v4, v6) = (Family::V4, Family::V6);
     let accept = || Statement::Verdict(Verdict::Accept);
-    let mut filter: Vec<Rule> = matches()
-        .into_iter()
-        .chain(lookups())
-        .map(|statement| Rule::new("", [statement, accept()]))
-        .collect();
     let service = vec![Field::Daddr(v4), Field::L4Proto, Field::Dport];
-    let udp = is(Field::L4Proto, Value::Byte(17));
-    let port = is(Field::Dport, Value::Port(53));
-    filter.extend([
-        // Fields one after the other, each with what nft adds before it.
+    let (udp, port) = (is(Field::L4Proto, Value::Byte(17)), is(Field::Dport, Value::Port(53)));
+    vec![
         Rule::new(
             "two addresses",
             [
@@ -305,6 +300,14 @@ fn rules() -> Vec<Row> {
         ),
         Rule::new("", [Statement::VerdictFrom(vec![Field::Iifname], Ident::new("by_link"))]),
         Rule::new("", [udp, Statement::VerdictFrom(vec![Field::Mark], Ident::new("by_mark"))]),
+    ]
+}
+
+/// Each way to refuse, with and without what says the family; then where packets go on.
+fn refusals() -> Vec<Rule> {
+    let (v4, v6) = (Family::V4, Family::V6);
+    let port = is(Field::Dport, Value::Port(53));
+    vec![
         Rule::new("", [Statement::Counter, Statement::Reject(Reject::PortUnreachable)]),
         Rule::new("", [Statement::Reject(Reject::AdminProhibited)]),
         Rule::new("", [Statement::Reject(Reject::TcpReset)]),
@@ -340,28 +343,36 @@ fn rules() -> Vec<Row> {
         Rule::new("", [Statement::Verdict(Verdict::Jump(Ident::new("inner")))]),
         Rule::new("", [Statement::Verdict(Verdict::Drop)]),
         Rule::new("", [Statement::Verdict(Verdict::Goto(Ident::new("inner")))]),
-    ]);
+    ]
+}
+
+/// Addresses and ports by a map, which the key finds.
+fn mapped(family: Family, map: &str) -> NatTarget {
+    let key = vec![Field::L4Proto, Field::Dport];
+    NatTarget::AddressPortFrom { family, key, map: Ident::new(map) }
+}
+
+fn prerouting() -> Vec<Rule> {
+    let (v4, v6) = (Family::V4, Family::V6);
     let local = || is(Field::FibDaddrType, Value::Local);
-    let mapped = |family: Family, key: &[Field], map: &str| NatTarget::AddressPortFrom {
-        family,
-        key: key.to_vec(),
-        map: Ident::new(map),
-    };
-    let key = [Field::L4Proto, Field::Dport];
-    let prerouting = vec![
-        Rule::new("port mappings", [local(), Statement::Dnat(mapped(v4, &key, "ports4"))]),
-        Rule::new("port mappings", [local(), Statement::Dnat(mapped(v6, &key, "ports6"))]),
+    vec![
+        Rule::new("port mappings", [local(), Statement::Dnat(mapped(v4, "ports4"))]),
+        Rule::new("port mappings", [local(), Statement::Dnat(mapped(v6, "ports6"))]),
         Rule::new(
             "",
             [
                 not(Field::Daddr(v6), Value::Address("::1".parse().unwrap())),
-                Statement::Dnat(mapped(v6, &key, "ports6")),
+                Statement::Dnat(mapped(v6, "ports6")),
             ],
         ),
         Rule::new("", [Statement::Dnat(NatTarget::Address("10.0.0.1".parse().unwrap()))]),
         Rule::new("", [Statement::Dnat(NatTarget::Address("fd00::1".parse().unwrap()))]),
-    ];
-    let postrouting = vec![
+    ]
+}
+
+fn postrouting() -> Vec<Rule> {
+    let v4 = Family::V4;
+    vec![
         Rule::new(
             "",
             [
@@ -372,9 +383,15 @@ fn rules() -> Vec<Row> {
         ),
         Rule::new("", [Statement::Snat(NatTarget::Address("10.0.0.1".parse().unwrap()))]),
         Rule::new("", [Statement::Snat(NatTarget::Address("fd00::1".parse().unwrap()))]),
-        Rule::new("", [Statement::Snat(mapped(v4, &key, "ports4"))]),
+        Rule::new("", [Statement::Snat(mapped(v4, "ports4"))]),
         Rule::new("", [Statement::Masquerade]),
-    ];
+    ]
+}
+
+fn rules() -> Vec<Row> {
+    let filter = matches().into_iter().chain(lookups());
+    let filter = filter.map(|statement| Rule::new("", [statement, Statement::Verdict(Verdict::Accept)]));
+    let filter = filter.chain(decisions()).chain(refusals()).collect();
     vec![
         chain("inner", vec![Rule::new("", [Statement::Verdict(Verdict::Return)])]),
         chain("empty", vec![]),
@@ -385,9 +402,9 @@ fn rules() -> Vec<Row> {
             (HookKind::Output, false, -303),
             vec![Rule::new("no tracking", [Statement::Notrack])],
         ),
-        base("mapped", (HookKind::Prerouting, true, -110), prerouting),
+        base("mapped", (HookKind::Prerouting, true, -110), prerouting()),
         base("services", (HookKind::Prerouting, true, -105), services()),
-        base("edge", (HookKind::Postrouting, true, 95), postrouting),
+        base("edge", (HookKind::Postrouting, true, 95), postrouting()),
     ]
 }
 
