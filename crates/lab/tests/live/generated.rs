@@ -1,4 +1,4 @@
-//! Generated services on three nodes: real connections and datagrams from pods, nodes and outside to every way in. Where one
+//! Generated services on three nodes in generated zones, with slices or selectors: real connections and datagrams from pods, nodes and outside to every way in. Where one
 //! arrives, and whom the server sees, must be an end that the oracle allows. The oracle itself is held to what Kubernetes
 //! promises in `weft-compile`.
 
@@ -14,7 +14,7 @@ use weft_lab::sandbox::in_sandbox;
 use weft_lab::topology::{CLIENT, INTERNET, ROUTER};
 use weft_lab::weft::Prediction;
 
-use super::objects::{Endpoint, TCP, UDP, cluster_ips, put, service, slices};
+use super::objects::{Endpoint, TCP, UDP, cluster_ips, node, put, service, slices};
 use super::rig::{Rig, Settings, wait};
 
 /// Clusters, services of each, clients that ask each of a service's ways, and times that each asks.
@@ -24,6 +24,8 @@ const CLIENTS: usize = 3;
 const TIMES: usize = 3;
 /// How long an answer is waited for that isn't to come.
 const BLOCKED_MS: u64 = 300;
+/// Zones in which nodes may be.
+const ZONES: [&str; 2] = ["a", "b"];
 /// Where services are found outside; the router knows the way there by n1.
 const OUTSIDE: [&str; 2] = ["100.64.0.0/24", "2001:db8:e::/64"];
 /// Set to a number to see the same clusters again.
@@ -117,7 +119,12 @@ fn offer(rig: &Rig, number: u16, random: &mut Rng) -> (Offer, Vec<Value>) {
         let balancer = [true, false].map(|is_v4| outside_address(100 + number, is_v4));
         ways.extend(balancer.map(|ip| (ip, TCP)));
         if random.bool() {
-            let ranges = [["198.51.100.10/32", "2001:db8:c::/64"], ["10.42.0.0/16", "fd42::/48"]];
+            let ranges = [
+                ["198.51.100.10/32", "2001:db8:c::/64"],
+                ["198.51.100.8/29", "2001:db8:c::/61"],
+                ["10.42.0.0/16", "fd42::/48"],
+                ["10.42.0.0/15", "fd42::1/128"],
+            ];
             spec["loadBalancerSourceRanges"] = json!(random.choice(ranges.iter()));
         }
         object["status"]["loadBalancer"]["ingress"] = balancer
@@ -139,22 +146,43 @@ fn offer(rig: &Rig, number: u16, random: &mut Rng) -> (Offer, Vec<Value>) {
     if random.u8(..4) == 0 {
         object["spec"]["sessionAffinity"] = json!("ClientIP");
     }
+    if random.u8(..3) == 0 {
+        object["spec"]["selector"] = selector(random);
+        let wishes = [None, Some("PreferClose"), Some("PreferSameZone"), Some("PreferSameNode")];
+        object["spec"]["trafficDistribution"] = json!(random.choice(wishes).expect("there are some"));
+        return (Offer { ways, object }, Vec::new());
+    }
     let objects = slices(&name, &endpoints(rig, random)).to_vec();
     (Offer { ways, object }, objects)
+}
+
+/// What selects some of the rig's pods, all of them, or nobody.
+fn selector(random: &mut Rng) -> Value {
+    let (node, group) = (["n1", "n2", "n3"], ["first", "second"]);
+    match random.u8(..6) {
+        0 => json!({"app": "rig"}),
+        1 => json!({"app": "rig", "node": random.choice(node)}),
+        2 | 3 => json!({"group": random.choice(group)}),
+        4 => json!({"node": random.choice(node), "group": random.choice(group)}),
+        _ => json!({"app": "nobody"}),
+    }
 }
 
 fn endpoints(rig: &Rig, random: &mut Rng) -> Vec<Endpoint> {
     let places = rig.pods.keys().map(String::as_str).chain(["n1", "n2", "n3"]);
     let count = random.usize(0..5);
-    let hinted = random.bool();
+    let hints = random.u8(..4);
     let mut endpoints: Vec<Endpoint> =
         random.choose_multiple(places, count).into_iter().map(|place| Endpoint::ready(rig, place)).collect();
     for endpoint in &mut endpoints {
         let states = [(true, true, false), (true, true, false), (false, true, true), (false, false, false)];
         (endpoint.ready, endpoint.serving, endpoint.terminating) =
             *random.choice(states.iter()).expect("there are some");
-        if hinted {
+        if hints & 1 != 0 {
             endpoint.for_nodes = random.choose_multiple(["n1", "n2", "n3"].map(str::to_owned), 2);
+        }
+        if hints & 2 != 0 {
+            endpoint.for_zones = random.choose_multiple(ZONES.map(str::to_owned), 1);
         }
     }
     endpoints
@@ -162,7 +190,9 @@ fn endpoints(rig: &Rig, random: &mut Rng) -> Vec<Endpoint> {
 
 /// Writes a cluster's services, and waits until every node has them in force.
 fn settle(rig: &Rig, round: u16, random: &mut Rng) -> Vec<Offer> {
-    let mut objects = Vec::new();
+    let zone =
+        |random: &mut Rng| random.choice([Some(ZONES[0]), Some(ZONES[0]), Some(ZONES[1]), None]).flatten();
+    let mut objects: Vec<Value> = ["n1", "n2", "n3"].map(|name| node(name, zone(random))).to_vec();
     let mut offers = Vec::new();
     for number in 0..SERVICES {
         let (offer, slices) = offer(rig, round * SERVICES + number, random);

@@ -46,6 +46,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Nodes that should use it.
     pub for_nodes: Vec<String>,
+    /// Zones whose nodes should.
+    pub for_zones: Vec<String>,
 }
 
 impl Endpoint {
@@ -58,8 +60,22 @@ impl Endpoint {
                 (place.to_owned(), machine.addresses().collect())
             }
         };
-        Self { node, addresses, ready: true, serving: true, terminating: false, for_nodes: Vec::new() }
+        Self {
+            node,
+            addresses,
+            ready: true,
+            serving: true,
+            terminating: false,
+            for_nodes: Vec::new(),
+            for_zones: Vec::new(),
+        }
     }
+}
+
+/// A node as an administrator describes it: in a zone, or in none.
+pub fn node(name: &str, zone: Option<&str>) -> Value {
+    let labels = zone.map_or_else(|| json!({}), |zone| json!({"topology.kubernetes.io/zone": zone}));
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
 }
 
 /// A slice of `test/NAME` for each family.
@@ -67,7 +83,7 @@ pub fn slices(name: &str, endpoints: &[Endpoint]) -> [Value; 2] {
     [("IPv4", true), ("IPv6", false)].map(|(family, is_v4)| {
         let of_family = |endpoint: &Endpoint| {
             let address = endpoint.addresses.iter().find(|ip| ip.is_ipv4() == is_v4);
-            let for_nodes: Vec<Value> = endpoint.for_nodes.iter().map(|name| json!({"name": name})).collect();
+            let named = |names: &[String]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
             json!({
                 "addresses": [address.expect("pods and nodes have both families")],
                 "nodeName": endpoint.node,
@@ -76,7 +92,10 @@ pub fn slices(name: &str, endpoints: &[Endpoint]) -> [Value; 2] {
                     "serving": endpoint.serving,
                     "terminating": endpoint.terminating,
                 },
-                "hints": {"forNodes": for_nodes},
+                "hints": {
+                    "forNodes": named(&endpoint.for_nodes),
+                    "forZones": named(&endpoint.for_zones),
+                },
             })
         };
         let endpoints: Vec<Value> = endpoints.iter().map(of_family).collect();

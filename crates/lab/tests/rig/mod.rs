@@ -265,7 +265,8 @@ pub fn wait(what: &str, mut so: impl FnMut() -> bool) -> Duration {
     begun.elapsed()
 }
 
-/// One pod with ports at every address of n1, one with ports at one address of n2, one at one of n3.
+/// One pod with ports at every address of n1, one with ports at one address of n2, one at one of n3. Labels say which node is
+/// theirs, and which of two groups.
 fn pods(rig: &Rig) -> String {
     let address = |node: &str, v4: bool| {
         let spec = rig.lab.topology().machine(node).expect("it is in the topology");
@@ -278,18 +279,19 @@ fn pods(rig: &Rig) -> String {
             first + 1
         )
     };
-    let pod = |name: &str, node: &str, ports: String| {
+    let pod = |name: &str, node: &str, group: &str, ports: String| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: test, name: {name}, uid: uid-{name}}}\n\
+            "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: test, name: {name}, uid: uid-{name}, \
+             labels: {{app: rig, node: {node}, group: {group}}}}}\n\
              spec:\n  nodeName: {node}\n  containers: [{{name: c, image: example.org/c, ports: {ports}}}]\n"
         )
     };
     [
-        pod("a1", "n1", ports(30080, None)),
-        pod("a2", "n1", "[]".into()),
-        pod("b1", "n2", ports(30090, Some(address("n2", true)))),
-        pod("c1", "n3", "[]".into()),
-        pod("c2", "n3", ports(30100, Some(address("n3", false)))),
+        pod("a1", "n1", "first", ports(30080, None)),
+        pod("a2", "n1", "second", "[]".into()),
+        pod("b1", "n2", "first", ports(30090, Some(address("n2", true)))),
+        pod("c1", "n3", "first", "[]".into()),
+        pod("c2", "n3", "second", ports(30100, Some(address("n3", false)))),
     ]
     .join("---\n")
 }
