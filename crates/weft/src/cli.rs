@@ -252,9 +252,10 @@ pub struct MigrateArgs {
 /// Removes from the store what a node that is gone for good has published and claimed
 ///
 /// Its blocks of addresses can then be given to others: make sure that no pod of it runs any more. A node that still runs
-/// publishes itself again.
+/// publishes itself again. A node that may only be cut off from the store goes on giving out addresses of its blocks for a while: it
+/// is not forgotten before that time is over, but with --force.
 ///
-/// Exit status: 0 when nothing of it is left, 1 where something can't be removed.
+/// Exit status: 0 when nothing of it is left, 1 where something can't be removed, or not yet.
 #[derive(Debug, Args)]
 pub struct ForgetArgs {
     #[command(flatten)]
@@ -262,6 +263,9 @@ pub struct ForgetArgs {
     /// The node's name
     #[arg(value_name = "NODE")]
     pub node: NodeName,
+    /// Also where it was heard of lately: it is surely switched off
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Looks into a running lab: `weft lab list`, `weft lab exec NAME -- COMMAND`

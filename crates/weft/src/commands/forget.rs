@@ -1,8 +1,9 @@
 //! `weft forget`: takes a node that is gone out of the store.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use weft_agent::run::open_store;
 use weft_model::NodeName;
@@ -18,10 +19,45 @@ struct Answer<'a> {
 
 pub fn run(args: &ForgetArgs, format: Format) -> Result<ExitCode> {
     let config = args.config.read()?;
-    open_store(&config)?.forget_node(&args.node)?;
+    let store = open_store(&config)?;
+    if !args.force
+        && let Some(left) = store.relied_on_for(&args.node)?
+    {
+        bail!("{}", refusal(&args.node, left));
+    }
+    store.forget_node(&args.node)?;
     match format {
         Format::Json => print_json(&Answer { forgotten: &args.node })?,
         Format::Text => print(&format!("nothing of node {} is left in the store\n", args.node))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why a node is not forgotten yet.
+fn refusal(node: &NodeName, left: Duration) -> String {
+    let minutes = left.as_secs().div_ceil(60);
+    let time = match (minutes / 60, minutes % 60) {
+        (0, minutes) => format!("{minutes} min"),
+        (hours, minutes) => format!("{hours} h {minutes} min"),
+    };
+    format!(
+        "node {node} was heard of lately: if it is only cut off, it goes on giving out addresses of its blocks for up to {time}, and nobody else \
+         may have them; wait that long, or add --force where it is surely switched off"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_how_long_and_what_else() {
+        let check = |seconds, expected: &str| {
+            let text = refusal(&"n1".parse().unwrap(), Duration::from_secs(seconds));
+            assert!(text.contains(expected) && text.contains("--force"), "{text}");
+        };
+        check(1, "up to 1 min,");
+        check(600, "up to 10 min,");
+        check(64_741, "up to 18 h 0 min,");
+    }
 }
