@@ -25,9 +25,11 @@ const BALANCER: [&str; 2] = ["100.64.0.50", "2001:db8:e::50"];
 fn what_services_promise() {
     let _alone = super::alone();
     in_sandbox("packets::what_services_promise", || {
-        let rig = Rig::start("packets", Topology::one_link(3), Settings { overlay: "auto", shape: "island" });
+        let mut rig =
+            Rig::start("packets", Topology::one_link(3), Settings { overlay: "auto", shape: "island" });
         super::generated::to_services_by(&rig, "n1");
         clients_keep_their_endpoint(&rig);
+        agents_come_and_go_and_clients_stay(&mut rig);
         a_client_forgets_in_time(&rig);
         a_load_balancers_address(&rig);
         a_pod_reaches_itself(&rig);
@@ -106,6 +108,29 @@ fn clients_keep_their_endpoint(rig: &Rig) {
             "{way:?}: {names:?} of {others:?}"
         );
         settle(rig, 1, &ALL, &spec);
+    }
+}
+
+/// Who remembers clients is the kernel: a killed agent, one that ends, and the one that follows change nothing.
+fn agents_come_and_go_and_clients_stay(rig: &mut Rig) {
+    settle(rig, 1, &ALL, &json!({"sessionAffinity": "ClientIP"}));
+    // Eight memories: that all of them were drawn anew and none is different happens once in 65,536 times.
+    let who = |rig: &Rig| -> Vec<String> {
+        let asked = ["test/a1", "test/a2"].into_iter().flat_map(|from| ask(rig, from, &ways(1)));
+        asked.map(|outcome| greeting(&outcome).name.clone()).collect()
+    };
+    let first = who(rig);
+    assert_eq!(who(rig), first);
+    let node = rig.lab.machine("n1").expect("it runs");
+    for end in ["killed", "ended"] {
+        match end {
+            "killed" => rig.agents["n1"].kill(),
+            _ => assert!(rig.agents["n1"].stop()),
+        }
+        assert_eq!(who(rig), first, "the agent has {end}");
+        rig.start_agent(&node);
+        rig.wait_ready("n1");
+        assert_eq!(who(rig), first, "an agent follows the one that was {end}");
     }
 }
 
