@@ -72,6 +72,18 @@ pub enum RecordError {
         /// The system's answer.
         source: io::Error,
     },
+    /// What was promised to a pod can't be read: without it the pod's link and address would count as nobody's.
+    #[error(
+        "cannot read {}: {reason}; its pod would lose its network. If a later version of Weft wrote it, start that one; otherwise delete \
+         the pod, then this file",
+        path.display()
+    )]
+    Promise {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// When the last agent wrote here.
@@ -89,6 +101,8 @@ pub struct Records {
     folder: PathBuf,
 }
 
+/// Name of the folder below `stateDir`.
+pub const RECORDS: &str = "attachments";
 const BOOT_ID: &str = "boot_id";
 
 impl Records {
@@ -121,10 +135,21 @@ impl Records {
         Ok((records, since))
     }
 
-    /// All records with their stages, by id. A file that can't be read is left alone and reported.
+    /// Whether an agent that begins now could read what was promised in this boot. It changes nothing: for one that waits for its turn.
     ///
     /// # Errors
-    /// Where the folder can't be listed.
+    /// As [`Records::list`].
+    pub fn try_out(folder: &Path, boot: &str) -> Result<(), RecordError> {
+        match fs::read_to_string(folder.join(BOOT_ID)) {
+            Ok(text) if text.trim() == boot => Self { folder: folder.to_owned() }.list().map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// All records with their stages, by id. A file that can't be read of an attachment that comes or goes is left alone and reported.
+    ///
+    /// # Errors
+    /// Where the folder can't be listed, or the file of a pod that is attached can't be read.
     pub fn list(&self) -> Result<(Vec<Found>, Vec<String>), RecordError> {
         let (mut records, mut broken) = (Vec::new(), Vec::new());
         for path in self.files()? {
@@ -133,6 +158,9 @@ impl Records {
             let read = fs::read(&path).map_err(|e| e.to_string());
             match read.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).map_err(|e| e.to_string())) {
                 Ok(record) => records.push((stage, record)),
+                Err(reason) if stage == Stage::Attached => {
+                    return Err(RecordError::Promise { path, reason });
+                }
                 Err(reason) => {
                     broken.push(format!("{}: {reason}; remove it if its pod is gone", path.display()));
                 }
@@ -284,15 +312,43 @@ mod tests {
         assert!(stages(&again).is_empty());
     }
 
+    /// A format: agents of other versions have written it, and will. What is added to it needs a default.
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
+        let text = r#"{"attachment":{"id":{"container":"a","ifname":"eth0"},"network":"default",
+            "pod":{"key":{"namespace":"shop","name":"web-1"},"uid":"u-1"},"addresses":["10.244.1.2","fd00::2"],
+            "mac":"0a:58:0a:f4:01:02","mtu":null,"host_ports":[{"host_ip":"192.0.2.1","host_port":8080,
+            "container_port":80,"protocol":"TCP"}],"netns":"/run/netns/a"},"conf_name":"weft","later":{}}"#;
+        fs::write(folder.path().join("a:eth0.json"), text).unwrap();
+        let (found, _) = records.list().unwrap();
+        let [(Stage::Attached, read)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(read.attachment.owner(), "shop/web-1");
+        assert_eq!((read.attachment.addresses.len(), read.attachment.host_ports.len()), (2, 1));
+        // And this version writes what the first one reads.
+        let written = serde_json::to_value(read).unwrap();
+        let mut first: serde_json::Value = serde_json::from_str(text).unwrap();
+        first.as_object_mut().unwrap().remove("later");
+        assert_eq!(written, first);
+    }
+
     #[test]
     fn a_reboot_drops_all_and_a_broken_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(folder.path(), "boot-1").unwrap().0;
         records.begin(&record("a")).unwrap();
-        fs::write(folder.path().join("b:eth0.json"), b"{").unwrap();
+        fs::write(folder.path().join("b:eth0.deleting.json"), b"{").unwrap();
         let (good, broken) = records.list().unwrap();
         assert_eq!((good.len(), broken.len()), (1, 1));
-        assert!(broken[0].contains("b:eth0.json"), "{broken:?}");
+        assert!(broken[0].contains("b:eth0.deleting.json"), "{broken:?}");
+        // One that nobody reads must not pass for one that isn't there.
+        fs::write(folder.path().join("c:eth0.json"), b"{").unwrap();
+        for tried in [Records::try_out(folder.path(), "boot-1"), records.list().map(drop)] {
+            let text = tried.unwrap_err().to_string();
+            assert!(text.contains("c:eth0.json") && text.contains("delete the pod"), "{text}");
+        }
+        Records::try_out(folder.path(), "boot-2").unwrap();
         let (records, since) = Records::open(folder.path(), "boot-2").unwrap();
         assert_eq!(records.list().unwrap(), (Vec::new(), Vec::new()));
         assert_eq!(since, Since::EarlierBoot);

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
 use weft_dataplane::{Ledger, LinuxKernel, Monitor, observe_host};
+use weft_ipam::Boot;
 use weft_model::NodeName;
 use weft_store::{DirectoryOptions, DirectoryStore, EtcdStore, KubernetesStore, Store, StoreError};
 
@@ -29,6 +30,7 @@ use crate::late_store::LateStore;
 use crate::message::Message;
 use crate::others::Watch;
 use crate::publisher;
+use crate::records::{RECORDS, Records};
 use crate::routes::Routes;
 use crate::servers::{Servers, Wiring};
 use crate::trial::{Refused, lacks};
@@ -83,6 +85,17 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether it could begin, as far as can be seen without beginning: asked before the agent that runs has ended.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn try_out(config: &AgentConfig) -> Result<(), RunError> {
+        config.settings()?;
+        let boot = Boot::current().map_err(StartError::from)?;
+        Records::try_out(&config.state_dir.join(RECORDS), &boot.id).map_err(StartError::from)?;
+        Ok(())
+    }
+
     /// Starts everything, in the calling thread's network namespace. `run_dir` is the folder that the configuration names.
     ///
     /// # Errors

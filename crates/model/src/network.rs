@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::fnv1a;
 use crate::{Cidr, NetworkName, Port, Vni};
 
 /// How pods of this network meet the world outside the cluster (the design's three architectures).
@@ -60,7 +61,7 @@ pub struct Network {
 impl Network {
     /// Port that IANA gave to VXLAN (RFC 7348 §5).
     pub const VXLAN_PORT: u32 = 4789;
-    /// The VNI of the ordinary network, out of the way of other tools' customary 1.
+    /// The VNI of the ordinary network, out of the way of other tools' customary 1. Others' follow from their names.
     pub const DEFAULT_VNI: u32 = 9338;
 
     /// The network that exists where nobody has described one.
@@ -70,9 +71,9 @@ impl Network {
 
     /// A network of this name with every setting at its default.
     pub fn named(name: NetworkName) -> Self {
-        // Both constants are in range; the tests below would fail otherwise.
-        let (Ok(vni), Ok(vxlan_port)) = (Vni::new(Self::DEFAULT_VNI), Port::new(Self::VXLAN_PORT)) else {
-            unreachable!("constants in range")
+        let (Ok(vni), Ok(vxlan_port)) = (Vni::new(Self::usual_vni(&name)), Port::new(Self::VXLAN_PORT))
+        else {
+            unreachable!("both are in range; the tests below would fail otherwise")
         };
         Self {
             name,
@@ -88,12 +89,35 @@ impl Network {
             mtu: None,
         }
     }
+
+    /// The VNI of a network that has none by its description: every node must come to the same one, and no two networks should.
+    fn usual_vni(name: &NetworkName) -> u32 {
+        if *name == NetworkName::ordinary() {
+            return Self::DEFAULT_VNI;
+        }
+        // 1 << 16 to 1 << 24: clear of what people and other tools choose.
+        let span = (1 << 24) - (1 << 16);
+        (1 << 16) + (fnv1a(name.as_str().as_bytes()) % span) as u32
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn defaults_are_valid() {
-        assert_eq!(super::Network::ordinary().vni.get(), super::Network::DEFAULT_VNI);
+        assert_eq!(Network::ordinary().vni.get(), Network::DEFAULT_VNI);
+    }
+
+    /// Part of the format: nodes of different versions must agree.
+    #[test]
+    fn a_network_that_says_nothing_has_a_vni_of_its_own() {
+        let check = |name: &str, expected: u32| {
+            assert_eq!(Network::named(NetworkName::new(name).unwrap()).vni.get(), expected, "{name}");
+        };
+        check("default", 9338);
+        check("blue", 11_225_234);
+        check("green", 11_053_728);
     }
 }

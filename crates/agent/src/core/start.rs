@@ -13,7 +13,7 @@ use crate::config::{AgentConfig, ConfigError};
 use crate::conflist;
 use crate::fact_log::FactLog;
 use crate::message::Report;
-use crate::records::{Record, RecordError, Records, Since, Stage};
+use crate::records::{RECORDS, Record, RecordError, Records, Since, Stage};
 
 /// Why an agent can't begin.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ impl Core {
         let settings = config.settings()?;
         let node = settings.node.clone();
         let boot = Boot::current()?;
-        let (records, since) = Records::open(&config.state_dir.join("attachments"), &boot.id)?;
+        let (records, since) = Records::open(&config.state_dir.join(RECORDS), &boot.id)?;
         if since == Since::EarlierBoot {
             set_conflist_aside(&config);
         }

@@ -17,7 +17,7 @@ use super::pods::{self, Found, Pods, cache_name};
 use super::report::{MovedPod, Report, Standing, Tunnel};
 use super::{MigrateError, Places, rules};
 use crate::config::AgentConfig;
-use crate::records::{Record, Records};
+use crate::records::{RECORDS, Record, Records};
 
 /// flannel's devices are called by their VNI.
 const FLANNEL_TUNNEL: &str = "flannel.";
@@ -53,7 +53,7 @@ pub(super) fn all(
 ) -> Result<Report, MigrateError> {
     let mut report = begin(network);
     let (settings, host) = (config.settings()?, observe_host()?);
-    let (records, _) = Records::open(&config.state_dir.join("attachments"), &Boot::current()?.id)?;
+    let (records, _) = Records::open(&config.state_dir.join(RECORDS), &Boot::current()?.id)?;
     set_aside(&network.conflist)?;
     let found = pods::find(kernel, network, places)?;
     for pod in &found.found {

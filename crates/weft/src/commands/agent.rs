@@ -29,7 +29,10 @@ pub fn run(args: &AgentArgs, run_dir: Option<PathBuf>) -> Result<ExitCode> {
     let signals = Signals::take()?;
     // While it waits, a signal ends it at once.
     let run_dir = match args.take_over {
-        true => RunDir::wait(&config.run_dir)?,
+        true => {
+            Agent::try_out(&config)?;
+            RunDir::wait(&config.run_dir)?
+        }
         false => RunDir::claim(&config.run_dir)?,
     };
     let told = signals.hold();

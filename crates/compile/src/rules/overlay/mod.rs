@@ -4,6 +4,9 @@
 
 pub mod vxlan;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use weft_model::{FactKey, Overlay};
 
 use crate::engine::{Context, Output, Rule, RuleKey};
@@ -20,10 +23,24 @@ impl Rule for OverlayRule {
     }
 
     fn rows(&self, _key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+        let mut tunnels = BTreeMap::new();
         for network in context.networks() {
             let origin = FactKey::Network(network.name.clone());
             match network.overlay {
-                Overlay::Auto | Overlay::Vxlan => vxlan::own_end(&network, &origin, context, out),
+                Overlay::Auto | Overlay::Vxlan => match tunnels.entry(network.vni) {
+                    Entry::Vacant(free) => {
+                        free.insert(network.name.clone());
+                        vxlan::own_end(&network, &origin, context, out);
+                    }
+                    Entry::Occupied(other) => out.warn(
+                        &origin,
+                        format!(
+                            "its VNI {} is that of network {}, which has the tunnel; give it one of its own in spec.vni",
+                            network.vni.get(),
+                            other.get()
+                        ),
+                    ),
+                },
                 Overlay::HostGw => {}
             }
         }
