@@ -282,10 +282,10 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use weft_model::{Fact, NamespaceName};
+    use weft_model::{Fact, Namespace, NamespaceName};
 
     fn set(name: &str) -> Change {
-        Change::set(Fact::Namespace(NamespaceName::new(name).unwrap()))
+        Change::set(Fact::Namespace(Namespace::named(NamespaceName::new(name).unwrap())))
     }
 
     fn replay(folder: &Path) -> Vec<String> {

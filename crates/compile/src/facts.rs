@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 use weft_model::{
-    Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Family, Host, Labels, NamespaceName,
-    Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service, ServiceCidr, Slot,
-    Table,
+    Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Family, Host, Labels, Namespace,
+    NamespaceName, Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
+    ServiceCidr, Slot, Table,
 };
 
 use self::labels::{PodLabels, ServiceSelectors, Slots, link, unlink};
@@ -43,7 +43,7 @@ pub struct Facts {
     host: Host,
     networks: BTreeMap<NetworkName, Network>,
     nodes: Table<Node>,
-    namespaces: BTreeSet<NamespaceName>,
+    namespaces: BTreeMap<NamespaceName, Namespace>,
     pods: Table<Pod>,
     services: Table<Service>,
     slices: Table<EndpointSlice>,
@@ -97,18 +97,18 @@ impl Facts {
     }
 
     /// All namespaces that have a fact of their own, by name.
-    pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceName> {
-        self.namespaces.iter()
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
     }
 
     /// True where the namespace has a fact of its own.
     pub fn has_namespace(&self, name: &NamespaceName) -> bool {
-        self.namespaces.contains(name)
+        self.namespaces.contains_key(name)
     }
 
     /// True for a namespace with a fact of its own, and for one that holds a service or a pod.
     pub fn namespace_exists(&self, name: &NamespaceName) -> bool {
-        self.namespaces.contains(name) || self.population.contains_key(name)
+        self.namespaces.contains_key(name) || self.population.contains_key(name)
     }
 
     /// A pod by key.
@@ -261,7 +261,7 @@ impl Facts {
             return match key {
                 FactKey::Host => self.host == Host::default(),
                 FactKey::Network(name) => !self.networks.contains_key(name),
-                FactKey::Namespace(name) => !self.namespaces.contains(name),
+                FactKey::Namespace(name) => !self.namespaces.contains_key(name),
                 FactKey::ServiceCidr(name) => !self.service_cidrs.contains_key(name),
                 FactKey::Attachment(id) => !self.attachments.contains_key(id),
                 _ => self.slot(key).is_none(),
@@ -271,7 +271,7 @@ impl Facts {
             Fact::Host(host) => self.host == *host,
             Fact::Network(network) => self.networks.get(&network.name) == Some(network),
             Fact::Node(node) => self.nodes.get(&node.name) == Some(node),
-            Fact::Namespace(name) => self.namespaces.contains(name),
+            Fact::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
             Fact::Pod(pod) => self.pods.get(&pod.key) == Some(pod),
             Fact::Service(service) => self.services.get(&service.key) == Some(service),
             Fact::EndpointSlice(slice) => self.slices.get(&slice.key) == Some(slice),
@@ -303,7 +303,7 @@ impl Facts {
             }
             FactKey::Network(name) => self.networks.remove(name).map(Fact::Network),
             FactKey::Node(name) => self.nodes.remove(name).map(Fact::Node),
-            FactKey::Namespace(name) => self.namespaces.take(name).map(Fact::Namespace),
+            FactKey::Namespace(name) => self.namespaces.remove(name).map(Fact::Namespace),
             FactKey::Pod(key) => self.pods.remove(key).map(Fact::Pod),
             FactKey::Service(key) => self.services.remove(key).map(Fact::Service),
             FactKey::EndpointSlice(key) => self.slices.remove(key).map(Fact::EndpointSlice),
@@ -317,7 +317,7 @@ impl Facts {
             Fact::Host(host) => self.host = host,
             Fact::Network(network) => drop(self.networks.insert(network.name.clone(), network)),
             Fact::Node(node) => drop(self.nodes.insert(node)),
-            Fact::Namespace(name) => drop(self.namespaces.insert(name)),
+            Fact::Namespace(namespace) => drop(self.namespaces.insert(namespace.name.clone(), namespace)),
             Fact::Pod(pod) => drop(self.pods.insert(pod)),
             Fact::Service(service) => drop(self.services.insert(service)),
             Fact::EndpointSlice(slice) => drop(self.slices.insert(slice)),

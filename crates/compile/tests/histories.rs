@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use weft_compile::{Compiler, Settings};
 use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host,
-    HostLink, HostPort, IfName, IngressMode, Labels, LoadBalancerAddress, Mac, NamespaceName, Network,
-    NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port, Protocol,
-    Service, ServiceCidr, ServicePort, Shape, SliceSource, TargetPort, TrafficDistribution, TrafficPolicy,
-    Vni,
+    HostLink, HostPort, IfName, IngressMode, Labels, LoadBalancerAddress, Mac, Namespace, NamespaceName,
+    Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port,
+    Protocol, Service, ServiceCidr, ServicePort, Shape, SliceSource, TargetPort, TrafficDistribution,
+    TrafficPolicy, Vni,
 };
 use weft_plan::Plan;
 
@@ -161,7 +161,11 @@ fn attachment(n: u8, variant: u8) -> Change {
 
 fn namespace(n: u8, there: bool) -> Change {
     let name = namespace_name(n);
-    if there { Change::set(Fact::Namespace(name)) } else { Change::Remove(FactKey::Namespace(name)) }
+    if there {
+        Change::set(Fact::Namespace(Namespace::named(name)))
+    } else {
+        Change::Remove(FactKey::Namespace(name))
+    }
 }
 
 fn pod(n: u8, variant: u8) -> Change {

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attachment, AttachmentId, EndpointSlice, Host, NamespaceName, Network, NetworkName, Node, NodeName,
-    ObjectKey, ObjectName, Pod, Service, ServiceCidr,
+    Attachment, AttachmentId, EndpointSlice, Host, Namespace, NamespaceName, Network, NetworkName, Node,
+    NodeName, ObjectKey, ObjectName, Pod, Service, ServiceCidr,
 };
 
 /// What identifies a fact. Its text form is what a person would type to name the object.
@@ -57,8 +57,8 @@ pub enum Fact {
     Network(Network),
     /// A node.
     Node(Node),
-    /// A namespace exists.
-    Namespace(NamespaceName),
+    /// A namespace.
+    Namespace(Namespace),
     /// A pod.
     Pod(Pod),
     /// A service.
@@ -78,7 +78,7 @@ impl Fact {
             Fact::Host(_) => FactKey::Host,
             Fact::Network(network) => FactKey::Network(network.name.clone()),
             Fact::Node(node) => FactKey::Node(node.name.clone()),
-            Fact::Namespace(name) => FactKey::Namespace(name.clone()),
+            Fact::Namespace(namespace) => FactKey::Namespace(namespace.name.clone()),
             Fact::Pod(pod) => FactKey::Pod(pod.key.clone()),
             Fact::Service(service) => FactKey::Service(service.key.clone()),
             Fact::EndpointSlice(slice) => FactKey::EndpointSlice(slice.key.clone()),

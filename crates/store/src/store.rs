@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::BootTime;
 use weft_model::{
-    Change, Cidr, FactKey, HostPort, Mac, Network, Node, NodeAddress, NodeCidr, NodeName, ObjectKey,
+    Change, Cidr, FactKey, HostPort, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName,
+    ObjectKey,
 };
 
 /// A place that holds the cluster's facts. Every call may block, on its own thread; a store that needs a runtime
@@ -196,6 +197,9 @@ pub struct PublishedPod {
     pub key: ObjectKey,
     /// Its uid, where the runtime gave it.
     pub uid: Option<Arc<str>>,
+    /// The network that it is on, by the runtime's configuration. A store whose Pods have their addresses from others need not
+    /// keep it.
+    pub network: NetworkName,
     /// The node that says so.
     pub node: NodeName,
     /// Its addresses.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_model::{
-    Change, Cidr, Fact, FactKey, Family, HostPort, NamespaceName, Network, Node, NodeAddress, NodeCidr,
-    NodeName, ObjectKey, ObjectName, Pod, Port, Protocol,
+    Change, Cidr, Fact, FactKey, Family, HostPort, NamespaceName, Network, NetworkName, Node, NodeAddress,
+    NodeCidr, NodeName, ObjectKey, ObjectName, Pod, Port, Protocol,
 };
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
 use weft_store::{
@@ -215,12 +215,14 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
         container_port: Port::new(80).unwrap(),
         protocol: Protocol::Udp,
     }];
-    let fact = PublishedPod { key: web.clone(), uid: None, node: n1.clone(), ips, host_ports };
+    let blue = NetworkName::new("blue").unwrap();
+    let fact = PublishedPod { key: web.clone(), uid: None, network: blue, node: n1.clone(), ips, host_ports };
     bench.run(store.as_ref(), &fact);
     bench.run(store.as_ref(), &fact);
     watching.until_facts("the pod's addresses", |f| pod(f, &web).is_some_and(|p| p.ips == fact.ips));
     let told = watching.pod(&web).unwrap();
     assert_eq!((told.labels.get("app"), told.host_ports.to_vec()), (Some("web"), fact.host_ports.clone()));
+    assert_eq!(told.network, fact.network);
     // A pod that nobody has described is known all the same.
     let bare = ObjectKey::new("default", "bare").unwrap();
     let bare_pod = PublishedPod { key: bare.clone(), ..fact.clone() };
@@ -288,8 +290,11 @@ fn forgets_a_node_on_demand(bench: &dyn Bench) {
         store.publish(&Published::Node(said)).unwrap();
         let key = ObjectKey::new("default", name.as_str()).unwrap();
         let ips = vec!["10.0.0.1".parse().unwrap()];
-        let host_ports = Vec::new();
-        bench.run(store.as_ref(), &PublishedPod { key, uid: None, node: name.clone(), ips, host_ports });
+        let (host_ports, network) = (Vec::new(), NetworkName::ordinary());
+        bench.run(
+            store.as_ref(),
+            &PublishedPod { key, uid: None, network, node: name.clone(), ips, host_ports },
+        );
     }
     let first = store.claim_pod_cidrs(&network(), &n1, &[]).unwrap();
     let mut watching = Watching::begin(bench);
@@ -488,6 +493,7 @@ impl Bench for Cluster {
                 "name": pod.key.name,
                 "namespace": pod.key.namespace,
                 "labels": there["metadata"]["labels"],
+                "annotations": { "weft.dev/network": pod.network },
             },
             "spec": {
                 "nodeName": pod.node,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use weft_model::{Change, Cidr, Fact, FactKey, Network, NodeName, ObjectKey, Pod};
+use weft_model::{Change, Cidr, Fact, FactKey, Network, NetworkName, NodeName, ObjectKey, Pod};
 use weft_store::{
     DirectoryOptions, DirectoryStore, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store,
 };
@@ -178,6 +178,7 @@ fn published(node: &str, ip: &str) -> Published {
     Published::Pod(PublishedPod {
         key: ObjectKey::new("shop", "web").unwrap(),
         uid: None,
+        network: NetworkName::ordinary(),
         node: NodeName::new(node).unwrap(),
         ips: vec![ip.parse().unwrap()],
         host_ports: Vec::new(),

@@ -363,6 +363,7 @@ impl Core {
         Some(PublishedPod {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
+            network: attachment.network.clone(),
             node: self.node.clone(),
             ips: attachment.addresses.clone(),
             host_ports: attachment.host_ports.clone(),

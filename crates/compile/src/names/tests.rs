@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use weft_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, NamespaceName, Network, Node,
-    NodeCidr, NodeName, ObjectKey, ObjectName, Pod, Port, Protocol, Service, ServiceCidr, ServiceKind,
+    Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Namespace, NamespaceName, Network,
+    Node, NodeCidr, NodeName, ObjectKey, ObjectName, Pod, Port, Protocol, Service, ServiceCidr, ServiceKind,
     ServicePort, SliceSource, TargetPort,
 };
 use weft_plan::{DnsName, NameRow, Plan};
@@ -125,7 +125,8 @@ fn the_zone_exists_without_any_fact() {
     "#);
     let mut nameless = settings(PodNames::Insecure);
     nameless.dns.addresses.clear();
-    let facts = vec![Fact::Namespace(NamespaceName::new("prod").unwrap()), service("web", |_| {})];
+    let facts =
+        vec![Fact::Namespace(Namespace::named(NamespaceName::new("prod").unwrap())), service("web", |_| {})];
     assert!(compile(nameless, facts.clone()).names.is_empty());
     for wrong in ["", "cluster..local"] {
         let mut settings = settings(PodNames::Insecure);
@@ -271,7 +272,7 @@ fn a_hostname_that_is_no_label_is_passed_over() {
 fn pods_names_follow_the_setting() {
     let facts = || {
         vec![
-            Fact::Namespace(NamespaceName::new("empty").unwrap()),
+            Fact::Namespace(Namespace::named(NamespaceName::new("empty").unwrap())),
             pod("a", &["10.1.0.1", "fd00::1"], |_| {}),
             pod("done", &["10.1.0.9"], |pod| pod.finished = true),
         ]
@@ -388,7 +389,7 @@ fn changes() -> impl Strategy<Value = Change> {
         network.pod_cidrs = has_block.then(|| "10.1.0.0/16".parse().unwrap()).into_iter().collect();
         Fact::Network(network)
     });
-    let namespaces = Just(Fact::Namespace(NamespaceName::new("prod").unwrap()));
+    let namespaces = Just(Fact::Namespace(Namespace::named(NamespaceName::new("prod").unwrap())));
     let fact = prop_oneof![3 => services, 3 => slices, 2 => pods, 1 => nodes, 1 => networks, 1 => namespaces];
     (fact, 0..4).prop_map(|(fact, remove)| match remove {
         0 => Change::Remove(fact.key()),

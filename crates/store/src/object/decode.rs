@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use weft_model::{Fact, NamespaceName, ObjectKey, ObjectName, Protocol};
+use weft_model::{Fact, Namespace, NamespaceName, ObjectKey, ObjectName, Protocol};
 
 use super::raw::{self, Head, Meta, NetworkSpec, Nothing, Object, ServiceCidrSpec};
 use super::{Interner, ObjectError, error, network, node, pod, service, service_cidr, slice};
@@ -161,7 +161,8 @@ fn decode_kind<R: Reader>(id: &ObjectId, from: &R, names: &mut Interner) -> Resu
         ("v1", "Namespace") => {
             let raw: Object<Nothing, Nothing> = from.read()?;
             let name = names.namespace(&raw.metadata.name);
-            one(Fact::Namespace(name.map_err(|e| ObjectError::at("metadata.name", e))?))
+            let name = name.map_err(|e| ObjectError::at("metadata.name", e))?;
+            one(Fact::Namespace(Namespace { name, labels: names.labels(&raw.metadata.labels) }))
         }
         ("v1", "Pod") => {
             let (pod, ready) = pod::pod(&from.read()?, names)?;

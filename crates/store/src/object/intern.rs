@@ -94,11 +94,11 @@ impl Interner {
                 slice.ports.iter_mut().for_each(|EndpointPort { name, .. }| *name = self.string(name));
                 slice.endpoints.iter_mut().for_each(|endpoint| self.share_endpoint(endpoint));
             }
-            Fact::Host(_)
-            | Fact::Network(_)
-            | Fact::Namespace(_)
-            | Fact::ServiceCidr(_)
-            | Fact::Attachment(_) => {}
+            Fact::Namespace(namespace) => {
+                self.share_namespace(&mut namespace.name);
+                self.share_labels(&mut namespace.labels);
+            }
+            Fact::Host(_) | Fact::Network(_) | Fact::ServiceCidr(_) | Fact::Attachment(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 use weft_model::{HostPort, NetworkName};
 
-use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
+use crate::object::{ADDRESSES_ANNOTATION, NETWORK_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
 use crate::store::{PublishedNode, PublishedPod};
 
 /// Annotation: when the object was written, in milliseconds since 1970. Of two nodes that publish one pod, the later
@@ -42,6 +42,9 @@ pub(crate) fn render_pod(pod: &PublishedPod) -> Value {
     let mut metadata = json!({ "name": pod.key.name, "namespace": pod.key.namespace, "annotations": {} });
     if let Some(uid) = &pod.uid {
         metadata["uid"] = uid.as_ref().into();
+    }
+    if pod.network != NetworkName::ordinary() {
+        metadata["annotations"][NETWORK_ANNOTATION] = pod.network.as_str().into();
     }
     let ips: Vec<Value> = pod.ips.iter().map(|ip| json!({ "ip": ip })).collect();
     let mut spec = json!({ "nodeName": pod.node });

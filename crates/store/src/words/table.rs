@@ -316,7 +316,7 @@ fn merged_node(people: Option<&Decoded>, nodes: &[(u64, Decoded)]) -> Option<Nod
     Some(node)
 }
 
-/// People own a pod's labels and ports, and its node where they name one; the node where it runs owns its addresses.
+/// People own a pod's labels and ports, and its node where they name one; the node where it runs owns its addresses and its network.
 fn merged_pod(people: Option<&Decoded>, nodes: &[(u64, Decoded)]) -> Option<Pod> {
     let as_pod = |d: &Decoded| match &d.fact {
         Fact::Pod(pod) => Some(pod.clone()),
@@ -336,6 +336,7 @@ fn merged_pod(people: Option<&Decoded>, nodes: &[(u64, Decoded)]) -> Option<Pod>
     let mut pod = match (wanted, said) {
         (Some(mut pod), Some(said)) => {
             pod.ips = said.ips;
+            pod.network = said.network;
             pod.host_ports = said.host_ports;
             pod.node = said.node;
             pod.uid = pod.uid.or(said.uid);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use weft_model::{Cidr, Network, NodeCidr, NodeName, ObjectKey};
+use weft_model::{Cidr, Network, NetworkName, NodeCidr, NodeName, ObjectKey};
 use weft_store::{
     BootTime, EtcdOptions, EtcdStore, EtcdUser, Hold, Published, PublishedNode, PublishedPod, Store,
     StoreError,
@@ -224,7 +224,8 @@ fn a_store_that_was_stopped_takes_nothing_back() {
     let key = |name: &str| ObjectKey::new("shop", name).unwrap();
     let pod = |name: &str| {
         let (key, ips) = (key(name), vec!["10.244.7.9".parse().unwrap()]);
-        Published::Pod(PublishedPod { key, uid: None, node: n1.clone(), ips, host_ports: vec![] })
+        let network = NetworkName::ordinary();
+        Published::Pod(PublishedPod { key, uid: None, network, node: n1.clone(), ips, host_ports: vec![] })
     };
     let gone = |name: &str| Published::PodGone { node: n1.clone(), key: key(name) };
     let before = open(members.endpoints());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use weft_model::{NamespaceName, NodeName};
+use weft_model::{Namespace, NamespaceName, NodeName};
 
 use super::super::{Around, SharedPlans};
 use super::*;
@@ -25,7 +25,7 @@ fn core(folder: &Path) -> Core {
 }
 
 fn namespace(name: &str) -> Change {
-    Change::set(Fact::Namespace(NamespaceName::new(name).unwrap()))
+    Change::set(Fact::Namespace(Namespace::named(NamespaceName::new(name).unwrap())))
 }
 
 fn node(name: &str) -> Change {
@@ -51,7 +51,8 @@ fn mended(about: &str) -> Event {
 
 /// The namespaces that are in force.
 fn in_force(core: &Core) -> Vec<String> {
-    let mut names: Vec<String> = core.compiler.facts().namespaces().map(ToString::to_string).collect();
+    let mut names: Vec<String> =
+        core.compiler.facts().namespaces().map(|namespace| namespace.name.to_string()).collect();
     names.sort();
     names
 }

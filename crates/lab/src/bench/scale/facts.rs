@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use weft_model::{
     Attachment, AttachmentId, Cidr, Endpoint, EndpointPort, EndpointSlice, Fact, Family, IfName, Labels, Mac,
-    NamespaceName, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Pod,
-    PodIdentity, Port, Protocol, Service, ServicePort, SliceSource, TargetPort,
+    Namespace, NamespaceName, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey,
+    ObjectName, Pod, PodIdentity, Port, Protocol, Service, ServicePort, SliceSource, TargetPort,
 };
 use weft_store::object::Interner;
 
@@ -58,7 +58,7 @@ impl Cluster {
     /// All facts but those of the host, one after the other.
     pub fn facts(self) -> impl Iterator<Item = Result<Fact>> {
         let mut names = Interner::default();
-        let namespaces = (0..NAMESPACES).map(|n| Ok(Fact::Namespace(namespace(n)?)));
+        let namespaces = (0..NAMESPACES).map(|n| Ok(Fact::Namespace(Namespace::named(namespace(n)?))));
         let nodes = (0..self.nodes).map(|n| node(n, State::First));
         let pods = (0..self.pods()).map(move |n| self.pod(n, State::First, &mut names));
         let services = (0..self.services()).map(service);
