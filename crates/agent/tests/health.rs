@@ -149,6 +149,11 @@ fn the_node_says_how_it_does() {
     assert!(until("http://127.0.0.1:10256/healthz", Some(503)).contains("\"nodeEligible\":false"));
     until("http://127.0.0.1:10256/livez", Some(200));
     rig.news.node.send_replace(NodeHealth { refused: true, ..well() });
+    assert!(until("http://127.0.0.1:10256/healthz", Some(503)).contains("\"nodeEligible\":true"));
+    // Another agent would meet the same refusal.
+    until("http://127.0.0.1:10256/livez", Some(200));
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(61));
+    rig.news.node.send_replace(NodeHealth { heard: long_ago, ..well() });
     until("http://127.0.0.1:10256/livez", Some(503));
 }
 
