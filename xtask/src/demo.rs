@@ -28,11 +28,15 @@ fn build_plugin() -> Result<()> {
 /// Builds one program without shared libraries. The flag is this program's alone, so that everything else is shared with other
 /// builds.
 pub fn build_static(name: &str) -> Result<()> {
-    shell::must(shell::cargo().args(["rustc", "--release", "--quiet", "-p", name, "--bin", name]).args([
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ]))
+    shell::must(&mut static_build(name))
+}
+
+/// The command of [`build_static`].
+pub fn static_build(name: &str) -> Command {
+    let mut cargo = shell::cargo();
+    cargo.args(["rustc", "--release", "--quiet", "-p", name, "--bin", name]);
+    cargo.args(["--", "-C", "target-feature=+crt-static"]);
+    cargo
 }
 
 /// How a demo went.

@@ -41,7 +41,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         bail!("{name} has no tag: write {name}:TAG");
     }
     let out = out.unwrap_or_else(|| folder().join("weft.tar"));
-    build(&names, &out)?;
+    build(&names, None, &out)?;
     println!("{}: {}", out.display(), names.join(", "));
     Ok(())
 }
@@ -53,15 +53,23 @@ fn folder() -> PathBuf {
 /// Builds the programs and writes the image under the name that the manifests use. Returns the archive.
 pub fn provide() -> Result<PathBuf> {
     let out = folder().join("weft.tar");
-    build(&[format!("{NAME}:{}", env!("CARGO_PKG_VERSION"))], &out)?;
+    build(&[format!("{NAME}:{}", env!("CARGO_PKG_VERSION"))], None, &out)?;
     Ok(out)
 }
 
-fn build(names: &[String], out: &Path) -> Result<()> {
+/// Builds the same source as another version, for whoever wants to see one replaced by the other: other programs, another image.
+pub fn provide_next() -> Result<PathBuf> {
+    let out = folder().join("next.tar");
+    build(&[format!("{NAME}:next")], Some(concat!(env!("CARGO_PKG_VERSION"), "-next")), &out)?;
+    Ok(out)
+}
+
+/// `version` is what the agent calls itself; `None` for the package's.
+fn build(names: &[String], version: Option<&str>, out: &Path) -> Result<()> {
     eprintln!("building the image's programs (release, static)…");
     std::fs::create_dir_all(folder()).with_context(|| format!("can't make {}", folder().display()))?;
-    let weft = program("weft")?;
-    let plugin = program("weft-cni")?;
+    let weft = program("weft", version)?;
+    let plugin = program("weft-cni", version)?;
     let entries = [
         ("weft", Entry::Program(weft)),
         ("weft-cni", Entry::Program(plugin)),
@@ -79,7 +87,7 @@ fn build(names: &[String], out: &Path) -> Result<()> {
         labels: &[
             ("org.opencontainers.image.title", "weft"),
             ("org.opencontainers.image.description", "The whole network of a Kubernetes cluster"),
-            ("org.opencontainers.image.version", env!("CARGO_PKG_VERSION")),
+            ("org.opencontainers.image.version", version.unwrap_or(env!("CARGO_PKG_VERSION"))),
             ("org.opencontainers.image.licenses", env!("CARGO_PKG_LICENSE")),
         ],
     };
@@ -87,8 +95,12 @@ fn build(names: &[String], out: &Path) -> Result<()> {
 }
 
 /// Builds a program without shared libraries, and reads it.
-fn program(name: &str) -> Result<Vec<u8>> {
-    demo::build_static(name)?;
+fn program(name: &str, version: Option<&str>) -> Result<Vec<u8>> {
+    let mut cargo = demo::static_build(name);
+    if let Some(version) = version {
+        cargo.env("WEFT_VERSION", version);
+    }
+    shell::must(&mut cargo)?;
     let path = shell::target().join("release").join(name);
     let content = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
     ensure!(

@@ -1,5 +1,6 @@
 //! Weft comes into the cluster as its users bring it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -70,17 +71,39 @@ pub fn is_ready(object: &Value) -> bool {
     conditions.filter(|c| c["type"] == "Ready").any(|c| c["status"] == "True")
 }
 
+/// The versions that agents say they are of.
+pub fn versions(rig: &mut Rig) -> Result<BTreeSet<String>> {
+    let kubectl = rig.kubectl();
+    let mut versions = BTreeSet::new();
+    for name in agents(&kubectl)? {
+        let text = ask(&kubectl, &name, &["status", "--output", "json"])?;
+        let status: Value = serde_json::from_str(&text).with_context(|| format!("{name} says {text:?}"))?;
+        versions.insert(status["version"].as_str().unwrap_or("none").to_owned());
+    }
+    ensure!(!versions.is_empty(), "there is no agent");
+    Ok(versions)
+}
+
+/// The agents' pods.
+fn agents(kubectl: &Kubectl) -> Result<Vec<String>> {
+    let pods = kubectl.get(&["pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=weft"])?;
+    let pods = pods["items"].as_array().into_iter().flatten();
+    Ok(pods.filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned())).collect())
+}
+
+/// Runs `weft` in an agent's pod.
+fn ask(kubectl: &Kubectl, pod: &str, words: &[&str]) -> Result<String> {
+    Ok(kubectl.run(&[&["exec", "-n", "kube-system", pod, "--", "/weft"], words].concat())?)
+}
+
 /// Step: the agents' own view: ready, no warnings, the kernel as planned.
 pub fn status(rig: &mut Rig) -> Result<String> {
     let kubectl = rig.kubectl();
-    let agents = kubectl.get(&["pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=weft"])?;
-    let names =
-        agents["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
     let mut wrong = Vec::new();
+    let (names, nodes) = (agents(&kubectl)?, rig.cluster().node_names().len());
+    ensure!(names.len() == nodes, "{} agents on {nodes} nodes", names.len());
     for name in names {
-        let ask = |words: &[&str]| {
-            kubectl.run(&[&["exec", "-n", "kube-system", name, "--", "/weft"], words].concat())
-        };
+        let ask = |words: &[&str]| ask(&kubectl, &name, words);
         let text = ask(&["status", "--output", "json"])?;
         let status: Value = serde_json::from_str(&text).with_context(|| format!("{name} says {text:?}"))?;
         let warnings = status["warnings"].as_array().into_iter().flatten();
