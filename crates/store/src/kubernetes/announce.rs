@@ -40,9 +40,13 @@ impl Announcing {
         }
     }
 
-    /// Who insists on the contrary, as it changes.
+    /// Who insists on the contrary, as it is and as it changes.
     pub fn subscribe(&self) -> watch::Receiver<Notice> {
-        self.objection.subscribe()
+        let mut objections = self.objection.subscribe();
+        if objections.borrow().text.is_some() {
+            objections.mark_changed();
+        }
+        objections
     }
 
     /// Begins; false where it has begun before.

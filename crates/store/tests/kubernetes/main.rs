@@ -360,6 +360,9 @@ fn a_writer_that_insists_is_left_its_word_and_named() {
     // Several looks later.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(status(), "True");
+    // Who begins to watch only now hears of it, too.
+    let mut later = Watching::begin(store.clone());
+    later.until("the notice", about);
     let mut routed = routeless;
     routed["status"]["conditions"][0]["status"] = "False".into();
     fake.put(NODES, routed);
