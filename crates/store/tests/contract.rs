@@ -1,9 +1,7 @@
 //! What every store keeps to. A store joins by implementing [`Bench`] and calling [`contract`].
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,12 +13,14 @@ use weft_model::{
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
 use weft_store::{
     DirectoryOptions, DirectoryStore, EtcdOptions, EtcdStore, Event, KubernetesOptions, KubernetesStore,
-    Published, PublishedNode, PublishedPod, Store, StoreError,
+    Published, PublishedNode, PublishedPod, Store,
 };
 
 use self::apiserver::ApiServer;
+use self::listening::Listening;
 
 mod apiserver;
+mod listening;
 #[path = "etcd/members.rs"]
 mod members;
 
@@ -53,24 +53,14 @@ trait Bench {
 /// A running watch, and the facts that it has told.
 struct Watching<'a> {
     bench: &'a dyn Bench,
-    store: Arc<dyn Store>,
-    events: Receiver<Event>,
+    listening: Listening,
     facts: BTreeMap<FactKey, Fact>,
-    thread: Option<std::thread::JoinHandle<Result<(), StoreError>>>,
 }
 
 impl<'a> Watching<'a> {
     fn begin(bench: &'a dyn Bench) -> Self {
-        let store = bench.store();
-        let (sender, events) = channel();
-        let watched = store.clone();
-        let thread = std::thread::spawn(move || {
-            watched.watch(&mut |event| match sender.send(event) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            })
-        });
-        let mut watching = Self { bench, store, events, facts: BTreeMap::new(), thread: Some(thread) };
+        let listening = Listening::begin(bench.store());
+        let mut watching = Self { bench, listening, facts: BTreeMap::new() };
         watching.until("the first snapshot", |_, event| *event == Event::Synced);
         watching
     }
@@ -91,7 +81,7 @@ impl<'a> Watching<'a> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(event) = self.events.recv_timeout(left) else {
+            let Ok(event) = self.listening.events.recv_timeout(left) else {
                 panic!("{what} did not come; the facts are {:#?}", self.facts)
             };
             self.take(&event);
@@ -110,18 +100,6 @@ impl<'a> Watching<'a> {
 
     fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
         pod(&self.facts, key)
-    }
-}
-
-impl Drop for Watching<'_> {
-    fn drop(&mut self) {
-        self.store.stop();
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            if !std::thread::panicking() {
-                ended.unwrap().unwrap();
-            }
-        }
     }
 }
 

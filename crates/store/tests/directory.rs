@@ -1,12 +1,13 @@
 //! The directory store's own promises: editors, half-done copies, broken files, outages, who wins.
 
+mod listening;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use weft_model::{Change, Cidr, Fact, FactKey, Network, NetworkName, NodeName, ObjectKey, Pod};
@@ -14,17 +15,19 @@ use weft_store::{
     DirectoryOptions, DirectoryStore, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store,
 };
 
+use listening::Listening;
+
 const SETTLE: Duration = Duration::from_millis(500);
 
 struct Folder {
+    // First, so that it ends before the folder does.
+    listening: Listening,
     dir: tempfile::TempDir,
     store: Arc<DirectoryStore>,
-    events: Receiver<Event>,
     facts: BTreeMap<FactKey, Fact>,
     notices: BTreeMap<String, Remark>,
     /// Everything but changes and notices, in order.
     signals: Vec<String>,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Folder {
@@ -47,23 +50,13 @@ impl Folder {
             ..DirectoryOptions::default()
         };
         let store = Arc::new(DirectoryStore::open(&dir.path().join("cluster"), options).unwrap());
-        let (sender, events) = channel();
-        let watched = store.clone();
-        let thread = std::thread::spawn(move || {
-            let sink = &mut |event| match sender.send(event) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            };
-            watched.watch(sink).unwrap();
-        });
         let mut folder = Self {
+            listening: Listening::begin(store.clone()),
             dir,
             store,
-            events,
             facts: BTreeMap::new(),
             notices: BTreeMap::new(),
             signals: Vec::new(),
-            thread: Some(thread),
         };
         folder.until("the first snapshot", |f| f.signals == ["synced"]);
         folder
@@ -104,7 +97,7 @@ impl Folder {
     fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !done(self) {
-            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.listening.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) => self.take(event),
                 Err(_) => {
                     panic!("{what} did not come: {:?} {:#?} {:?}", self.keys(), self.notices, self.signals)
@@ -119,7 +112,7 @@ impl Folder {
         let deadline = Instant::now() + 3 * SETTLE;
         loop {
             assert!(holds(self), "{what} no longer holds: {:?} {:#?}", self.keys(), self.notices);
-            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.listening.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) => self.take(event),
                 Err(_) => return,
             }
@@ -146,16 +139,6 @@ impl Folder {
         match self.facts.get(&FactKey::Pod(ObjectKey::new(namespace, name).unwrap())) {
             Some(Fact::Pod(pod)) => pod,
             other => panic!("{key}: {other:?}"),
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        self.store.stop();
-        let ended = self.thread.take().map(std::thread::JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.unwrap().unwrap();
         }
     }
 }

@@ -1,21 +1,20 @@
 //! A running watch, and what it has told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use weft_model::{Change, Fact, FactKey};
 use weft_store::{Event, Hold, Notice, Store};
+
+use crate::listening::Listening;
 
 /// How long anything may take: members start, elect and time out meanwhile.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub struct Heard {
-    store: Arc<dyn Store>,
-    events: Receiver<Event>,
+    listening: Listening,
     pub facts: BTreeMap<FactKey, Fact>,
     pub notices: BTreeMap<String, String>,
     pub hold: Option<Hold>,
@@ -26,23 +25,12 @@ pub struct Heard {
     pub synced: usize,
     /// How many facts were ever told to be gone.
     pub removed: usize,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Heard {
     pub fn begin(store: Arc<dyn Store>) -> Self {
-        let (sender, events) = channel();
-        let watched = store.clone();
-        let thread = std::thread::spawn(move || {
-            let sink = &mut |event| match sender.send(event) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            };
-            watched.watch(sink).unwrap();
-        });
         Self {
-            store,
-            events,
+            listening: Listening::begin(store),
             facts: BTreeMap::new(),
             notices: BTreeMap::new(),
             hold: None,
@@ -50,7 +38,6 @@ impl Heard {
             outages: 0,
             synced: 0,
             removed: 0,
-            thread: Some(thread),
         }
     }
 
@@ -91,7 +78,7 @@ impl Heard {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
+            match self.listening.events.recv_timeout(left) {
                 Ok(event) => self.take(event),
                 Err(_) => {
                     panic!("{what} did not come; told were {:#?}, {:?}", self.facts.keys(), self.notices)
@@ -107,15 +94,5 @@ impl Heard {
             _ => None,
         };
         self.facts.keys().filter_map(name).collect()
-    }
-}
-
-impl Drop for Heard {
-    fn drop(&mut self) {
-        self.store.stop();
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(std::thread::panicking() || ended.is_ok(), "the watch has ended with an error");
-        }
     }
 }

@@ -2,6 +2,8 @@
 
 mod claimers;
 mod heard;
+#[path = "../listening/mod.rs"]
+mod listening;
 mod members;
 mod proxy;
 mod tls;

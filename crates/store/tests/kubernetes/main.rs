@@ -4,6 +4,8 @@
 mod apiserver;
 mod claims;
 mod fake;
+#[path = "../listening/mod.rs"]
+mod listening;
 mod real;
 mod watching;
 

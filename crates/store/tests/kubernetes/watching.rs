@@ -1,19 +1,17 @@
 //! A running watch of a store over the fake, and all that it has told.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_model::{Change, Fact, FactKey, NamespaceName, Network, NodeName};
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
-use weft_store::{Event, Hold, KubernetesOptions, KubernetesStore, Remark, Store, StoreError};
+use weft_store::{Event, Hold, KubernetesOptions, KubernetesStore, Remark, Store};
 
 use super::fake::Fake;
+use super::listening::Listening;
 
 pub const NODES: &str = "api/v1/nodes";
 
@@ -72,9 +70,7 @@ pub fn node(name: &str, v: u32) -> Value {
 
 /// See the module.
 pub struct Watching {
-    store: Arc<dyn Store>,
-    events: Receiver<Event>,
-    thread: Option<JoinHandle<Result<(), StoreError>>>,
+    listening: Listening,
     pub facts: BTreeMap<FactKey, Fact>,
     /// What the store said of itself: `synced`, or `stale: REASON`.
     pub said: Vec<String>,
@@ -91,18 +87,8 @@ pub struct Watching {
 impl Watching {
     /// Begins a watch, without waiting for anything.
     pub fn begin(store: Arc<dyn Store>) -> Self {
-        let (sender, events) = channel();
-        let watched = store.clone();
-        let thread = std::thread::spawn(move || {
-            watched.watch(&mut |event| match sender.send(event) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            })
-        });
         Self {
-            store,
-            events,
-            thread: Some(thread),
+            listening: Listening::begin(store),
             facts: BTreeMap::new(),
             said: Vec::new(),
             notices: BTreeMap::new(),
@@ -149,7 +135,7 @@ impl Watching {
 
     /// Takes what comes next, if anything does soon.
     pub fn hear(&mut self, patience: Duration) {
-        if let Ok(event) = self.events.recv_timeout(patience) {
+        if let Ok(event) = self.listening.events.recv_timeout(patience) {
             self.take(event);
         }
     }
@@ -160,7 +146,7 @@ impl Watching {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !done(self) {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(event) = self.events.recv_timeout(left) else {
+            let Ok(event) = self.listening.events.recv_timeout(left) else {
                 let (said, notices) = (&self.said, &self.notices);
                 let versions: String = self.versions().chars().take(200).collect();
                 panic!("{what} did not come: {versions} {said:?} {notices:?}")
@@ -182,17 +168,5 @@ impl Watching {
     #[track_caller]
     pub fn until_nodes(&mut self, expected: &str) {
         self.until(expected, |w| w.versions() == expected);
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.store.stop();
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            if !std::thread::panicking() {
-                ended.unwrap().unwrap();
-            }
-        }
     }
 }

@@ -1,19 +1,20 @@
 //! A folder that another machine changes, on a real file system of such a kind: nothing tells this kernel, so it is polled.
 
 mod fuse;
+#[path = "../listening/mod.rs"]
+mod listening;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use weft_model::{Change, Fact, FactKey};
-use weft_store::{DirectoryOptions, DirectoryStore, Event, Store};
+use weft_store::{DirectoryOptions, DirectoryStore, Event};
 
 use fuse::RemoteFolder;
+use listening::Listening;
 
 fn pod(app: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: {app}}}}}\n")
@@ -44,22 +45,14 @@ fn what_another_machine_writes_is_found_by_polling() {
         ..DirectoryOptions::default()
     };
     let store = Arc::new(DirectoryStore::open(dir.path(), options).unwrap());
-    let (sender, events) = channel();
-    let watched = store.clone();
-    let thread = std::thread::spawn(move || {
-        let sink = &mut |event| match sender.send(event) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        };
-        watched.watch(sink)
-    });
+    let listening = Listening::begin(store);
     let mut facts: BTreeMap<FactKey, Fact> = BTreeMap::new();
     let mut until = |what: &str, done: &dyn Fn(&BTreeMap<FactKey, Fact>) -> bool| {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !done(&facts) {
             let left = deadline.saturating_duration_since(Instant::now());
             let Event::Changes(changes) =
-                events.recv_timeout(left).unwrap_or_else(|_| panic!("{what}: {facts:?}"))
+                listening.events.recv_timeout(left).unwrap_or_else(|_| panic!("{what}: {facts:?}"))
             else {
                 continue;
             };
@@ -79,6 +72,4 @@ fn what_another_machine_writes_is_found_by_polling() {
     until("a change of the same length", &|facts| label(facts, "behind"));
     remote.write("b.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: new}\n");
     until("a new file", &|facts| facts.len() == 2);
-    store.stop();
-    thread.join().unwrap().unwrap();
 }
