@@ -166,6 +166,16 @@ impl Fake {
         self.change(|state| state.epoch += 1);
     }
 
+    /// Started anew, at once: connections are closed, and no watch can go on, whatever bookmark it has had.
+    pub fn restart(&self) {
+        self.change(|state| {
+            state.version += 1;
+            state.compacted = state.version;
+            state.history.clear();
+            state.epoch += 1;
+        });
+    }
+
     /// Restored from an old backup: connections are closed, and versions begin lower.
     pub fn go_back(&self, version: u64) {
         self.change(|state| {

@@ -404,8 +404,7 @@ fn a_server_that_no_longer_knows_the_node_takes_nothing_away() {
         fake.lose(collection, name);
     }
     fake.put("api/v1/namespaces", namespace("default"));
-    fake.compact();
-    fake.hang_up();
+    fake.restart();
     watching.until("trouble", |w| w.said.last().is_some_and(|s| s.contains("no longer knows node n1")));
     assert!(watching.removed.is_empty() && watching.facts.len() >= facts, "{:?}", watching.removed);
     // The kubelet registers it again.
