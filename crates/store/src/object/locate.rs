@@ -2,25 +2,42 @@
 //!
 //! Only errors ask for it, so the text is read once more, with positions, instead of keeping them for every field.
 
+use std::cell::OnceCell;
+
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-/// The line, counted from 1, of the field at `path` or of its nearest ancestor that exists.
-pub fn line_of(text: &str, path: &str) -> Option<u64> {
-    let root: Spanned<Tree> = serde_saphyr::from_str_with_options(text, super::text::options(text)).ok()?;
-    let mut at = &root;
-    for step in steps(path) {
-        let next = match (&at.value, step) {
-            (Tree::Map(entries), Step::Key(key)) => entries.iter().find(|(k, _)| *k == key).map(|(_, v)| v),
-            (Tree::Seq(items), Step::Index(index)) => items.get(index),
-            _ => None,
-        };
-        match next {
-            Some(next) => at = next,
-            None => break,
-        }
+/// The places of a text's fields, found when the first error asks: many may be wrong in one text.
+pub struct Places<'a> {
+    text: &'a str,
+    root: OnceCell<Option<Spanned<Tree>>>,
+}
+
+impl<'a> Places<'a> {
+    /// Those of one document, or of a JSON text.
+    pub fn of(text: &'a str) -> Self {
+        Self { text, root: OnceCell::new() }
     }
-    Some(at.referenced.line()).filter(|line| *line > 0)
+
+    /// The line, counted from 1, of the field at `path` or of its nearest ancestor that exists.
+    pub fn line_of(&self, path: &str) -> Option<u64> {
+        let read = || serde_saphyr::from_str_with_options(self.text, super::text::options(self.text)).ok();
+        let mut at = self.root.get_or_init(read).as_ref()?;
+        for step in steps(path) {
+            let next = match (&at.value, step) {
+                (Tree::Map(entries), Step::Key(key)) => {
+                    entries.iter().find(|(k, _)| *k == key).map(|(_, v)| v)
+                }
+                (Tree::Seq(items), Step::Index(index)) => items.get(index),
+                _ => None,
+            };
+            match next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        Some(at.referenced.line()).filter(|line| *line > 0)
+    }
 }
 
 enum Step {
@@ -106,12 +123,13 @@ impl<'de> Deserialize<'de> for Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::line_of;
+    use super::Places;
 
     #[test]
     fn fields_have_lines() {
         let text = "kind: X\nspec:\n  ports:\n  - port: 1\n  - port: 2\n    name: a\nmeta:\n  notes:\n    a.b/c: x\n";
-        let check = |path: &str, expected: u64| assert_eq!(line_of(text, path), Some(expected), "{path}");
+        let check =
+            |path: &str, expected: u64| assert_eq!(Places::of(text).line_of(path), Some(expected), "{path}");
         check("", 1);
         check("kind", 1);
         check("spec.ports[1].port", 5);

@@ -12,7 +12,7 @@ use serde_saphyr::Options;
 use super::Interner;
 use super::decode::{ObjectId, Outcome, Reader, decode, decode_value};
 use super::error::ObjectError;
-use super::locate::line_of;
+use super::locate::Places;
 use super::raw::Head;
 
 /// One document of a YAML stream.
@@ -57,9 +57,10 @@ fn has_content(line: &str) -> bool {
 
 /// Decodes one YAML document. Lines in errors count from the document's first.
 pub fn decode_yaml(text: &str, names: &mut Interner) -> Vec<Result<Outcome, ObjectError>> {
+    let places = Places::of(text);
     let located = |outcome: Result<Outcome, ObjectError>| {
         outcome.map_err(|mut error| {
-            error.line = error.line.or_else(|| line_of(text, &error.field));
+            error.line = error.line.or_else(|| places.line_of(&error.field));
             error
         })
     };
@@ -97,8 +98,9 @@ pub fn decode_json(text: &str, names: &mut Interner) -> Vec<Result<Outcome, Obje
         rest = &rest[value.len()..];
         decode_glimpsed(value, glimpse, names, &mut outcomes);
     }
+    let places = Places::of(text);
     for error in outcomes.iter_mut().filter_map(|o| o.as_mut().err()) {
-        error.line = error.line.or_else(|| line_of(text, &error.field));
+        error.line = error.line.or_else(|| places.line_of(&error.field));
     }
     outcomes
 }
@@ -295,7 +297,7 @@ mod tests {
         };
         let mut expected = tree(text, &mut Interner::default());
         for error in expected.iter_mut().filter_map(|o| o.as_mut().err()) {
-            error.line = error.line.or_else(|| line_of(text, &error.field));
+            error.line = error.line.or_else(|| Places::of(text).line_of(&error.field));
         }
         assert_eq!(decode_json(text, &mut Interner::default()), expected, "{text}");
     }
