@@ -84,17 +84,18 @@ pub fn read(state_dir: &Path) -> Option<(Vec<Change>, SystemTime)> {
     let path = state_dir.join(NAME);
     let file = File::open(&path).ok()?;
     let written = file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let lines = BufReader::new(file).lines().map_while(Result::ok);
-    let (changes, strange): (Vec<_>, Vec<_>) =
-        lines.map(|line| serde_json::from_str(&line)).partition(Result::is_ok);
-    // The last one may have been cut off by a crash; more are another version's.
-    if strange.len() > 1 {
-        let (path, count) = (path.display(), strange.len());
+    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+    let read: Vec<Result<Change, _>> = lines.map(|line| serde_json::from_slice(&line)).collect();
+    // The last one may have been cut off by a crash; others are damaged, or another version's.
+    let strange = read.iter().rev().skip(1).filter(|line| line.is_err()).count();
+    if strange > 0 {
         tracing::warn!(
-            "{path}: {count} lines are not understood and passed over; another version wrote them"
+            "{}: {strange} lines are not understood and passed over: another version wrote them, or they are damaged",
+            path.display()
         );
     }
-    Some((changes.into_iter().flatten().collect(), written))
+    let changes: Vec<Change> = read.into_iter().flatten().collect();
+    Some((changes, written))
 }
 
 /// The file of a log.

@@ -140,10 +140,12 @@ impl Records {
     /// # Errors
     /// As [`Records::list`].
     pub fn try_out(folder: &Path, boot: &str) -> Result<(), RecordError> {
-        match fs::read_to_string(folder.join(BOOT_ID)) {
-            Ok(text) if text.trim() == boot => Self { folder: folder.to_owned() }.list().map(drop),
-            _ => Ok(()),
+        let recorded = fs::read_to_string(folder.join(BOOT_ID)).unwrap_or_default();
+        // As `open` has it: without an id they count as this boot's.
+        if !folder.is_dir() || !["", boot].contains(&recorded.trim()) {
+            return Ok(());
         }
+        Self { folder: folder.to_owned() }.list().map(drop)
     }
 
     /// All records with their stages, by id. A file that can't be read of an attachment that comes or goes is left alone and reported.
@@ -349,6 +351,10 @@ mod tests {
             assert!(text.contains("c:eth0.json") && text.contains("delete the pod"), "{text}");
         }
         Records::try_out(folder.path(), "boot-2").unwrap();
+        Records::try_out(&folder.path().join("nothing"), "boot-1").unwrap();
+        fs::write(folder.path().join(BOOT_ID), "").unwrap();
+        Records::try_out(folder.path(), "boot-1").unwrap_err();
+        fs::write(folder.path().join(BOOT_ID), "boot-1").unwrap();
         let (records, since) = Records::open(folder.path(), "boot-2").unwrap();
         assert_eq!(records.list().unwrap(), (Vec::new(), Vec::new()));
         assert_eq!(since, Since::EarlierBoot);
