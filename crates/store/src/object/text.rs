@@ -3,6 +3,8 @@
 //! What always holds: one broken document, or one broken item of a list, does not touch the others. Aliases can't blow
 //! a small text up: the values read are bounded by the text's own length.
 
+use std::cell::OnceCell;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -64,19 +66,20 @@ pub fn decode_yaml(text: &str, names: &mut Interner) -> Vec<Result<Outcome, Obje
             error
         })
     };
+    let yaml = Yaml::of(text);
     let id = match glimpse(text) {
         Some(id) => id,
-        None => match Yaml(text).read::<Head>() {
+        None => match yaml.read::<Head>() {
             Ok(head) => ObjectId { api_version: head.api_version, kind: head.kind },
             Err(error) => return vec![Err(error)],
         },
     };
     if !id.is_list() {
-        return vec![located(decode(&id, &Yaml(text), names))];
+        return vec![located(decode(&id, &yaml, names))];
     }
-    match serde_saphyr::from_str_with_options::<Value>(text, options(text)) {
-        Ok(list) => decode_value(&list, &id, names).into_iter().map(located).collect(),
-        Err(error) => vec![Err(syntax(&error))],
+    match yaml.tree() {
+        Ok(list) => decode_value(list, &id, names).into_iter().map(located).collect(),
+        Err(error) => vec![Err(error)],
     }
 }
 
@@ -241,12 +244,29 @@ fn glimpse(text: &str) -> Option<ObjectId> {
 }
 
 /// A YAML text. It is read into a tree first: reading each type straight from it is a little faster, and two megabytes of program.
-struct Yaml<'a>(&'a str);
+///
+/// The tree is made when somebody asks for a field: of a kind that nobody knows, nothing is read.
+struct Yaml<'a> {
+    text: &'a str,
+    tree: OnceCell<Result<Value, ObjectError>>,
+}
+
+impl<'a> Yaml<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text, tree: OnceCell::new() }
+    }
+
+    fn tree(&self) -> Result<&Value, ObjectError> {
+        let read = || {
+            serde_saphyr::from_str_with_options(self.text, options(self.text)).map_err(|error| syntax(&error))
+        };
+        self.tree.get_or_init(read).as_ref().map_err(Clone::clone)
+    }
+}
 
 impl Reader for Yaml<'_> {
     fn read<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
-        let read = serde_saphyr::from_str_with_options::<Value>(self.0, options(self.0));
-        read.map_err(|error| syntax(&error))?.read()
+        self.tree()?.read()
     }
 }
 
