@@ -234,7 +234,7 @@ impl<K: NodeKernel> KernelThread<K> {
                 };
                 (Message::Applied(report), true)
             }
-            Err(error) => (Message::Trouble("kernel", Some(format!("nothing was applied: {error}"))), false),
+            Err(error) => (Message::NotApplied(format!("nothing was applied: {error}")), false),
         };
         let _ = self.core.send(message);
         done

@@ -29,6 +29,8 @@ pub enum Message {
     Inspect(Box<dyn FnOnce(&Core) + Send>),
     /// Blocks for this node were claimed in the store.
     Claimed(NetworkName, Vec<Cidr>),
+    /// The kernel thread has tried, and nothing could be applied: why.
+    NotApplied(String),
     /// Something that a person should know of a part of the agent; `None` when it is over.
     Trouble(&'static str, Option<String>),
     /// What this kernel refuses, tried out.

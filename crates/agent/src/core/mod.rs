@@ -206,6 +206,10 @@ impl Core {
             Message::Cni(call) => self.cni(call),
             Message::Inspect(look) => look(self),
             Message::Claimed(network, cidrs) => self.claimed(&network, &cidrs),
+            Message::NotApplied(reason) => {
+                self.note_sign_of_life(Instant::now());
+                self.trouble("kernel", Some(reason));
+            }
             Message::Trouble(part, text) => self.trouble(part, text),
             Message::Tried(tried) => self.tried = Some(tried),
             Message::Unserved(warnings) => {
@@ -222,9 +226,6 @@ impl Core {
 
     /// Keeps what a person should know of a part, and says it once; `None` when it is over.
     fn trouble(&mut self, part: &'static str, text: Option<String>) {
-        if part == "kernel" {
-            self.note_sign_of_life(Instant::now());
-        }
         let Some(text) = text else {
             self.troubles.remove(part);
             return;
