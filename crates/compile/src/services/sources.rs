@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use weft_model::net::fnv1a;
+use weft_model::net::fnv1a_of;
 use weft_model::{Cidr, Family, IngressMode, ObjectKey, Service};
 use weft_plan::marks::GROUP;
 
@@ -73,7 +73,7 @@ impl SourceList {
         let mut text = format!("{:?}", self.family);
         self.blocks.iter().for_each(|block| text += &format!(" {block}"));
         (0..HASHES).map(move |turn| {
-            let hash = fnv1a(format!("{turn} {text}").as_bytes());
+            let hash = fnv1a_of([turn.to_string().as_bytes(), b" ", text.as_bytes()]);
             let hash = (hash ^ (hash >> 40) ^ (hash >> 20)) as u32;
             turn << BITS | hash & ((1 << bits) - 1)
         })

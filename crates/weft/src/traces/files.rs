@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use weft_agent::AgentConfig;
 use weft_agent::config::CniConfig;
 use weft_agent::conflist;
+use weft_agent::records::RECORDS;
 use weft_cni::config::DEFAULT_STATE_DIR;
 
 use crate::cli::DEFAULT_RUN_DIR;
 
 /// What the agent keeps in its state folder.
-const STATE: [&str; 4] = ["attachments", "tombstones", "facts.log", "sysctl-originals"];
+const STATE: [&str; 4] = [RECORDS, "tombstones", "facts.log", "sysctl-originals"];
 /// What it keeps in its run folder.
 const RUN: [&str; 4] = ["weft.sock", "weft.new", "agent.pid", "next.pid"];
 /// The file that tells our lease folders from host-local's.

@@ -194,14 +194,16 @@ fn ask(rig: &Rig, asker: &str, offer: &Offer) -> Vec<Said> {
         .into_iter()
         .filter(|(transport, _)| offer.sort != Sort::Empty || *transport == Transport::Http)
         .collect();
-    let once: Vec<Target> = ways.iter().map(|(transport, to)| Target::new(*transport, *to)).collect();
+    let probe = |ways: &[(Transport, SocketAddr)]| {
+        let targets: Vec<Target> = ways.iter().map(|(transport, to)| Target::new(*transport, *to)).collect();
+        place(rig, asker).probe(rig.lab.tool(), &targets).expect("it can ask")
+    };
     if offer.sort == Sort::Kept {
         // A client's very first packets may be led apart when they come at once, on two processors: neither remembers the other.
-        place(rig, asker).probe(rig.lab.tool(), &once).expect("it can ask");
+        probe(&ways);
     }
     let many: Vec<_> = ways.iter().copied().cycle().take(TIMES * ways.len()).collect();
-    let targets: Vec<Target> = many.iter().map(|(transport, to)| Target::new(*transport, *to)).collect();
-    let outcomes = place(rig, asker).probe(rig.lab.tool(), &targets).expect("it can ask");
+    let outcomes = probe(&many);
     many.into_iter().zip(outcomes).collect()
 }
 
