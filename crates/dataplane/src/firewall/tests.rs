@@ -1,8 +1,9 @@
 //! Debian's iptables, iptables-legacy and nft as other programs, each test in a network namespace of its own.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_model::{Port, Protocol};
 use weft_plan::Opening;
@@ -78,7 +79,7 @@ impl Cluster {
 
     /// Whether a datagram of the pod reaches the host outside, and the answer the pod.
     fn reaches(&self) -> bool {
-        let server = self.outside.run(|| UdpSocket::bind("192.0.2.9:9000").unwrap());
+        let server = self.outside.run(|| bind("192.0.2.9:9000"));
         server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let client = self.pod.run(|| UdpSocket::bind("10.244.1.5:0").unwrap());
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -93,11 +94,24 @@ impl Cluster {
 
     /// Whether the node's own port 53 is reached from outside.
     fn reaches_node(&self) -> bool {
-        let server = UdpSocket::bind("192.0.2.1:53").unwrap();
+        let server = bind("192.0.2.1:53");
         server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let client = self.outside.run(|| UdpSocket::bind("192.0.2.9:0").unwrap());
         client.send_to(b"ask", "192.0.2.1:53").unwrap();
         server.recv(&mut [0; 8]).is_ok()
+    }
+}
+
+/// Takes a port that was let go of a moment ago: a program that another test begins has a copy of each socket until it is executed.
+fn bind(address: &str) -> UdpSocket {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound.unwrap(),
+        }
     }
 }
 
