@@ -26,8 +26,6 @@ pub const LINK_GROUP: u32 = 9338;
 pub const ROUTE_PROTOCOL: u8 = 93;
 /// The routing table for what pods send to nodes through a tunnel.
 pub const POD_TABLE: u32 = 9338;
-/// Mark of packets that answer a translated connection: they go back as they came, not through a tunnel.
-pub const ANSWER_MARK: u32 = 0x0080_0000;
 /// The kernel's main table.
 pub const MAIN_TABLE: u32 = 254;
 /// The kernel's table of local addresses.

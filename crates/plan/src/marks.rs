@@ -1,4 +1,6 @@
-//! Connections' marks: which bits say what, and the numbers of endpoints that stand there.
+//! Marks of connections and of packets: which bits say what, and the numbers of endpoints that stand there.
+//!
+//! Of a connection's mark (`ct mark`):
 //!
 //! | bit 31 | bits 30–23 | bits 22–20 | bits 19–0 | meaning |
 //! |---|---|---|---|---|
@@ -6,11 +8,19 @@
 //! | 0 | 0xfd | list | list | before that, where only some sources may use it: whose they are |
 //! | 1 | 0 | 0 | number | an endpoint was chosen; the connection keeps it |
 //!
-//! What always holds: the look-up happens once, at a connection's first packet, and ends before routing. From then on the
-//! bits of [`FREE`] are zero, and belong to whoever sets them without touching the others.
+//! Of a packet's own mark (`meta mark`):
 //!
-//! What is absent: packets' own marks. Services write none. One is written elsewhere: [`crate::kernel::ANSWER_MARK`], by the
-//! tunnel's rule, as the whole mark of the packet.
+//! | bit | meaning |
+//! |---|---|
+//! | 23 | [`ANSWER`]: a pod answers on a translated connection; set before routing on nodes with a tunnel |
+//! | all others | nobody's here: they are neither set nor cleared nor asked |
+//!
+//! What always holds: the look-up happens once, at a connection's first packet, and ends before routing. From then on the
+//! bits of [`FREE`] are zero, and belong to whoever sets them without touching the others. A packet's mark is written bit by
+//! bit ([`crate::Statement::SetMarkBits`]), whatever else it bears. Whoever copies a connection's mark into its packets
+//! doesn't set [`ANSWER`] by that: it is among the bits that are zero there.
+//!
+//! What is absent: marks of packets for services. Between two look-ups it is the connection's mark that carries (decision 0013).
 
 use std::net::IpAddr;
 
@@ -29,6 +39,9 @@ pub const CLASS: u32 = 0xff << CLASS_SHIFT;
 pub const CLASS_SHIFT: u32 = 23;
 /// Where the group is, while a service is looked up.
 pub const GROUP: u32 = (1 << CLASS_SHIFT) - 1;
+
+/// Set in the mark of packets that answer a translated connection: they go back as they came, not through a tunnel.
+pub const ANSWER: u32 = 1 << 23;
 
 /// The marks that an endpoint can have, in the order in which they are tried: each is its own only among the endpoints of
 /// one port of one service.
@@ -71,6 +84,8 @@ mod tests {
         assert_eq!(CHOSEN | CLASS | GROUP, u32::MAX);
         assert_eq!((CHOSEN & CLASS) | (CHOSEN & GROUP) | (CLASS & GROUP) | (CHOSEN & NUMBER), 0);
         assert_eq!((FREE & (CHOSEN | NUMBER), FREE.count_ones()), (0, 11));
+        // What a program restores from a connection's mark into a packet's is no answer for that.
+        assert_eq!(ANSWER & FREE, ANSWER);
     }
 
     #[test]

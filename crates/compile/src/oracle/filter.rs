@@ -202,8 +202,8 @@ impl<'a> Interpreter<'_, 'a> {
                 }
                 Step::Next
             }
-            Statement::SetMark(mark) => {
-                *packet.mark = *mark;
+            Statement::SetMarkBits(bits) => {
+                *packet.mark |= bits;
                 Step::Next
             }
             Statement::SetMarkFrom(fields, map) => {
@@ -437,7 +437,7 @@ struct Ended {
 fn acts(statement: &Statement) -> bool {
     match statement {
         Statement::Notrack
-        | Statement::SetMark(_)
+        | Statement::SetMarkBits(_)
         | Statement::SetMarkFrom(..)
         | Statement::SaveMark
         | Statement::SetCtMark(_)

@@ -80,6 +80,8 @@ pub enum Expression {
     },
     /// Keeps only these bits of the register.
     Mask(Register, Vec<u8>),
+    /// Sets these bits of the register's first word and keeps the others.
+    Or(Register, u32),
     /// Hashes the bytes of one register into another, as [`weft_plan::filter::address_hash`] does.
     Hash {
         /// The bytes.
@@ -190,7 +192,13 @@ impl Expression {
                 w.u32(k::NFTA_CMP_OP, *operation);
                 write_data(w, k::NFTA_CMP_DATA, data);
             }),
-            Expression::Mask(register, mask) => one("bitwise", &|w| write_mask(w, *register, mask)),
+            Expression::Mask(register, mask) => {
+                one("bitwise", &|w| write_bitwise(w, *register, mask, &vec![0; mask.len()]));
+            }
+            Expression::Or(register, bits) => {
+                let keep = (!bits).to_ne_bytes();
+                one("bitwise", &|w| write_bitwise(w, *register, &keep, &bits.to_ne_bytes()));
+            }
             Expression::Hash { from, length, to } => one("hash", &|w| write_hash(w, *from, *length, *to)),
             Expression::Dynset { operation, map, key, data, timeout } => one("dynset", &|w| {
                 w.text(k::NFTA_DYNSET_SET_NAME, map.as_str());
@@ -287,13 +295,14 @@ fn write_load(one: &mut WriteOne<'_>, source: Source, register: u32) {
     }
 }
 
-fn write_mask(w: &mut Writer, register: Register, mask: &[u8]) {
+/// `register = (register & mask) ^ xor`, of which nft makes all that it says of bits.
+fn write_bitwise(w: &mut Writer, register: Register, mask: &[u8], xor: &[u8]) {
     w.u32(k::NFTA_BITWISE_SREG, register.number());
     w.u32(k::NFTA_BITWISE_DREG, register.number());
     w.u32(k::NFTA_BITWISE_LEN, mask.len() as u32);
     w.u32(k::NFTA_BITWISE_OP, 0);
     write_data(w, k::NFTA_BITWISE_MASK, mask);
-    write_data(w, k::NFTA_BITWISE_XOR, &vec![0; mask.len()]);
+    write_data(w, k::NFTA_BITWISE_XOR, xor);
 }
 
 fn write_hash(w: &mut Writer, from: Register, length: u32, to: Register) {
@@ -374,13 +383,7 @@ fn read_named(name: &str, a: Attributes<'_>) -> Option<Expression> {
             operation: number(k::NFTA_CMP_OP)?,
             data: value(k::NFTA_CMP_DATA)?,
         }),
-        "bitwise" => {
-            let from = register(k::NFTA_BITWISE_SREG)?;
-            let plain = from == register(k::NFTA_BITWISE_DREG)?
-                && number(k::NFTA_BITWISE_OP).unwrap_or_default() == 0
-                && value(k::NFTA_BITWISE_XOR)?.iter().all(|byte| *byte == 0);
-            plain.then_some(Expression::Mask(from, value(k::NFTA_BITWISE_MASK)?))
-        }
+        "bitwise" => read_bitwise(a),
         "lookup" => {
             let set = read_ident(a.get(k::NFTA_LOOKUP_SET)?)?;
             let found = match number(k::NFTA_LOOKUP_DREG) {
@@ -422,6 +425,22 @@ fn read_act(name: &str, a: Attributes<'_>) -> Option<Expression> {
         )),
         _ => None,
     }
+}
+
+fn read_bitwise(a: Attributes<'_>) -> Option<Expression> {
+    let number = |kind: u16| a.get(kind)?.u32();
+    let value = |kind: u16| Some(a.get(kind)?.nested().get(k::NFTA_DATA_VALUE)?.value);
+    let register = Register::from_number(number(k::NFTA_BITWISE_SREG)?)?;
+    let in_place = number(k::NFTA_BITWISE_DREG)? == number(k::NFTA_BITWISE_SREG)?;
+    let masks = number(k::NFTA_BITWISE_OP).unwrap_or_default() == 0;
+    (in_place && masks).then_some(())?;
+    let (mask, xor) = (value(k::NFTA_BITWISE_MASK)?, value(k::NFTA_BITWISE_XOR)?);
+    if xor.iter().all(|byte| *byte == 0) {
+        return Some(Expression::Mask(register, mask.to_vec()));
+    }
+    let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
+    let bits = word(xor)?;
+    (word(mask)? == !bits).then_some(Expression::Or(register, bits))
 }
 
 fn read_hash(a: Attributes<'_>) -> Option<Expression> {
@@ -535,6 +554,9 @@ impl fmt::Display for Expression {
             }
             Expression::Mask(register, mask) => {
                 write!(f, "[ bitwise {register} = ( {register} &{} ) ]", Words(mask))
+            }
+            Expression::Or(register, bits) => {
+                write!(f, "[ bitwise {register} = ( {register} & {:#010x} ) ^ {bits:#010x} ]", !bits)
             }
             Expression::Hash { from, length, to } => {
                 write!(f, "[ hash {to} = jhash({from}, {length}, {HASH_SEED:#x}) % mod {HASH_MODULUS} ]")

@@ -320,8 +320,9 @@ impl Lowering {
             }
             Statement::Counter => self.out.push(Expression::Counter { packets: 0, bytes: 0 }),
             Statement::Notrack => self.out.push(Expression::Notrack),
-            Statement::SetMark(mark) => {
-                self.out.push(Expression::Immediate(FIRST, mark.to_ne_bytes().to_vec()));
+            Statement::SetMarkBits(bits) => {
+                self.load(Source::Meta(k::NFT_META_MARK), FIRST);
+                self.out.push(Expression::Or(FIRST, *bits));
                 self.out.push(Expression::SetMeta(k::NFT_META_MARK, FIRST));
             }
             Statement::SetMarkFrom(key, map) => {

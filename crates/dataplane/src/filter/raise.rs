@@ -85,7 +85,6 @@ impl Raising<'_> {
             }),
             Expression::Immediate(FIRST, bytes) => {
                 let statement = match self.rest.get(1)? {
-                    Expression::SetMeta(k::NFT_META_MARK, FIRST) => Statement::SetMark(word(bytes)?),
                     Expression::SetCt(k::NFT_CT_MARK, FIRST) => Statement::SetCtMark(word(bytes)?),
                     Expression::Nat(kind, _, FIRST, None) => nat(*kind, NatTarget::Address(address(bytes)?))?,
                     _ => return None,
@@ -101,7 +100,7 @@ impl Raising<'_> {
 
     /// A statement that begins by loading registers.
     fn after_load(&mut self) -> Option<Option<Statement>> {
-        use Expression::{Compare, Dynset, Load, Lookup, Mask, SetCt};
+        use Expression::{Compare, Dynset, Load, Lookup, Mask, Or, SetCt, SetMeta};
         match *self.rest {
             [
                 Load(Source::Meta(k::NFT_META_NFPROTO), FIRST),
@@ -137,6 +136,15 @@ impl Raising<'_> {
             [Load(Source::Meta(k::NFT_META_MARK), FIRST), SetCt(k::NFT_CT_MARK, FIRST), ..] => {
                 self.skip(2);
                 Some(Some(Statement::SaveMark))
+            }
+            [
+                Load(Source::Meta(k::NFT_META_MARK), FIRST),
+                Or(FIRST, bits),
+                SetMeta(k::NFT_META_MARK, FIRST),
+                ..,
+            ] => {
+                self.skip(3);
+                Some(Some(Statement::SetMarkBits(bits)))
             }
             [Load(from, FIRST), Mask(FIRST, ref mask), Compare { operation, ref data, .. }, ..] => {
                 let statement = self.masked(from, mask, comparison(operation)?, data)?;

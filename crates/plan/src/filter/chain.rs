@@ -114,8 +114,9 @@ pub enum Statement {
     Counter,
     /// Keeps the packet out of connection tracking.
     Notrack,
-    /// Sets the packet's mark.
-    SetMark(u32),
+    /// Sets these bits of the packet's mark, neither none nor all; the others stay as they were, because packets' marks
+    /// belong to others too ([`crate::marks`]).
+    SetMarkBits(u32),
     /// Sets the packet's mark from a map with mark data; without the key, ends the rule.
     SetMarkFrom(Vec<Field>, Ident),
     /// Copies the packet's mark to the connection's.
@@ -180,7 +181,7 @@ impl Statement {
             | Statement::Masquerade => true,
             Statement::Counter
             | Statement::Notrack
-            | Statement::SetMark(_)
+            | Statement::SetMarkBits(_)
             | Statement::Reject(_)
             | Statement::Verdict(_) => false,
         }
@@ -283,7 +284,7 @@ impl fmt::Display for Statement {
             }
             Statement::Counter => f.write_str("counter"),
             Statement::Notrack => f.write_str("notrack"),
-            Statement::SetMark(mark) => write!(f, "meta mark set {mark:#010x}"),
+            Statement::SetMarkBits(bits) => write!(f, "meta mark set meta mark | {bits:#010x}"),
             Statement::SetMarkFrom(key, map) => {
                 f.write_str("meta mark set ")?;
                 fields(key, f)?;

@@ -78,6 +78,7 @@ fn unreadable(statement: &Statement, protocol: bool) -> Option<&'static str> {
             let without = "nft takes a port from a map only with the protocol in the key or matched before";
             any_block(key).or_else(|| hashes(key)).or_else(|| masked(key)).or((!ports).then_some(without))
         }
+        Statement::SetMarkBits(0 | u32::MAX) => Some("no bits of a mark, or all"),
         Statement::Update { timeout_seconds: 0, .. } => Some("an element that stays for no time"),
         Statement::Update { key, data, .. } | Statement::Delete { key, data, .. } => {
             let bytes: usize =
@@ -133,6 +134,13 @@ mod tests {
     fn check(statements: &[Statement], expected: &str) {
         let fault = Rule::new("", statements.to_vec()).unreadable();
         assert_eq!(fault.as_deref().unwrap_or_default(), expected, "{statements:?}");
+    }
+
+    #[test]
+    fn bits_of_a_packets_mark_are_some_of_it() {
+        check(&[Statement::SetMarkBits(0x0080_0000)], "");
+        check(&[Statement::SetMarkBits(0)], "no bits of a mark, or all");
+        check(&[Statement::SetMarkBits(u32::MAX)], "no bits of a mark, or all");
     }
 
     #[test]

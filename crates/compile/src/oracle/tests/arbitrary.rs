@@ -162,7 +162,7 @@ fn statement() -> BoxedStrategy<Statement> {
         2 => (vec(field(), 1..3), comparison(), ident()).prop_map(|(f, c, s)| Statement::Lookup(f, c, s)),
         1 => Just(Statement::Counter),
         1 => Just(Statement::Notrack),
-        1 => (0u32..3).prop_map(Statement::SetMark),
+        1 => (0u32..3).prop_map(Statement::SetMarkBits),
         1 => (vec(field(), 1..3), ident()).prop_map(|(f, m)| Statement::SetMarkFrom(f, m)),
         1 => Just(Statement::SaveMark),
         1 => (0u32..3).prop_map(Statement::SetCtMark),

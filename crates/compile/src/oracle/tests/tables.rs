@@ -53,7 +53,7 @@ fn simple_match() -> BoxedStrategy<Statement> {
         2 => name().prop_map(|n| (Field::Oifname, Value::Link(n))),
         1 => Just((Field::Iifname, Value::LinkPrefix("weftp".into()))),
         1 => Just((Field::Oifname, Value::LinkPrefix("weftp".into()))),
-        2 => (0u32..3).prop_map(|m| (Field::Mark, Value::Mark(m))),
+        2 => (0u32..4).prop_map(|m| (Field::Mark, Value::Mark(m))),
         2 => (0u32..3).prop_map(|m| (Field::CtMark, Value::Mark(m))),
         2 => (mask(), 0u32..3).prop_map(|(bits, m)| (Field::CtMarkMasked(bits), Value::Mark(m & bits))),
         2 => address().prop_map(move |a| (Field::CtOriginalDaddr(v4), Value::Address(a))),
@@ -107,7 +107,7 @@ fn effect() -> BoxedStrategy<Statement> {
     prop_oneof![
         Just(Statement::Counter),
         Just(Statement::Notrack),
-        (1u32..3).prop_map(Statement::SetMark),
+        (1u32..3).prop_map(Statement::SetMarkBits),
         Just(Statement::SetMarkFrom(vec![Field::Dport], Ident::new("marks"))),
         Just(Statement::SaveMark),
         (0u32..3).prop_map(Statement::SetCtMark),

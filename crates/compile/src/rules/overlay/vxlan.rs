@@ -7,12 +7,10 @@ use std::net::IpAddr;
 
 use weft_model::{Cidr, FactKey, Family, IfName, Network, NetworkName, Node, Protocol};
 use weft_plan::filter::{Comparison, ConntrackStatus, HookKind, Value};
-use weft_plan::kernel::{
-    ANSWER_MARK, LinkKind, MAIN_TABLE, Opening, POD_LINK_PREFIX, POD_TABLE, PolicyRule, VxlanLink,
-};
+use weft_plan::kernel::{LinkKind, MAIN_TABLE, Opening, POD_LINK_PREFIX, POD_TABLE, PolicyRule, VxlanLink};
 use weft_plan::{
     Atom, Fdb, Field, Ident, KernelKey, KernelRow, Link, Neighbour, Route, RouteKey, RouteKind, SetSpec,
-    Statement, Type, Verdict,
+    Statement, Type, Verdict, marks,
 };
 
 use crate::engine::{Context, Output};
@@ -58,7 +56,7 @@ pub fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: 
             from: cidr,
             table: pod_table(network),
             priority: RULE_PRIORITY,
-            unless_mark: ANSWER_MARK,
+            unless_mark: marks::ANSWER,
         };
         out.kernel(KernelKey::Rule(rule), KernelRow::Rule, origin);
     }
@@ -75,7 +73,7 @@ fn send_answers_back(origin: &FactKey, out: &mut Output) {
             Statement::Match(Field::Iifname, Comparison::Is, Value::LinkPrefix(POD_LINK_PREFIX.into())),
             Statement::Match(Field::CtDirection, Comparison::Is, Value::Reply),
             Statement::Match(Field::CtStatus, Comparison::Is, Value::Status(ConntrackStatus::Dnat)),
-            Statement::SetMark(ANSWER_MARK),
+            Statement::SetMarkBits(marks::ANSWER),
         ],
     );
     out.base_chain("answers", filter(HookKind::Prerouting, -150), vec![rule], origin);

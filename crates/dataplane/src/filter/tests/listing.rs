@@ -169,7 +169,7 @@ fn rules_are_listed_in_the_words_of_the_plan() {
         udp dport 53 accept comment "names"
         ip daddr @blocks4 udp dport 53 accept comment "after a look-up"
         iifname "weftp*" iifname . ip6 saddr != @pods6 counter packets 0 bytes 0 drop comment "spoofed source"
-        meta mark set 0x00000100 ct mark set meta mark
+        meta mark set meta mark | 0x00000100 ct mark set meta mark
         meta mark set ip daddr . meta l4proto . th dport map @svc_mark
         meta mark set ip saddr map @block_mark
         meta mark set meta mark . numgen random mod 2 map @slot

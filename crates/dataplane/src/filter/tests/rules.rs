@@ -200,7 +200,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         key.prop_map(move |key| {
             Statement::Snat(NatTarget::AddressPortFrom { family: Family::V6, key, map: set() })
         }),
-        any::<u32>().prop_map(Statement::SetMark),
+        (1..u32::MAX).prop_map(Statement::SetMarkBits),
         any::<u32>().prop_map(Statement::SetCtMark),
         written(),
         Just(Statement::SaveMark),

@@ -287,7 +287,7 @@ fn decisions() -> Vec<Rule> {
                 Statement::Verdict(Verdict::Drop),
             ],
         ),
-        Rule::new("", [Statement::SetMark(0x100), Statement::SaveMark]),
+        Rule::new("", [Statement::SetMarkBits(0x100), Statement::SaveMark]),
         Rule::new("", [Statement::SetMarkFrom(service, Ident::new("svc_mark"))]),
         Rule::new("", [Statement::SetMarkFrom(vec![Field::Saddr(v4)], Ident::new("block_mark"))]),
         Rule::new("", [Statement::SetMarkFrom(vec![Field::Mark, Field::Random(2)], Ident::new("slot"))]),
