@@ -4,6 +4,9 @@
 //! when it has grown to several times that. So its cost follows the changes, not the cluster. A last line that was cut off
 //! by a crash is passed over. What can't be written, for want of room on the disk, waits, the last change of each fact, and is tried again until it
 //! can; meanwhile [`FactLog::trouble`] says so. Nothing is forced to the platter: an older log is still a log.
+//!
+//! What was known and can't be read again is not merely gone: [`LastFacts::lost`] says that something is missing, and so does a mark beside the
+//! log ([`mark_incomplete`]) until the store has told everything, however often the log is rewritten meanwhile.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime};
 use weft_model::{Change, FactKey};
 
 const NAME: &str = "facts.log";
+/// Beside the log while it is known to lack facts.
+const MARK: &str = "facts.log.incomplete";
 /// The log is rewritten when it has this many lines more than twice the facts it held after the last time.
 const SLACK: usize = 1000;
 /// How long to wait before what couldn't be written is tried again.
@@ -46,6 +51,8 @@ impl FactLog {
         let (changes, inbox) = channel();
         let trouble = Trouble::default();
         let writer = Writer::of(state_dir.join(NAME), pause, trouble.clone());
+        // An agent that has ended may have left a part of one, and this one may have nothing to write for long.
+        let _ = std::fs::remove_file(writer.temporary());
         let thread =
             std::thread::Builder::new().name("weft-facts".into()).spawn(move || writer.run(&inbox))?;
         Ok(Self { changes: Some(changes), thread: Some(thread), trouble })
@@ -79,23 +86,66 @@ impl Drop for FactLog {
     }
 }
 
-/// Reads the log of an earlier agent: its changes, and when it was last written. `None` where there is none.
-pub fn read(state_dir: &Path) -> Option<(Vec<Change>, SystemTime)> {
+/// What a log holds.
+#[derive(Debug)]
+pub struct LastFacts {
+    /// Every change that can be read, in order.
+    pub changes: Vec<Change>,
+    /// When the log was last written.
+    pub written: SystemTime,
+    /// Why facts are missing among these, where some are known to be.
+    pub lost: Option<String>,
+}
+
+/// Reads the log of an earlier agent. `None` where there is none.
+pub fn read(state_dir: &Path) -> Option<LastFacts> {
     let path = state_dir.join(NAME);
     let file = File::open(&path).ok()?;
     let written = file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
-    let read: Vec<Result<Change, _>> = lines.map(|line| serde_json::from_slice(&line)).collect();
-    // The last one may have been cut off by a crash; others are damaged, or another version's.
-    let strange = read.iter().rev().skip(1).filter(|line| line.is_err()).count();
-    if strange > 0 {
-        tracing::warn!(
-            "{}: {strange} lines are not understood and passed over: another version wrote them, or they are damaged",
-            path.display()
-        );
+    let (mut changes, mut strange, mut broken) = (Vec::new(), 0, None);
+    for line in BufReader::new(file).split(b'\n') {
+        match line {
+            Ok(line) => match serde_json::from_slice::<Change>(&line) {
+                Ok(change) => changes.push(change),
+                Err(_) => strange += 1,
+            },
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
     }
-    let changes: Vec<Change> = read.into_iter().flatten().collect();
-    Some((changes, written))
+    let path = path.display();
+    let lost = match broken {
+        Some(error) => Some(format!("{path} can't be read to its end: {error}")),
+        None if strange > 0 => Some(format!(
+            "{path}: {strange} lines are not understood: they are damaged, cut off, or another version wrote them"
+        )),
+        None if state_dir.join(MARK).exists() => {
+            Some(format!("{path} was damaged, and the store has not told everything since"))
+        }
+        None => None,
+    };
+    Some(LastFacts { changes, written, lost })
+}
+
+/// Marks the log as one that lacks facts, whatever is written to it from now on.
+///
+/// # Errors
+/// The system's.
+pub fn mark_incomplete(state_dir: &Path) -> io::Result<()> {
+    File::create(state_dir.join(MARK)).map(|_| ())
+}
+
+/// Takes the mark away: the log lacks nothing any more.
+///
+/// # Errors
+/// The system's.
+pub fn mark_complete(state_dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(state_dir.join(MARK)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The file of a log.
@@ -110,8 +160,21 @@ impl Lines {
         Ok(Self { file: File::create(path)?, whole: 0 })
     }
 
-    /// Writes all of them, or counts as if there were none.
+    /// Writes all of them, or counts as if there were none and takes up no room for them.
     fn append<T>(
+        &mut self,
+        lines: &[T],
+        write: impl Fn(&mut dyn Write, &T) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let done = self.try_append(lines, write);
+        if done.is_err() {
+            // Where that fails as well, the next attempt begins with it.
+            let _ = self.file.set_len(self.whole);
+        }
+        done
+    }
+
+    fn try_append<T>(
         &mut self,
         lines: &[T],
         write: impl Fn(&mut dyn Write, &T) -> io::Result<()>,
@@ -268,10 +331,13 @@ impl Writer {
         }
         let mut keep: Vec<usize> = last.into_values().collect();
         keep.sort_unstable();
-        let mut file = Lines::create(&self.temporary())?;
-        file.append(&keep, |out, at| out.write_all(lines[*at].as_bytes()))?;
-        std::fs::rename(self.temporary(), &self.path)?;
-        self.file = Some(file);
+        let rewrite = || -> io::Result<Lines> {
+            let mut file = Lines::create(&self.temporary())?;
+            file.append(&keep, |out, at| out.write_all(lines[*at].as_bytes()))?;
+            std::fs::rename(self.temporary(), &self.path)?;
+            Ok(file)
+        };
+        self.file = Some(rewrite().inspect_err(|_| drop(std::fs::remove_file(self.temporary())))?);
         self.lines = keep.len();
         self.limit = 2 * self.lines + SLACK;
         Ok(())
@@ -291,7 +357,7 @@ mod tests {
 
     fn replay(folder: &Path) -> Vec<String> {
         let mut names = std::collections::BTreeSet::new();
-        for change in read(folder).map(|(changes, _)| changes).unwrap_or_default() {
+        for change in read(folder).map(|last| last.changes).unwrap_or_default() {
             match change {
                 Change::Set(fact) => drop(names.insert(fact.key().to_string())),
                 Change::Remove(key) => drop(names.remove(&key.to_string())),
@@ -323,6 +389,40 @@ mod tests {
         let strange = ["{\"Set\":{\"Policy\":{\"x\":1}}}", "{\"Rename\":[\"a\",\"b\"]}"].join("\n");
         std::fs::write(folder.path().join(NAME), format!("{strange}\n{known}\n")).unwrap();
         assert_eq!(replay(folder.path()), ["namespace a"]);
+    }
+
+    #[test]
+    fn what_is_lost_is_said_until_all_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let lost = || read(folder.path()).unwrap().lost;
+        let known = serde_json::to_string(&set("a")).unwrap();
+        let check = |text: &str, expected: Option<&str>| {
+            std::fs::write(folder.path().join(NAME), text).unwrap();
+            match (lost(), expected) {
+                (None, None) => {}
+                (Some(said), Some(expected)) => assert!(said.contains(expected), "{said}"),
+                (said, _) => panic!("{text}: {said:?}"),
+            }
+        };
+        check(&format!("{known}\n{known}\n"), None);
+        check(&known, None);
+        check(&format!("{known}\n\0\0{known}\n{known}\n"), Some("1 lines are not understood"));
+        check(&format!("{known}\n{}", &known[..9]), Some("1 lines are not understood"));
+        mark_incomplete(folder.path()).unwrap();
+        check(&format!("{known}\n"), Some("was damaged"));
+        mark_complete(folder.path()).unwrap();
+        mark_complete(folder.path()).unwrap();
+        assert_eq!(lost(), None);
+    }
+
+    #[test]
+    fn a_part_of_a_log_goes_with_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join("facts.log.new");
+        std::fs::write(&left, "{\"Set\":").unwrap();
+        let log = FactLog::begin(folder.path()).unwrap();
+        assert!(!left.exists());
+        drop(log);
     }
 
     #[test]
@@ -380,8 +480,12 @@ mod tests {
         }
         log.append(vec![Change::Remove(FactKey::Namespace(NamespaceName::new("a").unwrap()))]);
         until("the trouble", &|| log.trouble().is_some_and(|text| text.contains("facts.log")));
-        // What was there is there, and no more than a line's beginning after it.
+        // What was there is there, and no part of what didn't fit takes up the room that others may need.
         assert!(replay(disk).contains(&"namespace b".to_owned()));
+        until("the room of what did not fit", &|| {
+            let text = std::fs::read_to_string(disk.join(NAME)).unwrap();
+            text.ends_with('\n') && !disk.join("facts.log.new").exists()
+        });
         drop(rest);
         std::fs::remove_file(disk.join("rest")).unwrap();
         until("the end of the trouble", &|| log.trouble().is_none());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
 use weft_model::IfName;
+use weft_plan::kernel::LinkKind;
 use weft_plan::{Changed, Ident, KernelKey, KernelRow, Plan};
 
 use crate::KernelError;
@@ -69,6 +70,8 @@ type Due<'a> = (&'a KernelKey, Option<&'a KernelRow>);
 pub struct Executor<K> {
     kernel: K,
     generation: Option<u64>,
+    /// A plan of all facts has been compared with the kernel.
+    has_compared: bool,
     failed: BTreeMap<KernelKey, Failure>,
     /// Links as they were applied last: a step must know whether an MTU grows or shrinks.
     links: BTreeMap<IfName, KernelRow>,
@@ -107,6 +110,7 @@ impl<K: Kernel> Executor<K> {
         Self {
             kernel,
             generation: None,
+            has_compared: false,
             failed: BTreeMap::new(),
             links: BTreeMap::new(),
             looks: Looks::default(),
@@ -123,12 +127,12 @@ impl<K: Kernel> Executor<K> {
         &mut self.kernel
     }
 
-    /// Makes the kernel equal to the plan: observes, and changes what differs among desired and owned objects.
+    /// Makes the kernel equal to the plan: observes, and changes what differs among desired and owned objects. Of a partial plan
+    /// (see there) it takes nothing away and ends no connection, but for pods' links that no longer have a pod.
     ///
     /// # Errors
     /// [`ExecutorError`]; single rows' failures are in the outcome.
     pub fn sync(&mut self, plan: &Plan) -> Result<Outcome, ExecutorError> {
-        let is_first = self.generation.is_none();
         self.accept(plan)?;
         let before = self.kernel.messages();
         let seen = self.kernel.observe(&plan.kernel).map_err(ExecutorError::Observe)?;
@@ -148,13 +152,15 @@ impl<K: Kernel> Executor<K> {
         }
         let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
         let mut outcome = self.run(plan, &due);
-        let mut unseen = ended::by_plan(plan);
-        if !is_first {
-            // Nothing has been missed since: others' edits of a map take nothing from a service.
-            unseen.take_lasting();
+        if !plan.is_partial {
+            let mut unseen = ended::by_plan(plan);
+            if std::mem::replace(&mut self.has_compared, true) {
+                // Nothing has been missed since: others' edits of a map take nothing from a service.
+                unseen.take_lasting();
+            }
+            self.looks.suspect(unseen);
+            self.look(plan);
         }
-        self.looks.suspect(unseen);
-        self.look(plan);
         outcome.messages = self.kernel.messages() - before;
         Ok(outcome)
     }
@@ -271,7 +277,10 @@ impl<K: Kernel> Executor<K> {
         order::arrange(&mut batch, |set| rank(plan, set));
         let results = self.kernel.apply(&batch);
         debug_assert_eq!(results.len(), batch.len());
-        self.looks.suspect(ended::by_batch(plan, &batch, |at| results[at].is_ok()));
+        // By a partial plan a connection may lead to nobody whose endpoint is only unknown. The first whole one finds them all.
+        if !plan.is_partial {
+            self.looks.suspect(ended::by_batch(plan, &batch, |at| results[at].is_ok()));
+        }
         let now = Instant::now();
         let mut made = Vec::new();
         for (op, result) in batch.iter().zip(results) {
@@ -383,19 +392,25 @@ fn pause(attempts: u32) -> Duration {
 }
 
 /// Keys that differ between what should be and what is: wanted rows that are absent, other or damaged, and owned rows that
-/// nobody wants. They are sorted, but for the packet filter's elements, of which there are many and whose order is nothing.
+/// nobody wants; of a partial plan only the pods' links among the latter. They are sorted, but for the packet filter's elements, of which there are many and whose order is nothing.
 pub fn differing<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<&'a KernelKey> {
     let wanted = plan
         .kernel
         .iter()
         .filter(|(key, entry)| seen.rows.get(key) != Some(&entry.value) || seen.damaged.contains_key(key))
         .map(|(key, _)| key);
-    let unwanted = seen.rows.keys().filter(|key| plan.kernel.get(*key).is_none());
+    let unwanted = seen.rows.iter().filter(|(key, _)| plan.kernel.get(*key).is_none());
+    // Which pods there are is known here, by their attachments, whatever the store has told.
+    let unwanted = unwanted.filter(|(_, row)| !plan.is_partial || is_pods_link(row)).map(|(key, _)| key);
     let (elements, mut keys): (Vec<&KernelKey>, Vec<&KernelKey>) =
         wanted.chain(unwanted).partition(|key| matches!(key, KernelKey::Element(..)));
     keys.sort_unstable();
     keys.extend(elements);
     keys
+}
+
+fn is_pods_link(row: &KernelRow) -> bool {
+    matches!(row, KernelRow::Link(link) if matches!(link.kind, LinkKind::Pod(_)))
 }
 
 #[cfg(test)]

@@ -412,3 +412,31 @@ fn what_fails_is_tried_again_only_after_a_pause() {
     let late = executor.retry(&plan, start + Duration::from_secs(1)).unwrap();
     assert_eq!((late.applied, executor.failures().count()), (1, 0));
 }
+
+#[test]
+fn a_partial_plan_takes_away_no_more_than_pods_links() {
+    let all = [rows::vxlan(4789, 1450), rows::fdb(1), rows::peer_route(1), rows::set("ports")];
+    let pods = [rows::pod(1, 1450), rows::pod(2, 1450), rows::route(2)];
+    let mut before = Executor::new(FakeKernel::new());
+    before.sync(&plan(1, all.clone().into_iter().chain(pods))).unwrap();
+    // The next agent knows less; what it says itself is done.
+    let mut executor = Executor::new(before.kernel().clone());
+    let mut partial = plan(1, [rows::vxlan(4789, 1400), rows::pod(2, 1450), rows::fdb(2)]);
+    partial.is_partial = true;
+    executor.sync(&partial).unwrap();
+    let owned = |executor: &Executor<FakeKernel>, row: &Row| executor.kernel().owned.contains_key(&row.0);
+    assert!(all.iter().all(|row| owned(&executor, row)));
+    assert!(!owned(&executor, &rows::pod(1, 1450)) && owned(&executor, &rows::fdb(2)));
+    assert_eq!(executor.sync(&partial).unwrap().applied, 0);
+    let _ = partial.kernel.take_changed();
+    partial.kernel.remove(&rows::fdb(2).0);
+    partial.generation += 1;
+    let changed = partial.kernel.take_changed();
+    executor.step(&partial, changed).unwrap();
+    assert!(!owned(&executor, &rows::fdb(2)));
+    // All is told.
+    partial.is_partial = false;
+    executor.sync(&partial).unwrap();
+    assert_eq!(executor.kernel().owned.len(), 2);
+    assert!(owned(&executor, &rows::vxlan(4789, 1400)) && owned(&executor, &rows::pod(2, 1450)));
+}

@@ -44,4 +44,7 @@ pub struct Plan {
     pub health: Rows<HealthKey, HealthRow>,
     /// What could not be expressed, or should be known: sorted, no duplicates.
     pub warnings: Vec<Warning>,
+    /// Facts are known to be missing: what these rows lack may be wanted all the same, so that its absence alone is no reason
+    /// to take anything away. A row that is removed while this holds goes.
+    pub is_partial: bool,
 }

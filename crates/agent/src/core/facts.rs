@@ -3,7 +3,8 @@
 //! What always holds: a fact that was known is let go of when the store has said that it is gone, or has told everything
 //! else and there is nothing that it couldn't read. So neither a restart beside a broken manifest nor one before the
 //! store's file system is mounted takes anything out of the kernel; nor one beside a server that has lost what it knew, or that is another
-//! cluster's: it no longer knows this node.
+//! cluster's: it no longer knows this node. Where some of what was known can't be read again, what in the kernel nothing explains stays for as long
+//! ([`Plan::is_partial`](weft_plan::Plan::is_partial)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -24,6 +25,9 @@ const BARE: &str = "the store holds nothing but what this node itself wrote; is 
 const UNKNOWN: &str = "the store no longer holds this node; is it the cluster's still, with all that it knew? What was in force stays until this \
                        node is in it again; under Kubernetes its kubelet registers it";
 
+/// The part that is about [`Earlier::lost`].
+const LOST: &str = "last facts";
+
 /// The facts of the last agent's log, as far as they still matter.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
@@ -41,6 +45,15 @@ pub(super) struct Earlier {
     is_unknown: bool,
     /// When to let go of what is unconfirmed, now that everything can be read.
     due: Option<Instant>,
+    /// Why some of what the last agent knew is lost, until the store has told everything: facts that nobody knows may be in force.
+    lost: Option<String>,
+}
+
+impl Earlier {
+    /// Whether facts are missing that may be in force.
+    pub(super) fn is_partial(&self) -> bool {
+        self.lost.is_some()
+    }
 }
 
 /// Which facts may be in what the store can't read.
@@ -148,10 +161,14 @@ impl Core {
 
     /// Goes by the facts that the last agent knew, marked as stale, until the store speaks.
     pub(super) fn use_last_facts(&mut self) {
-        let Some((changes, written)) = fact_log::read(&self.config.state_dir) else { return };
+        let Some(fact_log::LastFacts { changes, written, lost }) = fact_log::read(&self.config.state_dir)
+        else {
+            return;
+        };
         if changes.is_empty() {
             return;
         }
+        self.mind_lost(lost);
         let why =
             self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
         tracing::warn!("going by the last known facts, since the store can't be reached: {why}");
@@ -173,17 +190,16 @@ impl Core {
     /// The first snapshot is complete: what the last agent knew and the store hasn't told is gone, but for what may be in
     /// something that it can't read.
     fn recall_unread(&mut self) {
-        let is_whole = |unread: &Unread| matches!(unread, Unread::Only(keys) if keys.is_empty());
         let mut unread = self.unread();
-        if !is_whole(&unread) || !self.earlier.has_itself {
+        if !unread.is_nothing() || !self.earlier.has_itself {
             let mut last = BTreeMap::new();
-            for change in
-                fact_log::read(&self.config.state_dir).map(|(changes, _)| changes).unwrap_or_default()
-            {
-                last.insert(change.key(), change);
+            if let Some(fact_log::LastFacts { changes, lost, .. }) = fact_log::read(&self.config.state_dir) {
+                self.mind_lost(lost);
+                last.extend(changes.into_iter().map(|change| (change.key(), change)));
             }
             let own = last.get(&FactKey::Node(self.node.clone()));
-            self.earlier.is_unknown = !self.earlier.has_itself && matches!(own, Some(Change::Set(_)));
+            let was_known = matches!(own, Some(Change::Set(_))) || self.earlier.is_partial();
+            self.earlier.is_unknown = !self.earlier.has_itself && was_known;
             unread = self.unread();
             let is_waiting = self.phase == Phase::Waiting;
             let mut kept = Vec::new();
@@ -208,10 +224,32 @@ impl Core {
         self.remove_unconfirmed(&unread);
     }
 
+    /// Keeps in mind, over restarts as well, that facts are missing.
+    fn mind_lost(&mut self, lost: Option<String>) {
+        let Some(reason) = lost else { return };
+        if let Err(error) = fact_log::mark_incomplete(&self.config.state_dir) {
+            tracing::warn!("after another restart this may not be known: {reason}: {error}");
+        }
+        let text = format!(
+            "{reason}; some of the last facts are lost, so what nothing explains stays in force until the store has told everything"
+        );
+        self.trouble(LOST, Some(text.clone()));
+        self.earlier.lost = Some(text);
+    }
+
+    /// The store has told everything: nothing is missing any more, whatever was lost.
+    fn find_nothing_lost(&mut self) {
+        self.earlier.lost = None;
+        self.trouble(LOST, None);
+        if let Err(error) = fact_log::mark_complete(&self.config.state_dir) {
+            tracing::warn!("the next start will take the last facts for incomplete: {error}");
+        }
+    }
+
     /// What the store couldn't read at the first snapshot may have been mended meanwhile. Not at once: a folder that can
     /// be read again is yet to be read.
     pub(super) fn let_go_of_earlier(&mut self, now: Instant) {
-        if !self.earlier.snapshot || self.earlier.unconfirmed.is_empty() {
+        if !self.earlier.snapshot || (self.earlier.unconfirmed.is_empty() && !self.earlier.is_partial()) {
             self.trouble(CONTENTS, None);
             return;
         }
@@ -243,7 +281,11 @@ impl Core {
         Unread::Only(only)
     }
 
+    /// Lets go of what the store would have told by now, were it still so.
     fn remove_unconfirmed(&mut self, unread: &Unread) {
+        if unread.is_nothing() {
+            self.find_nothing_lost();
+        }
         let gone: Vec<FactKey> =
             self.earlier.unconfirmed.extract_if(.., |key| !unread.may_hold(key)).collect();
         if self.earlier.snapshot
@@ -259,6 +301,10 @@ impl Core {
 }
 
 impl Unread {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Only(keys) if keys.is_empty())
+    }
+
     fn may_hold(&self, key: &FactKey) -> bool {
         match self {
             Self::Anything => true,

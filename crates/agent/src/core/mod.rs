@@ -241,7 +241,8 @@ impl Core {
         if self.phase == Phase::Waiting {
             return;
         }
-        let (changed, generation, orders) = {
+        let is_partial = self.earlier.is_partial();
+        let (changed, was_partial, generation, orders) = {
             let mut kernel = lock(&self.plans.kernel);
             let mut names = lock(&self.plans.names);
             // One plan for the time of the flush, two for its readers.
@@ -250,12 +251,17 @@ impl Core {
             std::mem::swap(&mut kernel.names, &mut names.names);
             names.names.forget_changed();
             names.generation = kernel.generation;
-            (changed, kernel.generation, health::orders(&mut kernel))
+            let was_partial = std::mem::replace(&mut kernel.is_partial, is_partial);
+            (changed, was_partial, kernel.generation, health::orders(&mut kernel))
         };
         self.order_health(orders);
         self.note_generation(generation);
         if changed && self.phase == Phase::Running {
             self.send(Work::Step);
+        }
+        if was_partial && !is_partial {
+            // What was left alone because it might be wanted.
+            self.send(Work::Sync);
         }
         self.await_generation(generation);
         self.tell_health(Instant::now());

@@ -67,6 +67,42 @@ fn without_the_store_the_last_facts_hold() {
 }
 
 #[test]
+fn a_damaged_log_of_the_last_facts_takes_nothing_away() {
+    let Some(mut node) = Node::new() else { return };
+    let (cluster, away) = (node.path("cluster"), node.path("away"));
+    std::fs::write(cluster.join("n2.yaml"), PEER).unwrap();
+    node.start(None);
+    node.add("pod").unwrap();
+    eventually("the peer's route", || output("ip route").contains("10.99.2.0/24 via 192.0.2.2"));
+    let before = kernel();
+    node.stop();
+    // Of the peer nothing can be read any more.
+    let log = node.path("state/facts.log");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = text.lines().map(|l| if l.contains("\"n2\"") { "\0\0\0" } else { l }).collect();
+    assert!(lines.contains(&"\0\0\0"), "{text}");
+    std::fs::write(&log, lines.join("\n") + "\n").unwrap();
+    std::fs::rename(&cluster, &away).unwrap();
+    node.start(None);
+    let status = node.status().unwrap();
+    assert!(status["stale"]["reason"].is_string(), "{status}");
+    assert!(status["warnings"].to_string().contains("some of the last facts are lost"), "{status}");
+    assert_eq!(difference(&before, &kernel()), [""; 0], "what nobody can explain stays");
+    // A full comparison, as after anybody's edit, is no other.
+    sh("nft flush ruleset");
+    eventually("the table is back", || output("nft list table inet weft").contains("hairpin4"));
+    node.add("another").unwrap();
+    node.del("another").unwrap();
+    assert!(output("ip route").contains("10.99.2.0/24 via 192.0.2.2"));
+    std::fs::remove_file(away.join("n2.yaml")).unwrap();
+    std::fs::rename(&away, &cluster).unwrap();
+    eventually("the store is back", || node.status().is_some_and(|status| status["stale"].is_null()));
+    eventually("the peer is gone", || !output("ip route").contains("10.99.2.0/24"));
+    node.del("pod").unwrap();
+    sh("ip netns del pod; ip netns del another");
+}
+
+#[test]
 fn a_restart_changes_nothing_and_a_flush_is_mended() {
     let Some(mut node) = Node::new() else { return };
     node.start(None);

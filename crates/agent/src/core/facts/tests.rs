@@ -12,6 +12,10 @@ use crate::health::news;
 use crate::message::Message;
 
 fn core(folder: &Path) -> Core {
+    core_over(folder, channel().0)
+}
+
+fn core_over(folder: &Path, kernel: std::sync::mpsc::Sender<Work>) -> Core {
     let at = |name: &str| folder.join(name);
     let config = serde_json::json!({
         "node": "n1",
@@ -20,7 +24,7 @@ fn core(folder: &Path) -> Core {
         "runDir": at("run"),
         "cni": {"confDir": at("cni"), "leaseDir": at("leases")},
     });
-    let around = Around { kernel: channel().0, publish: channel().0, health: news().0 };
+    let around = Around { kernel, publish: channel().0, health: news().0 };
     Core::new(serde_json::from_value(config).unwrap(), SharedPlans::default(), around).unwrap()
 }
 
@@ -101,7 +105,7 @@ fn a_restart_beside_a_broken_file_takes_nothing_away() {
     later(&mut next, LOOK_EVERY);
     assert_eq!(in_force(&next), ["a", "c"]);
     drop(next);
-    let (last, _) = fact_log::read(&folder.path().join("state")).unwrap();
+    let last = fact_log::read(&folder.path().join("state")).unwrap().changes;
     assert_eq!(last.last(), Some(&Change::Remove(namespace("b").key())), "the log knows that it has gone");
 }
 
@@ -170,4 +174,86 @@ fn a_broken_file_after_an_outage_at_the_start_takes_nothing_away() {
     later(&mut next, Duration::ZERO);
     later(&mut next, LOOK_EVERY);
     assert_eq!(in_force(&next), ["a"]);
+}
+
+/// The log that the last agent left, with its word on namespace b made unreadable.
+fn damage(folder: &Path) {
+    let log = folder.join("state/facts.log");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let damaged: Vec<&str> =
+        text.lines().map(|line| if line.contains("\"b\"") { "\0\0" } else { line }).collect();
+    assert!(damaged.contains(&"\0\0"), "{text}");
+    std::fs::write(&log, damaged.join("\n") + "\n").unwrap();
+}
+
+/// Whether the plan takes away what it lacks.
+fn takes_away(core: &mut Core) -> bool {
+    core.flush();
+    !core.plans.kernel.read().unwrap().is_partial
+}
+
+fn says_lost(core: &Core) -> bool {
+    core.warnings().iter().any(|warning| warning.contains("some of the last facts are lost"))
+}
+
+#[test]
+fn a_damaged_log_takes_nothing_away_until_the_store_has_told_everything() {
+    let folder = after_a_first_agent();
+    damage(folder.path());
+    let (kernel, work) = channel();
+    let mut next = core_over(folder.path(), kernel);
+    later(&mut next, LOOK_EVERY);
+    assert_eq!(in_force(&next), ["a"]);
+    assert!(says_lost(&next) && !takes_away(&mut next));
+    // A file can't be read, in which it may be.
+    let said = Event::Changes(vec![node("n1"), namespace("a")]);
+    tell(&mut next, [said, unread("b.yaml", None), Event::Synced]);
+    later(&mut next, 3 * LOOK_EVERY);
+    assert!(says_lost(&next) && !takes_away(&mut next));
+    while work.try_recv().is_ok() {}
+    tell(&mut next, [Event::Changes(vec![namespace("c")]), mended("b.yaml")]);
+    later(&mut next, Duration::ZERO);
+    later(&mut next, LOOK_EVERY);
+    assert!(takes_away(&mut next) && !says_lost(&next));
+    assert!(work.try_iter().any(|work| matches!(work, Work::Sync)), "what was left is never compared");
+    drop(next);
+    assert_eq!(fact_log::read(&folder.path().join("state")).unwrap().lost, None);
+}
+
+#[test]
+fn what_was_lost_is_remembered_over_restarts() {
+    let folder = after_a_first_agent();
+    damage(folder.path());
+    // The log that each of them leaves is whole by itself.
+    for _ in 0..2 {
+        let mut next = core(folder.path());
+        let said = Event::Changes(vec![node("n1"), namespace("a")]);
+        tell(&mut next, [said, unread("b.yaml", None), Event::Synced]);
+        assert!(says_lost(&next) && !takes_away(&mut next));
+    }
+    let mut next = core(folder.path());
+    tell(&mut next, [Event::Changes(vec![node("n1"), namespace("a")]), Event::Synced]);
+    assert!(takes_away(&mut next) && !says_lost(&next));
+    drop(next);
+    // Nothing more is to be kept in mind.
+    let mut next = core(folder.path());
+    later(&mut next, LOOK_EVERY);
+    assert!(takes_away(&mut next) && !says_lost(&next));
+}
+
+#[test]
+fn a_store_without_this_node_takes_nothing_away_where_the_log_lost_it() {
+    let folder = after_a_first_agent();
+    let log = folder.path().join("state/facts.log");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(
+        &log,
+        text.lines().filter(|l| !l.contains("\"n1\"")).collect::<Vec<_>>().join("\n") + "\n\0\n",
+    )
+    .unwrap();
+    let mut next = core(folder.path());
+    tell(&mut next, [Event::Changes(vec![namespace("default")]), Event::Synced]);
+    later(&mut next, 3 * LOOK_EVERY);
+    assert_eq!(in_force(&next), ["a", "b", "default"]);
+    assert!(!takes_away(&mut next));
 }
