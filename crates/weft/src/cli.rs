@@ -263,7 +263,7 @@ pub struct ForgetArgs {
     /// The node's name
     #[arg(value_name = "NODE")]
     pub node: NodeName,
-    /// Also where it was heard of lately: it is surely switched off
+    /// Also where it was heard of lately, or its agent runs here: it is surely switched off
     #[arg(long)]
     pub force: bool,
 }

@@ -1,6 +1,7 @@
 //! Questions to the running agent over its socket.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
@@ -24,6 +25,11 @@ impl AgentSocket {
     /// Gets a path.
     pub fn get(&self, path: &str) -> Result<Value> {
         self.answer(client::get(&self.path, path))
+    }
+
+    /// Gets a path, in this time or not at all.
+    pub fn get_within(&self, path: &str, within: Duration) -> Result<Value> {
+        self.answer(client::get_within(&self.path, path, within))
     }
 
     /// Posts a body to a path.

@@ -16,7 +16,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`ClientError`] where there is no answer; an answer with an error status is in the [`Response`].
 pub fn get(socket: &Path, path: &str) -> Result<Response, ClientError> {
-    exchange(socket, "GET", path, &[])
+    get_within(socket, path, ANSWER_WITHIN)
+}
+
+/// [`get`], with an answer in this time or none.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_within(socket: &Path, path: &str, within: Duration) -> Result<Response, ClientError> {
+    exchange(socket, "GET", path, &[], within)
 }
 
 /// Posts `body` to `path`.
@@ -24,10 +32,16 @@ pub fn get(socket: &Path, path: &str) -> Result<Response, ClientError> {
 /// # Errors
 /// As [`get`].
 pub fn post(socket: &Path, path: &str, body: &[u8]) -> Result<Response, ClientError> {
-    exchange(socket, "POST", path, body)
+    exchange(socket, "POST", path, body, ANSWER_WITHIN)
 }
 
-fn exchange(socket: &Path, method: &str, path: &str, body: &[u8]) -> Result<Response, ClientError> {
+fn exchange(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    answer_within: Duration,
+) -> Result<Response, ClientError> {
     let exchange = Exchange {
         socket,
         method,
@@ -35,7 +49,7 @@ fn exchange(socket: &Path, method: &str, path: &str, body: &[u8]) -> Result<Resp
         body,
         descriptor: None,
         connect_within: CONNECT_WITHIN,
-        answer_within: ANSWER_WITHIN,
+        answer_within,
     };
     exchange.run()
 }

@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,9 @@ use crate::socket::AgentSocket;
 const AT_ONCE: usize = 200;
 /// Differences of the kernel that are shown; `weft plan --diff` shows all.
 const SHOWN: usize = 10;
+
+/// How long a peer may think about each of the two questions that it is asked. All are asked at once.
+const PEER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The agent's answer, as far as it is shown.
 #[derive(Debug, Deserialize)]
@@ -76,15 +81,18 @@ pub fn run(args: &ExplainArgs, socket: &AgentSocket, format: Format) -> Result<E
         family,
         source: None,
     };
-    let peers = args.peers.iter().map(hear).collect::<Result<Vec<Value>>>()?;
-    let answer = ask(&[query], &Kernel::Checked(peers), socket)?;
+    let (peers, silent) = hear_all(&args.peers)?;
+    let mut answer = ask(&[query], &Kernel::Checked(peers), socket)?;
     let shown = read(&answer)?;
+    if !silent.is_empty() {
+        answer["silentPeers"] = json!(silent);
+    }
     let Some(explanation) = shown.explanations.first() else {
         return Err(anyhow!("the agent gave no answer: is it of another version?"));
     };
     match format {
         Format::Json => print_json(&answer)?,
-        Format::Text => print(&render(explanation))?,
+        Format::Text => print(&render(explanation, &silent))?,
     }
     Ok(ExitCode::from(match (explanation.works, explanation.verdict.as_str()) {
         (true, _) => 0,
@@ -109,18 +117,50 @@ fn ask(queries: &[Query], kernel: &Kernel, socket: &AgentSocket) -> Result<Value
     socket.post("/v1/explain", &body)
 }
 
+/// A peer that was to be asked, and gave no answer.
+#[derive(Debug, Serialize)]
+struct Silent {
+    node: String,
+    reason: String,
+}
+
+/// What other nodes' agents say of their kernels, and who said nothing: without them the answer lacks a part, and stands.
+///
+/// # Errors
+/// Where a run folder is of another node's agent than the one named.
+fn hear_all(peers: &[PeerSocket]) -> Result<(Vec<Value>, Vec<Silent>)> {
+    let heard: Vec<Result<Result<Value, Silent>>> = thread::scope(|scope| {
+        let asked: Vec<_> = peers.iter().map(|peer| scope.spawn(|| hear(peer))).collect();
+        let lost = |_| Err(anyhow!("asking a peer ended in the middle"));
+        asked.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
+    });
+    let (mut words, mut silent) = (Vec::new(), Vec::new());
+    for peer in heard {
+        match peer? {
+            Ok(word) => words.push(word),
+            Err(nobody) => silent.push(nobody),
+        }
+    }
+    Ok((words, silent))
+}
+
 /// What another node's agent says of its kernel.
-fn hear(peer: &PeerSocket) -> Result<Value> {
+fn hear(peer: &PeerSocket) -> Result<Result<Value, Silent>> {
     let PeerSocket { node, run_dir } = peer;
     let socket = AgentSocket::new(run_dir);
-    let about = |error: anyhow::Error| anyhow!("--peer {node}: {error}");
-    let status = socket.get("/v1/status").map_err(about)?;
+    let silent = |error: anyhow::Error| Ok(Err(Silent { node: node.to_string(), reason: error.to_string() }));
+    let status = match socket.get_within("/v1/status", PEER_PATIENCE) {
+        Ok(status) => status,
+        Err(error) => return silent(error),
+    };
     if status["node"] != json!(node) {
         let other = status["node"].as_str().unwrap_or("an unknown node");
         return Err(anyhow!("--peer {node}: {} is of {other}'s agent", run_dir.display()));
     }
-    let answer = socket.get("/v1/plan/kernel").map_err(about)?;
-    Ok(json!({ "node": node, "differences": answer["differences"] }))
+    match socket.get_within("/v1/plan/kernel", PEER_PATIENCE) {
+        Ok(answer) => Ok(Ok(json!({ "node": node, "differences": answer["differences"] }))),
+        Err(error) => silent(error),
+    }
 }
 
 fn read(answer: &Value) -> Result<Answer> {
@@ -160,12 +200,23 @@ fn parse_queries(text: &str) -> Result<Vec<Query>> {
     serde_json::from_str(text).map_err(|e| anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted, with \"family\" and \"source\" where you like"))
 }
 
-fn render(explanation: &Explanation) -> String {
+fn render(explanation: &Explanation, silent: &[Silent]) -> String {
     let mut text = explanation.text.trim_end().to_owned();
-    if explanation.verdict == "unanswerable" {
-        return text + "\n";
+    if explanation.verdict != "unanswerable" {
+        text.push_str("\n\n");
+        text.push_str(&last_lines(explanation, silent));
+    } else {
+        text.push('\n');
     }
-    text.push_str("\n\n");
+    for Silent { node, reason } in silent {
+        text.push_str(&format!("peer {node} did not answer: {reason}\n"));
+    }
+    text
+}
+
+/// Whether it works, and what the kernels say.
+fn last_lines(explanation: &Explanation, silent: &[Silent]) -> String {
+    let mut text = String::new();
     text.push_str(match (explanation.works, explanation.verdict.as_str()) {
         (true, _) => "works: the packet arrives and its answer comes back\n",
         (false, "delivered") => "does not work: the packet arrives, but its answer does not come back\n",
@@ -180,6 +231,9 @@ fn render(explanation: &Explanation) -> String {
     for NodeKernel { node, word } in &explanation.kernels {
         match word {
             Word::Agrees => text.push_str(&format!("kernel: = {node}'s is as its plan has it\n")),
+            Word::NotAsked if silent.iter().any(|peer| peer.node == *node) => {
+                text.push_str(&format!("kernel: ? {node}'s is not known, as its agent did not answer\n"));
+            }
             Word::NotAsked => text.push_str(&format!(
                 "kernel: ? {node}'s was not asked: run `weft explain {family}{} {}` there\n",
                 query.from, query.to
@@ -216,7 +270,7 @@ mod tests {
             ("n2", Word::NotAsked),
             ("n3", Word::Differs { rows: vec!["- route a".into(), "+ route b".into()] }),
         ];
-        insta::assert_snapshot!(render(&explanation("delivered", true, kernels)), @r"
+        insta::assert_snapshot!(render(&explanation("delivered", true, kernels), &[]), @r"
         the way
 
         works: the packet arrives and its answer comes back
@@ -227,11 +281,23 @@ mod tests {
           + route b
         ");
         let many = Word::Differs { rows: vec!["+ x".into(); SHOWN + 2] };
-        let text = render(&explanation("delivered", false, vec![("n1", many)]));
+        let text = render(&explanation("delivered", false, vec![("n1", many)]), &[]);
         assert!(text.contains("its answer does not come back"), "{text}");
         assert!(text.ends_with("  + x\n  and 2 more lines: see `weft plan --diff` there\n"), "{text}");
-        assert!(render(&explanation("dropped", false, vec![])).contains("does not arrive"));
-        assert_eq!(render(&explanation("unanswerable", false, vec![("n1", Word::Agrees)])), "the way\n");
+        assert!(render(&explanation("dropped", false, vec![]), &[]).contains("does not arrive"));
+        let nothing = explanation("unanswerable", false, vec![("n1", Word::Agrees)]);
+        assert_eq!(render(&nothing, &[]), "the way\n");
+        let silent = ["n2", "n4"].map(|node| Silent { node: node.into(), reason: "it is gone".into() });
+        let kernels = vec![("n1", Word::Agrees), ("n2", Word::NotAsked)];
+        insta::assert_snapshot!(render(&explanation("delivered", true, kernels), &silent), @r"
+        the way
+
+        works: the packet arrives and its answer comes back
+        kernel: = n1's is as its plan has it
+        kernel: ? n2's is not known, as its agent did not answer
+        peer n2 did not answer: it is gone
+        peer n4 did not answer: it is gone
+        ");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! `weft forget`: takes a node that is gone out of the store.
 
+use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use nix::fcntl::Flock;
 use serde::Serialize;
+use weft_agent::AgentConfig;
+use weft_agent::api::{RunDirError, hold_state};
 use weft_agent::run::open_store;
 use weft_model::NodeName;
 
@@ -19,6 +23,7 @@ struct Answer<'a> {
 
 pub fn run(args: &ForgetArgs, format: Format) -> Result<ExitCode> {
     let config = args.config.read()?;
+    let _held = if args.force { None } else { hold_own_state(&config, &args.node)? };
     let store = open_store(&config)?;
     if !args.force
         && let Some(left) = store.relied_on_for(&args.node)?
@@ -31,6 +36,21 @@ pub fn run(args: &ForgetArgs, format: Format) -> Result<ExitCode> {
         Format::Text => print(&format!("nothing of node {} is left in the store\n", args.node))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// This machine's own node is forgotten while no agent of it runs, and none can begin before that is done: it would write all of it
+/// again.
+fn hold_own_state(config: &AgentConfig, node: &NodeName) -> Result<Option<Flock<File>>> {
+    if config.node_name()? != *node || !config.state_dir.exists() {
+        return Ok(None);
+    }
+    match hold_state(&config.state_dir) {
+        Ok(held) => Ok(Some(held)),
+        Err(RunDirError::StateHeld { .. }) => bail!(
+            "the agent of node {node} runs on this machine, and would write it all again: stop it first, or add --force"
+        ),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Why a node is not forgotten yet.

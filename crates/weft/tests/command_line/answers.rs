@@ -113,7 +113,37 @@ fn peers_are_asked_for_their_kernels_and_each_by_its_own_name() {
     asked
         .ask(&["explain", "a", "b:80", "--peer", &format!("n3={folder}")])
         .complains(2, &["--peer n3", "is of n2's agent"]);
-    asked.ask(&["explain", "a", "b:80", "--peer", "n2=/nowhere"]).complains(2, &["--peer n2", "/nowhere"]);
+}
+
+#[test]
+fn a_peer_that_says_nothing_takes_nothing_from_the_answer() {
+    let asked = fixed(explanation("delivered", true));
+    let peer = FakeAgent::new(|request: ApiRequest| {
+        ApiResponse::json(&match request.path.as_str() {
+            "/v1/status" => json!({"node": "n2"}),
+            _ => json!({"differences": []}),
+        })
+    });
+    // Somebody listens there and never answers: two of them take no longer than one.
+    let stuck = tempfile::tempdir().unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(stuck.path().join("weft.sock")).unwrap();
+    let [alive, stuck] = [peer.folder.path(), stuck.path()].map(|folder| folder.display().to_string());
+    let began = std::time::Instant::now();
+    let peers = [format!("n2={alive}"), "n3=/nowhere".into(), format!("n4={stuck}"), format!("n5={stuck}")];
+    let peers = peers.iter().flat_map(|peer| ["--peer", peer]);
+    let arguments: Vec<&str> = ["explain", "a", "b:80"].into_iter().chain(peers).collect();
+    let done = asked.ask(&arguments);
+    let took = began.elapsed();
+    done.says(
+        0,
+        &["the way\n", "peer n3 did not answer", "/nowhere", "peer n4 did not answer", "within 2000 ms"],
+    );
+    assert!(!done.out.contains("peer n2"), "{done:?}");
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    let arguments: Vec<&str> = arguments.into_iter().chain(["-o", "json"]).collect();
+    let answer: Value = serde_json::from_str(&asked.ask(&arguments).out).unwrap();
+    assert_eq!(answer["silentPeers"][0]["node"], "n3");
+    assert_eq!(answer["explanations"][0]["works"], true);
 }
 
 #[test]

@@ -139,14 +139,22 @@ fn a_node_that_is_gone_can_be_forgotten() {
     node.start(None);
     node.add("pod").unwrap();
     node.settles_with(1, "one pod");
-    node.stop();
     let config = node.path("agent.yaml");
-    let forget = || {
-        let weft = Command::new(env!("CARGO_BIN_EXE_weft"))
+    let ask = || {
+        Command::new(env!("CARGO_BIN_EXE_weft"))
             .args(["forget", "n1", "-o", "json", "--config"])
             .arg(&config)
             .output()
-            .unwrap();
+            .unwrap()
+    };
+    let refused = ask();
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("stop it first"), "{refused:?}");
+    let claims = format!("cat {}/claims/*/*", node.path("cluster/.weft").display());
+    assert!(output(&claims).contains("n1"), "its claims are gone");
+    node.stop();
+    let forget = || {
+        let weft = ask();
         assert!(weft.status.success(), "{weft:?}");
         let answer: serde_json::Value = serde_json::from_slice(&weft.stdout).unwrap();
         assert_eq!(answer["forgotten"], "n1");
