@@ -26,6 +26,9 @@ mod etcd;
 
 pub use etcd::EtcdConfig;
 
+/// The DNS server's port.
+const DNS_PORT: u16 = 53;
+
 /// Where the cluster's facts come from. One field is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -303,6 +306,10 @@ impl AgentConfig {
             let reason = format!("{:?} must be a file's name that ends in .conflist", self.cni.conf_name);
             return Err(("cni.confName", reason));
         }
+        if self.dns.enabled && self.services.enabled && self.services.health_port == DNS_PORT {
+            let reason = format!("{DNS_PORT} is where names are answered; write another port, or 0 for none");
+            return Err(("services.healthPort", reason));
+        }
         // The specification's own rule for names (section 1, "Network configuration format").
         let name = self.cni.network_name.as_bytes();
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
@@ -463,7 +470,15 @@ mod tests {
             &format!("{store}\ndns: {{clusterAddresses: [0.0.0.0]}}\n"),
             "dns.clusterAddresses: \"0.0.0.0\"",
         );
+        check(
+            &format!("{store}\nservices: {{healthPort: 53}}\n"),
+            "services.healthPort: 53 is where names are answered; write another port",
+        );
         assert!(AgentConfig::read(&path).is_err());
+        for fine in ["services: {healthPort: 0}", "dns: {enabled: false}\nservices: {healthPort: 53}"] {
+            std::fs::write(&path, format!("{store}\n{fine}\n")).unwrap();
+            assert!(AgentConfig::read(&path).is_ok(), "{fine}");
+        }
         std::fs::write(&path, store).unwrap();
         assert!(AgentConfig::read(&path).is_ok());
     }

@@ -86,14 +86,12 @@ impl<'a> Context<'a> {
         Family::ALL.into_iter().find_map(|family| self.own_address(family))
     }
 
-    /// Networks that exist here: all that are described, and the ordinary one in any case.
+    /// Networks that exist here: the ordinary one in any case, and then all others that are described, by name. Where two want
+    /// one thing, the first has it, so that no newcomer takes it from the one that is always there.
     pub fn networks(&self) -> Vec<Network> {
-        let mut networks: Vec<Network> = self.facts.networks().cloned().collect();
         let ordinary = NetworkName::ordinary();
-        if self.facts.network(&ordinary).is_none() {
-            networks.insert(0, Network::named(ordinary));
-        }
-        networks
+        let others = self.facts.networks().filter(|network| network.name != ordinary).cloned();
+        std::iter::once(self.facts.network_or_default(&ordinary)).chain(others).collect()
     }
 
     /// Blocks that services' virtual addresses come from: those of the networks, and those of ServiceCIDR objects. In order,

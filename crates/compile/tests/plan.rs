@@ -3,8 +3,8 @@
 use weft_compile::{Compiler, DnsSettings, Settings, compile};
 use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink,
-    HostPort, IfName, Mac, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Overlay, Port,
-    Protocol, Service, ServicePort, SliceSource, TargetPort, TrafficPolicy,
+    HostPort, IfName, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Overlay,
+    Port, Protocol, Service, ServicePort, SliceSource, TargetPort, TrafficPolicy,
 };
 use weft_plan::Plan;
 
@@ -214,7 +214,7 @@ fn a_nodes_own_block_that_holds_its_own_address_is_named() {
 
 #[test]
 fn a_peer_that_host_gw_cannot_reach_is_closed_and_named() {
-    let mut network = weft_model::Network::ordinary();
+    let mut network = Network::ordinary();
     network.overlay = Overlay::HostGw;
     let mut facts = cluster();
     facts.push(Fact::Network(network));
@@ -230,7 +230,7 @@ fn a_peer_that_host_gw_cannot_reach_is_closed_and_named() {
 #[test]
 fn a_block_outside_its_changed_network_stays_and_is_named() {
     let warned = |podcidrs: &[&str]| {
-        let mut network = weft_model::Network::ordinary();
+        let mut network = Network::ordinary();
         network.pod_cidrs = podcidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
         let mut facts = cluster();
         facts.push(Fact::Network(network));
@@ -249,7 +249,7 @@ fn a_block_outside_its_changed_network_stays_and_is_named() {
 #[test]
 fn a_peer_with_this_nodes_address_is_closed_and_named() {
     for overlay in [Overlay::Auto, Overlay::Vxlan, Overlay::HostGw] {
-        let mut network = weft_model::Network::ordinary();
+        let mut network = Network::ordinary();
         network.overlay = overlay;
         let mut facts = cluster();
         facts.extend([Fact::Network(network), node("twin", "192.0.2.1/24", &["10.244.9.0/24"])]);
@@ -283,7 +283,7 @@ fn who_wants_the_same_row_can_be_asked() {
 fn a_tunnel_that_comes_to_a_mapped_port_has_it() {
     let Fact::Attachment(mut mapped) = attachment("dns", "10.244.1.9", Some(8472)) else { panic!("no pod") };
     mapped.host_ports[0].protocol = Protocol::Udp;
-    let mut network = weft_model::Network::ordinary();
+    let mut network = Network::ordinary();
     let mut compiler = Compiler::new(settings());
     let mut plan = Plan::default();
     for fact in cluster().into_iter().chain([Fact::Attachment(mapped)]) {
@@ -334,4 +334,54 @@ fn a_mapping_of_an_address_that_the_node_has_not_is_told_until_it_has_it() {
     check("127.0.0.1", "192.0.2.1/24", None);
     check("::1", "192.0.2.1/24", Some("127.0.0.1"));
     check("0.0.0.0", "192.0.2.1/24", None);
+}
+
+fn network(name: &str, change: impl FnOnce(&mut Network)) -> Fact {
+    let mut network = Network::named(NetworkName::new(name).unwrap());
+    change(&mut network);
+    Fact::Network(network)
+}
+
+#[test]
+fn a_newcomer_does_not_take_the_ordinary_networks_tunnel() {
+    let blue = || {
+        network("blue", |blue| {
+            blue.vni = Network::ordinary().vni;
+            blue.vxlan_port = Port::new(8472).unwrap();
+        })
+    };
+    for ordinary in [None, Some(network("default", |_| {}))] {
+        let plan = compile(settings(), cluster().into_iter().chain([blue()]).chain(ordinary));
+        let text = plan.to_string();
+        assert!(text.contains("dstport 4789") && !text.contains("8472"), "{text}");
+        let warned: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
+        let expected = "network blue: its VNI 9338 is that of network default, which has the tunnel";
+        assert!(warned.iter().any(|warning| warning.contains(expected)), "{warned:?}");
+    }
+}
+
+#[test]
+fn a_peers_block_of_an_unknown_network_is_left_out_and_named() {
+    let stray = |of: &str| {
+        let Fact::Node(mut peer) = node("n2", "192.0.2.2/24", &["10.244.2.0/24"]) else { unreachable!() };
+        let network = NetworkName::new(of).unwrap();
+        peer.pod_cidrs.push(NodeCidr { network, cidr: "10.9.0.0/24".parse().unwrap() });
+        Fact::Node(peer)
+    };
+    let said = |plan: &Plan| -> Vec<String> {
+        let warnings = plan.warnings.iter().map(ToString::to_string);
+        warnings.filter(|warning| warning.contains("nobody has described")).collect()
+    };
+    let plan = compile(settings(), cluster().into_iter().chain([stray("nosuch")]));
+    let rows = |plan: &Plan| {
+        let text = plan.to_string();
+        text.lines().filter(|line| !line.starts_with("warning")).map(str::to_owned).collect::<String>()
+    };
+    assert!(!rows(&plan).contains("10.9.0."), "{plan}");
+    let expected = "node n2: its block 10.9.0.0/24 is left out, as nobody has described the network nosuch";
+    assert!(said(&plan)[..].iter().any(|warning| warning.contains(expected)), "{:?}", plan.warnings);
+    // It is in force as soon as somebody has, and in whichever order that is said.
+    let known = [stray("nosuch"), network("nosuch", |_| {})];
+    let plan = compile(settings(), cluster().into_iter().chain(known));
+    assert!(rows(&plan).contains("route 10.9.0.0/24 via 192.0.2.2") && said(&plan).is_empty(), "{plan}");
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::net::fnv1a;
-use crate::{Cidr, NetworkName, Port, Vni};
+use crate::{Cidr, NetworkName, Port, Protocol, Vni};
 
 /// How pods of this network meet the world outside the cluster (the design's three architectures).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +90,14 @@ impl Network {
         }
     }
 
+    /// Where nodes take packets of this network's tunnel, which nothing else of theirs may have; nothing without a tunnel.
+    pub fn tunnel_port(&self) -> Option<(Protocol, Port)> {
+        match self.overlay {
+            Overlay::Auto | Overlay::Vxlan => Some((Protocol::Udp, self.vxlan_port)),
+            Overlay::HostGw => None,
+        }
+    }
+
     /// The VNI of a network that has none by its description: every node must come to the same one, and no two networks should.
     fn usual_vni(name: &NetworkName) -> u32 {
         if *name == NetworkName::ordinary() {
@@ -108,6 +116,18 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         assert_eq!(Network::ordinary().vni.get(), Network::DEFAULT_VNI);
+    }
+
+    #[test]
+    fn a_network_without_a_tunnel_has_no_port_of_one() {
+        let check = |overlay, expected: Option<u32>| {
+            let network = Network { overlay, ..Network::ordinary() };
+            let found = network.tunnel_port().map(|(protocol, port)| (protocol, u32::from(port.get())));
+            assert_eq!(found, expected.map(|port| (Protocol::Udp, port)), "{overlay:?}");
+        };
+        check(Overlay::Auto, Some(4789));
+        check(Overlay::Vxlan, Some(4789));
+        check(Overlay::HostGw, None);
     }
 
     /// Part of the format: nodes of different versions must agree.

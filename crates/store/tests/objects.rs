@@ -323,6 +323,13 @@ fn networks_are_ours() {
 }
 
 #[test]
+fn a_tunnel_gets_no_port_at_which_nodes_answer() {
+    let text = "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {name: default}\nspec: {vxlanPort: 53}\n";
+    let said = decode_all(text).remove(0).unwrap_err();
+    assert!(said.contains("spec.vxlanPort") && said.contains("give the tunnel another port"), "{said}");
+}
+
+#[test]
 fn lists_hold_objects_and_unknown_kinds_are_passed_over() {
     let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: shop}\n\
                 - apiVersion: v1\n  kind: ConfigMap\n  data: {n: y, 1: 2}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n\

@@ -18,7 +18,7 @@ use weft_compile::Context;
 use weft_ipam::{DirectoryLeases, IpamError, LeaseError, Leases, Pool};
 use weft_model::{
     Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, InvalidNet, Mac, NetworkName,
-    ObjectKey, Overlay, PodIdentity, Port, Protocol,
+    ObjectKey, PodIdentity, Port, Protocol,
 };
 use weft_plan::KernelKey;
 use weft_plan::kernel::{GATEWAY_V4, GATEWAY_V6, HOST_END_MAC};
@@ -180,14 +180,14 @@ impl Core {
     fn refuse_tunnel_ports(&self, wanted: &[HostPort]) -> Result<(), CniError> {
         let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
         let networks = context.networks();
-        let tunnels = || networks.iter().filter(|network| network.overlay != Overlay::HostGw);
-        for port in wanted.iter().filter(|port| port.protocol == Protocol::Udp) {
-            if let Some(network) = tunnels().find(|network| network.vxlan_port == port.host_port) {
+        for port in wanted {
+            let taken = Some((port.protocol, port.host_port));
+            if let Some(network) = networks.iter().find(|network| network.tunnel_port() == taken) {
                 return Err(CniError::new(
                     Code::CONFLICT,
                     format!(
-                        "host port {}/udp is taken by the tunnel of network {}",
-                        port.host_port, network.name
+                        "host port {}/{} is taken by the tunnel of network {}",
+                        port.host_port, port.protocol, network.name
                     ),
                     "give the pod another host port, or the network another vxlanPort",
                 ));

@@ -5,7 +5,7 @@
 //! are reached from outside. A neighbour that sends the services' own block to a node is nobody special: which addresses those
 //! are is the cluster's business, and so the way in by them ends at the node where it begins.
 
-use weft_model::{Cidr, Fact, FactKey, Family, Network, Shape};
+use weft_model::{Cidr, Fact, FactKey, Family, Network, NetworkName, Shape};
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, HookKind, Reject, Value};
 use weft_plan::{Field, SetSpec, Statement, Verdict};
 
@@ -75,11 +75,16 @@ fn covered(block: Cidr, context: &Context<'_>) -> bool {
     context.facts.networks().flat_map(|n| &n.pod_cidrs).any(|whole| whole.net().contains(&block.net()))
 }
 
-/// All blocks of pods and services: as they are described, and nodes' blocks beside these.
+/// All blocks of pods and services: as they are described, and nodes' blocks beside these. Not those of a peer in a network that
+/// nobody has described: there is no way to them.
 fn cluster(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
     let pods = networks.iter().flat_map(|n| n.pod_cidrs.iter().copied());
-    let stray =
-        context.facts.nodes().flat_map(|n| &n.pod_cidrs).map(|b| b.cidr).filter(|b| !covered(*b, context));
+    let is_known = |name: &NetworkName| networks.iter().any(|network| network.name == *name);
+    let of_nodes = context.facts.nodes().flat_map(|node| {
+        let is_own = node.name == context.settings.node;
+        node.pod_cidrs.iter().filter(move |block| is_own || is_known(&block.network)).map(|block| block.cidr)
+    });
+    let stray = of_nodes.filter(|block| !covered(*block, context));
     pods.chain(context.service_cidrs()).chain(stray).collect()
 }
 

@@ -54,7 +54,18 @@ impl Rule for PeersRule {
 }
 
 fn peer(node: &Node, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
-    for network in context.networks() {
+    let networks = context.networks();
+    for block in node.pod_cidrs.iter().filter(|block| networks.iter().all(|n| n.name != block.network)) {
+        out.warn(
+            origin,
+            format!(
+                "its block {} is left out, as nobody has described the network {} that it is of: describe it as a Network, or \
+                 take the block out of the node's weft.dev/pod-cidrs",
+                block.cidr, block.network
+            ),
+        );
+    }
+    for network in networks {
         let mut tunnelled: Vec<Family> = Vec::new();
         let mut underlay = None;
         for block in node.cidrs(&network.name) {

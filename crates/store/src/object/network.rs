@@ -5,6 +5,9 @@ use weft_model::{Cidr, Family, Network, NetworkName, Overlay, Port, Shape, Vni};
 use super::ObjectError;
 use super::raw::{Meta, NetworkSpec};
 
+/// The port of the nodes' DNS servers, of which a tunnel would take the UDP part.
+const DNS_PORT: u32 = 53;
+
 pub(super) fn network(meta: &Meta, spec: &NetworkSpec) -> Result<Network, ObjectError> {
     let name = NetworkName::new(&meta.name).map_err(|e| ObjectError::at("metadata.name", e))?;
     let mut network = Network::named(name);
@@ -46,6 +49,11 @@ pub(super) fn network(meta: &Meta, spec: &NetworkSpec) -> Result<Network, Object
         network.vni = Vni::new(vni).map_err(|e| ObjectError::at("spec.vni", e))?;
     }
     if let Some(port) = spec.vxlan_port {
+        if port == DNS_PORT {
+            let reason =
+                format!("{DNS_PORT} is where every node answers names; give the tunnel another port");
+            return Err(ObjectError::at("spec.vxlanPort", reason));
+        }
         network.vxlan_port = Port::new(port).map_err(|e| ObjectError::at("spec.vxlanPort", e))?;
     }
     // RFC 8200 §5: no link that carries IPv6 may be smaller.

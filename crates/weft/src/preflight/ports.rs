@@ -43,21 +43,27 @@ pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network], health: Op
                 }),
             );
         }
-        let tunnel = networks.iter().find(|network| network.vxlan_port.get() == listener.port);
-        if let Some(network) = tunnel
-            && listener.protocol == "udp"
+        let is_taken = |network: &&Network| {
+            network.tunnel_port().is_some_and(|(protocol, port)| {
+                protocol.name() == listener.protocol && port.get() == listener.port
+            })
+        };
+        if let Some(network) = networks.iter().find(is_taken)
             && listener.address.is_unspecified()
             // The kernel's own sockets belong to no process: other tunnels, which share the port with ours.
             && let Some(process) = machine.owner_of_socket(listener.inode)
         {
-            let text = format!("keeps network {} from its VXLAN port", network.name);
+            let text = format!("keeps network {} from its tunnel's port", network.name);
             findings.extend(taken(&listener, Some(&process), &text));
         }
     }
     if findings.is_empty() {
-        let tunnels: Vec<String> = networks.iter().map(|n| format!("{}/udp", n.vxlan_port)).collect();
-        let health = health.map(|port| format!(", {port}/tcp for the node's health")).unwrap_or_default();
-        let text = format!("53 on our DNS addresses and {}{health} can be had", tunnels.join(", "));
+        let tunnels = networks.iter().filter_map(Network::tunnel_port);
+        let wanted = ["53 on our DNS addresses".to_owned()]
+            .into_iter()
+            .chain(tunnels.map(|(protocol, port)| format!("{port}/{protocol} for a tunnel")))
+            .chain(health.map(|port| format!("{port}/tcp for the node's health")));
+        let text = format!("what Weft listens at can be had: {}", wanted.collect::<Vec<_>>().join(", "));
         findings.push(Finding::ok("ports", text));
     }
     findings
@@ -166,7 +172,7 @@ mod tests {
         check("udp", &format!("3535FEA9:0035 {open}"), Some("weft"), None);
         // A connection from port 53 listens to nobody; a tunnel of the kernel's own shares the port.
         check("tcp", &format!("00000000:0035 {open}"), named, None);
-        check("udp", &format!("00000000:12B5 {open}"), named, Some("network default from its VXLAN port"));
+        check("udp", &format!("00000000:12B5 {open}"), named, Some("network default from its tunnel's port"));
         check("udp", &format!("00000000:12B5 {open}"), None, None);
         let proxy = Some("kube-proxy");
         check(
@@ -177,5 +183,18 @@ mod tests {
         );
         check("tcp", &format!("0100007F:2810 {listening}"), proxy, Some("127.0.0.1 port 10256/tcp"));
         check("udp", &format!("00000000:2810 {open}"), proxy, None);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_network_without_a_tunnel_wants_no_port() {
+        let socket = "00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 2 x";
+        let text = format!("  sl  local_address\n   1: {socket}\n");
+        let fake = FakeMachine::new(&[("/proc/self/net/udp", &text)]);
+        fake.process(9, "named", "socket:[2]");
+        let network = Network { overlay: weft_model::Overlay::HostGw, ..Network::ordinary() };
+        let findings = super::check(&fake.machine(), &[], &[network], None);
+        let [Finding { verdict: Verdict::Ok, text, .. }] = &findings[..] else { panic!("{findings:?}") };
+        assert!(!text.contains("4789"), "{text}");
     }
 }
