@@ -33,6 +33,9 @@ const LARGEST: usize = 16 << 20;
 /// Objects on a page of a list.
 const PAGE: usize = 500;
 
+/// Lists in a row whose next page came too late for the server, after which one is asked for as a whole.
+const AGED: u32 = 2;
+
 /// Why things go wrong, and since when.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Trouble {
@@ -119,6 +122,8 @@ pub(super) struct Follower {
     mirror: Mirror,
     /// Until when lists are asked for in pages: of late a streamed one came to nothing.
     paged_until: Option<Instant>,
+    /// Lists in pages, in a row, that the server had forgotten before their last page.
+    aged: u32,
     /// A list was complete before.
     was_listed: bool,
     /// The version from which a watch goes on; `None` where a list has to come first.
@@ -145,6 +150,7 @@ impl Follower {
             mirror: Mirror::new(kind, own.name.clone()),
             own: own.clone(),
             paged_until: None,
+            aged: 0,
             was_listed: false,
             place: None,
             trouble: None,
@@ -323,18 +329,24 @@ impl Follower {
         self.read(body).await
     }
 
-    /// A list in pages.
+    /// A list in pages; as a whole where pages take longer than the server keeps a place between them (etcd's compaction, five
+    /// minutes by default): it would begin anew for ever.
     async fn pages(&mut self) -> End {
         self.mirror.begin_list();
+        let limit = if self.aged < AGED { PAGE } else { 0 };
         let mut next = String::new();
         loop {
             let rest = if next.is_empty() { String::new() } else { format!("&continue={}", escaped(&next)) };
-            let path = format!("{}?limit={PAGE}{}{rest}", self.kind.path(), self.selection);
+            let path = format!("{}?limit={limit}{}{rest}", self.kind.path(), self.selection);
             let mut ask = Ask::get(path);
             ask.accept = self.kind.accept_list();
             let page = match self.client.whole(&ask).await {
                 Ok(page) => page,
-                Err(failure) => return failure.into(),
+                Err(failure) => {
+                    let is_aged = failure.is(StatusCode::GONE) && !next.is_empty();
+                    self.aged = if is_aged { self.aged + 1 } else { 0 };
+                    return failure.into();
+                }
             };
             let mut news = News::default();
             let (version, more) = match self.mirror.take_page(&page, &mut news) {
@@ -348,6 +360,7 @@ impl Follower {
                 return match self.list_is_complete().await {
                     Ok(()) => {
                         self.place = Some(version);
+                        self.aged = 0;
                         End::Listed
                     }
                     Err(end) => end,

@@ -25,6 +25,8 @@ pub struct Faults {
     pub no_streams: bool,
     /// Lists are streamed up to their last object, and no further.
     pub no_end: bool,
+    /// A list's next page is always asked for too late.
+    pub forgets_pages: bool,
     /// Kinds that the server doesn't know, by the last part of their path.
     pub unknown: Vec<&'static str>,
     /// Answers to the next requests, before anything else: status and `Retry-After`.
@@ -354,9 +356,10 @@ impl State {
         objects: &BTreeMap<String, Value>,
         query: &BTreeMap<String, String>,
     ) -> Result<Value, u16> {
-        let limit = query.get("limit").map_or(usize::MAX, |l| l.parse().unwrap());
+        let limit = query.get("limit").map_or(0, |l| l.parse().unwrap());
+        let limit = if limit == 0 { usize::MAX } else { limit };
         let after = query.get("continue").map_or("", String::as_str);
-        if after == "expired" {
+        if after == "expired" || (self.faults.forgets_pages && !after.is_empty()) {
             return Err(410);
         }
         let rest: Vec<(&String, &Value)> = objects.iter().filter(|(name, _)| name.as_str() > after).collect();

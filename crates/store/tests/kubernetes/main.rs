@@ -235,6 +235,20 @@ fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
 }
 
 #[test]
+fn a_list_whose_pages_always_come_too_late_is_asked_for_as_a_whole() {
+    let fake = Fake::start();
+    for i in 0..1234 {
+        fake.put(NODES, node(&format!("n{i:04}"), 1));
+    }
+    fake.set_faults(Faults { no_streams: true, forgets_pages: true, ..Faults::default() });
+    let watching = Watching::synced(store(&fake, None));
+    assert_eq!(watching.facts.len(), 1234);
+    let requests = fake.requests();
+    let asked = |what: &str| requests.iter().filter(|(_, r)| r.contains(what)).count();
+    assert_eq!((asked("/nodes?limit=500"), asked("/nodes?limit=0")), (4, 1));
+}
+
+#[test]
 fn a_list_that_breaks_off_takes_nothing_away() {
     let fake = two_nodes();
     fake.put(NODES, node("n3", 1));
