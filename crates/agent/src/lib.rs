@@ -21,6 +21,7 @@ pub mod fact_log;
 pub mod health;
 pub mod kernel_thread;
 pub mod late_store;
+mod machine;
 pub mod memory;
 pub mod message;
 pub mod migrate;

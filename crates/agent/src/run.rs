@@ -27,6 +27,7 @@ use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
 use crate::health;
 use crate::kernel_thread::KernelThread;
 use crate::late_store::LateStore;
+use crate::machine;
 use crate::message::Message;
 use crate::others::Watch;
 use crate::publisher;
@@ -181,6 +182,7 @@ fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
 /// Where the configuration names no node.
 pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
     let (store, node, pods) = (config.store.clone(), config.node_name()?, config.pods());
+    let state_dir = config.state_dir.clone();
     Ok(Arc::new(LateStore::new(Box::new(move || match &store {
         StoreConfig::Directory(folder) => {
             Ok(Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?) as Arc<dyn Store>)
@@ -192,9 +194,14 @@ pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
             Ok(Arc::new(KubernetesStore::open(options)?))
         }
         StoreConfig::Etcd(etcd) => {
-            let options = etcd
+            let mut options = etcd
                 .options()
                 .map_err(|(field, reason)| StoreError::Settings { field: field.to_owned(), reason })?;
+            options.machine = machine::word(&state_dir).unwrap_or_else(|error| {
+                let folder = state_dir.display();
+                tracing::warn!("another machine of this node's name would not be noticed: {folder}: {error}");
+                String::new()
+            });
             Ok(Arc::new(EtcdStore::open(options)?))
         }
     }))))

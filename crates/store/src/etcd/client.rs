@@ -45,12 +45,14 @@ pub(super) enum Failure {
     Refused(ServerError),
     /// The answer is larger than what is read.
     TooLarge,
+    /// Another machine is this node as well: why that is believed, and the mend.
+    Twin(String),
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Away(reason) => f.write_str(reason),
+            Failure::Away(reason) | Failure::Twin(reason) => f.write_str(reason),
             Failure::Refused(error) if error.code == code::PERMISSION_DENIED => {
                 write!(f, "{}; the user needs a role with readwrite on the prefix", error.message)
             }

@@ -59,6 +59,9 @@ pub struct EtcdOptions {
     pub patience: Duration,
     /// How often the member that is listened to is asked whether it is still there.
     pub pulse: Duration,
+    /// What tells this machine from another one whose node has the same name by mistake: a word of its own, the same after each start.
+    /// Empty where nothing does.
+    pub machine: String,
 }
 
 impl Default for EtcdOptions {
@@ -71,6 +74,7 @@ impl Default for EtcdOptions {
             lease: Duration::from_secs(24 * 60 * 60),
             patience: Duration::from_secs(5),
             pulse: Duration::from_secs(5),
+            machine: String::new(),
         }
     }
 }
@@ -176,6 +180,8 @@ impl EtcdStore {
             client: Client::new(access.clone()),
             keys: Keys::under(&options.prefix),
             time: options.lease,
+            machine: options.machine.clone(),
+            abandoned: Mutex::default(),
         });
         let shared = Arc::new(Shared {
             around,

@@ -5,7 +5,8 @@
 //! when a node's blocks become anybody's, the node has known for a quarter of that time that they will, and has given out none of their
 //! addresses since. A renewal counts only where the session's key and every claimed block's still hang on the lease afterwards, by a read
 //! that the leader has confirmed. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again. A session that
-//! is over takes nothing back from the node's next process.
+//! is over takes nothing back from the node's next process, and that one takes nothing from another machine of the node's name while that is
+//! heard of.
 //!
 //! What is absent: which blocks ([`super::claim`]), and what a node does that relies on nothing any more (the agent).
 
@@ -29,6 +30,9 @@ const HELD: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Claims that one transaction looks at; etcd takes 128 comparisons (`--max-txn-ops`).
 const COMPARED: usize = 100;
+/// Longest pauses between renewals after which a lease's holder is taken to renew it no more. What its blocks may be relied on for is no
+/// matter here: the node's next process relies on them as well.
+const SILENT_PAUSES: u32 = 4;
 /// Between attempts to renew while etcd doesn't answer, at least.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -147,10 +151,14 @@ impl Session {
     }
 
     fn pause(&self) -> Duration {
-        let time = self.state().time;
-        let pause = (time / 6).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let pause = pause_of(self.state().time);
         pause.mul_f32(0.8 + 0.4 * fastrand::f32())
     }
+}
+
+/// Between renewals of a lease of this time, on average.
+fn pause_of(time: Duration) -> Duration {
+    (time / 6).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 /// What every step needs.
@@ -160,6 +168,10 @@ pub(super) struct Around {
     pub keys: Keys,
     /// The time of a lease that is asked for.
     pub time: Duration,
+    /// What tells this machine from another one of the same node's name; empty where nothing does.
+    pub machine: String,
+    /// Leases that were taken by attempts that failed later on.
+    pub abandoned: Mutex<BTreeSet<i64>>,
 }
 
 impl Around {
@@ -177,16 +189,70 @@ impl Around {
     /// Makes a session stand, and finds what the node has already.
     pub async fn open(&self, session: &Session) -> Result<(), Failure> {
         let (lease, time, sent) = self.obtain(&session.node).await?;
-        self.gather(session, lease).await?;
+        self.gather(session, lease).await.inspect_err(|_| self.abandon(lease))?;
         session.renewed(lease, time, sent);
+        self.end_abandoned().await;
         Ok(())
+    }
+
+    /// Nobody renews this lease, though something of the node's may hang on it, which the next attempt takes from there.
+    fn abandon(&self, lease: i64) {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).insert(lease);
+    }
+
+    /// Ends the leases of failed attempts on which nothing hangs any more: they last for a day, and an etcd that comes and goes would
+    /// gather them. What fails here is tried again with the next attempt.
+    async fn end_abandoned(&self) {
+        let abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for lease in abandoned {
+            let question = json!({ "ID": lease.to_string(), "keys": true });
+            let Ok(stands) = self.client.ask::<TimeToLive>(wire::TIME_TO_LIVE, &question).await else {
+                return;
+            };
+            if stands.keys.is_empty() && self.revoke(lease).await.is_ok() {
+                self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+            }
+        }
+    }
+
+    /// What the session's key holds: the node's name, and which machine is that node.
+    fn signature(&self, node: &NodeName) -> String {
+        format!("{node} {}", self.machine).trim_end().to_owned()
+    }
+
+    /// Refuses where another machine is this node as well, and renews its lease. An earlier version names no machine; and one that falls
+    /// silent makes way, so that a machine which was set up anew isn't kept out for long.
+    async fn refuse_twin(&self, node: &NodeName, there: &KeyValue) -> Result<(), Failure> {
+        let said = there.text();
+        let other = said.strip_prefix(node.as_str()).map_or("", str::trim_start);
+        if self.machine.is_empty() || other.is_empty() || other == self.machine {
+            return Ok(());
+        }
+        let question = json!({ "ID": there.lease.to_string() });
+        let stands: TimeToLive = self.client.ask(wire::TIME_TO_LIVE, &question).await?;
+        let [left, granted] =
+            [stands.ttl, stands.granted].map(|s| Duration::from_secs(s.max(0).unsigned_abs()));
+        let (silence, longest) = (granted.saturating_sub(left), pause_of(granted) * SILENT_PAUSES);
+        if left.is_zero() || silence > longest {
+            return Ok(());
+        }
+        Err(Failure::Twin(format!(
+            "another machine ({other}) is node {node} as well, and was heard of {} s ago: give one of the two another `node` in its \
+             configuration. Where it is this one before it was set up anew, wait: once it is silent for {} s, this one takes its place",
+            silence.as_secs(),
+            longest.as_secs()
+        )))
     }
 
     /// A new lease for the node, its time, and when it was asked for.
     async fn obtain(&self, node: &NodeName) -> Result<(i64, Duration, BootTime), Failure> {
         let key = self.keys.session(node);
+        self.end_abandoned().await;
         loop {
             let there = self.get(&key).await?;
+            if let Some(there) = &there {
+                self.refuse_twin(node, there).await?;
+            }
             let sent = BootTime::now();
             let question = json!({ "TTL": self.time.as_secs().to_string() });
             let granted: Granted = self.client.ask(wire::GRANT, &question).await?;
@@ -197,7 +263,7 @@ impl Around {
                 Some(kv) => wire::is_unchanged(&key, kv.mod_revision),
                 None => wire::is_absent(&key),
             };
-            let put = json!({ "request_put": wire::put(&key, node.as_str().as_bytes(), granted.id) });
+            let put = json!({ "request_put": wire::put(&key, self.signature(node).as_bytes(), granted.id) });
             let get = json!({ "request_range": wire::get(&key) });
             let question = wire::txn(&[compare], &[put], &[get]);
             let answer = match self.client.ask::<Transacted>(wire::TXN, &question).await {
@@ -394,6 +460,16 @@ impl Around {
         }
         tracing::warn!("the lease of node {} may have run out; taking a new one", session.node);
         let (lease, time, sent) = self.obtain(&session.node).await?;
+        self.bring_all_under(session, lease).await.inspect_err(|_| self.abandon(lease))?;
+        if !session.is_over() {
+            session.renewed(lease, time, sent);
+            self.end_abandoned().await;
+        }
+        Ok(())
+    }
+
+    /// Puts the session's keys under a new lease, as far as no other node has taken their place; stops where it is over.
+    async fn bring_all_under(&self, session: &Session, lease: i64) -> Result<(), Failure> {
         let mut lost = Vec::new();
         for (network, cidr) in session.claims() {
             if session.is_over() {
@@ -415,7 +491,6 @@ impl Around {
             }
             publish::write_under(self, &session.node, lease, &key, &mut object).await?;
         }
-        session.renewed(lease, time, sent);
         Ok(())
     }
 }

@@ -166,6 +166,8 @@ pub(super) struct TimeToLive {
     /// Seconds that it was granted for.
     #[serde(rename = "grantedTTL", deserialize_with = "number")]
     pub granted: i64,
+    /// Keys that hang on it, where they were asked for; base64.
+    pub keys: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -17,7 +17,7 @@ use weft_cni::config::DEFAULT_STATE_DIR;
 use crate::cli::DEFAULT_RUN_DIR;
 
 /// What the agent keeps in its state folder.
-const STATE: [&str; 4] = [RECORDS, "tombstones", "facts.log", "sysctl-originals"];
+const STATE: [&str; 5] = [RECORDS, "tombstones", "facts.log", "sysctl-originals", "machine"];
 /// What it keeps in its run folder.
 const RUN: [&str; 4] = ["weft.sock", "weft.new", "agent.pid", "next.pid"];
 /// The file that tells our lease folders from host-local's.
@@ -187,12 +187,14 @@ mod tests {
             ("state/tombstones/c2:eth0", "{}"),
             ("state/facts.log", ""),
             ("state/facts.log.new", ""),
+            ("state/facts.log.incomplete", ""),
             ("state/facts.logbook", "not ours"),
+            ("state/machine", "x"),
             ("run/agent.pid", "1"),
         ]);
         let (removed, failed) = places.remove();
         assert!(failed.is_empty(), "{failed:?}");
-        assert_eq!(removed.len(), 8, "{removed:?}");
+        assert_eq!(removed.len(), 10, "{removed:?}");
         let left = [
             "cni/20-other.conflist",
             "leases/default/notes",
