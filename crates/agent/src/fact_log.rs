@@ -3,7 +3,8 @@
 //! A log of changes, a line of JSON each, written by a thread of its own; it is rewritten with the last change of each fact
 //! when it has grown to several times that. So its cost follows the changes, not the cluster. A last line that was cut off
 //! by a crash is passed over. What can't be written, for want of room on the disk, waits, the last change of each fact, and is tried again until it
-//! can; meanwhile [`FactLog::trouble`] says so. Nothing is forced to the platter: an older log is still a log.
+//! can; meanwhile [`FactLog::trouble`] says so, and a mark beside the log tells the next agent. Nothing is forced to the platter: an older log is
+//! still a log.
 //!
 //! What was known and can't be read again is not merely gone: [`LastFacts::lost`] says that something is missing, and so does a mark beside the
 //! log ([`mark_incomplete`]) until the store has told everything, however often the log is rewritten meanwhile.
@@ -22,6 +23,8 @@ use weft_model::{Change, FactKey};
 const NAME: &str = "facts.log";
 /// Beside the log while it is known to lack facts.
 const MARK: &str = "facts.log.incomplete";
+/// Beside the log while what is known can't be written to it. It takes no room, and mostly can be had on a full disk.
+const BEHIND: &str = "facts.log.behind";
 /// The log is rewritten when it has this many lines more than twice the facts it held after the last time.
 const SLACK: usize = 1000;
 /// How long to wait before what couldn't be written is tried again.
@@ -124,6 +127,9 @@ pub fn read(state_dir: &Path) -> Option<LastFacts> {
         None if state_dir.join(MARK).exists() => {
             Some(format!("{path} was damaged, and the store has not told everything since"))
         }
+        None if state_dir.join(BEHIND).exists() => {
+            Some(format!("{path} could not be written before the last agent ended"))
+        }
         None => None,
     };
     Some(LastFacts { changes, written, lost })
@@ -142,7 +148,11 @@ pub fn mark_incomplete(state_dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn mark_complete(state_dir: &Path) -> io::Result<()> {
-    match std::fs::remove_file(state_dir.join(MARK)) {
+    remove_if_any(&state_dir.join(MARK))
+}
+
+fn remove_if_any(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -208,6 +218,8 @@ struct Writer {
     is_full: bool,
     /// The log is in its place.
     is_adopted: bool,
+    /// Nothing beside it says that it is behind.
+    has_no_mark: bool,
     pause: Duration,
     /// When to try again, after a failure.
     due: Option<Instant>,
@@ -225,6 +237,7 @@ impl Writer {
             needed: 0,
             is_full: false,
             is_adopted: false,
+            has_no_mark: false,
             pause,
             due: None,
             trouble,
@@ -258,7 +271,12 @@ impl Writer {
 
     /// Brings the disk up to what is known, or says why that can't be.
     fn catch_up(&mut self) {
-        let done = self.write().and_then(|()| self.adopt()).and_then(|()| self.compact());
+        let written = self.write().and_then(|()| self.adopt());
+        match &written {
+            Err(_) => self.mark_behind(),
+            Ok(()) => self.unmark(),
+        }
+        let done = written.and_then(|()| self.compact());
         self.due = done.is_err().then(|| Instant::now() + self.pause);
         let trouble = done.err().map(|error| {
             let path = self.path.display();
@@ -282,6 +300,19 @@ impl Writer {
             last.get(&change.key()) == Some(&(at - 1))
         });
         self.needed = self.waiting.len();
+    }
+
+    /// Whether the next agent hears of it is luck, on a full disk.
+    fn mark_behind(&mut self) {
+        self.has_no_mark = false;
+        let _ = File::create(self.path.with_file_name(BEHIND));
+    }
+
+    /// Once the log in its place holds all that is known.
+    fn unmark(&mut self) {
+        if self.is_adopted && !self.has_no_mark {
+            self.has_no_mark = remove_if_any(&self.path.with_file_name(BEHIND)).is_ok();
+        }
     }
 
     fn temporary(&self) -> PathBuf {
@@ -486,9 +517,12 @@ mod tests {
             let text = std::fs::read_to_string(disk.join(NAME)).unwrap();
             text.ends_with('\n') && !disk.join("facts.log.new").exists()
         });
+        // The next agent would hear that this one knew more.
+        until("the mark", &|| read(disk).is_some_and(|last| last.lost.is_some()));
         drop(rest);
         std::fs::remove_file(disk.join("rest")).unwrap();
         until("the end of the trouble", &|| log.trouble().is_none());
+        assert_eq!(read(disk).unwrap().lost, None);
         log.append(vec![set("c")]);
         drop(log);
         let found = replay(disk);
