@@ -170,7 +170,7 @@ pub(super) struct Around {
     pub time: Duration,
     /// What tells this machine from another one of the same node's name; empty where nothing does.
     pub machine: String,
-    /// Leases that were taken by attempts that failed later on.
+    /// Leases that were taken by attempts that failed later on, or that others have replaced.
     pub abandoned: Mutex<BTreeSet<i64>>,
 }
 
@@ -200,8 +200,8 @@ impl Around {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).insert(lease);
     }
 
-    /// Ends the leases of failed attempts on which nothing hangs any more: they last for a day, and an etcd that comes and goes would
-    /// gather them. What fails here is tried again with the next attempt.
+    /// Ends the abandoned leases on which nothing hangs any more: they last for a day, and an etcd that comes and goes, or an agent that
+    /// starts again and again, would gather them. What fails here is tried again with the next attempt.
     async fn end_abandoned(&self) {
         let abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for lease in abandoned {
@@ -276,6 +276,8 @@ impl Around {
                 }
             };
             if answer.succeeded || answer.found().any(|kv| kv.lease == granted.id) {
+                // That of the process before, or one that may have run out: all that is under it comes under this one.
+                there.iter().filter(|kv| kv.lease != 0).for_each(|kv| self.abandon(kv.lease));
                 return Ok((granted.id, Duration::from_secs(granted.ttl.unsigned_abs()), sent));
             }
             // Another process of this node's was quicker.

@@ -281,9 +281,9 @@ fn another_machine_of_the_nodes_name_is_refused_while_it_is_heard_of() {
     wait_for("the silent one's place", || claim(&second).ok());
 }
 
-/// Each attempt takes a lease, which lasts for a day by default.
+/// Each attempt, and each start, takes a lease, which lasts for a day by default.
 #[test]
-fn attempts_that_fail_halfway_gather_no_leases() {
+fn attempts_that_fail_and_processes_that_end_leave_no_leases() {
     let Some(members) = Members::start(1, &Terms::default()) else { return };
     let access = |of: &str| {
         let (key, range_end) = (encode(&format!("/weft/{of}")), encode(&format!("/weft/{of}~")));
@@ -315,13 +315,19 @@ fn attempts_that_fail_halfway_gather_no_leases() {
     std::fs::write(&password_file, "w\n").unwrap();
     let user = Some(EtcdUser { name: "weft".to_owned(), password_file });
     let lease = Duration::from_secs(600);
-    let store = EtcdStore::open(EtcdOptions { user, lease, ..options(members.endpoints()) }).unwrap();
+    let with_user = EtcdOptions { user, lease, ..options(members.endpoints()) };
+    let store = EtcdStore::open(with_user.clone()).unwrap();
     for _ in 0..5 {
         store.claim_pod_cidrs(&narrow(), &node("n1"), &[]).unwrap_err();
     }
     assert!((1..=2).contains(&leases()), "{}", leases());
     members::ask(port, "/v3/auth/role/grant", &access(""), Some(token)).unwrap();
     store.claim_pod_cidrs(&narrow(), &node("n1"), &[]).unwrap();
+    assert_eq!(leases(), 1);
+    // Nor does a process that ends leave one behind, once the next has taken all that was under it.
+    store.stop();
+    let next = EtcdStore::open(with_user).unwrap();
+    next.claim_pod_cidrs(&narrow(), &node("n1"), &[]).unwrap();
     assert_eq!(leases(), 1);
 }
 
