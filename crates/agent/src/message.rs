@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use weft_cni::{Attach, CniError, Gc, NetConf};
+use weft_cni::CniError;
+use weft_cni::weft::{Attach, Gc, WeftConf};
 use weft_model::{AttachmentId, Cidr, Host, NetworkName, Warning};
 use weft_plan::KernelKey;
 
@@ -150,5 +151,5 @@ pub enum CniVerb {
     /// Away with all others.
     Gc(Gc),
     /// Would an ADD be served?
-    Status(NetConf),
+    Status(WeftConf),
 }

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
-use weft_cni::{Call, CniError, Code, Request, Verb};
+use weft_cni::weft::Request;
+use weft_cni::{Call, CniError, Code, Verb};
 use weft_compile::{Compiler, Facts, Settings};
 use weft_model::{Change, Fact};
 use weft_plan::Plan;
@@ -222,9 +223,6 @@ fn cni_verb(request: Request, netns: Option<OwnedFd>) -> Result<CniVerb, CniErro
         Request::Del(attach) => CniVerb::Del(crate::core::attachment_id(&attach)?),
         Request::Gc(gc) => CniVerb::Gc(gc),
         Request::Status(conf) => CniVerb::Status(conf),
-        Request::Version(_) => {
-            return Err(CniError::new(Code::INVALID_ENVIRONMENT, "VERSION is the plugin's to answer", ""));
-        }
     })
 }
 

@@ -1,22 +1,19 @@
-//! Our plugin's network configuration: what stands in the conflist, less what the runtime adds for one call.
+//! A plugin's network configuration: what each has, whatever its type.
+//!
+//! What always holds: the rest of it is kept as it came, so that a plugin can read its own fields and pass all of it on.
+//!
+//! What is absent: fields of one plugin; they are read in its folder. What the runtime adds for one call is read with the
+//! call ([`crate::request`]), since a DEL overlooks mistakes there.
+//!
+//! Source: CNI specification 1.1.0, section 1.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Version;
 use crate::error::{CniError, Code};
 use crate::field::{Object, wrong};
 
-/// Where the agent listens unless `socket` says otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
-/// Where state that outlives a reboot of the agent stands unless `stateDir` says otherwise.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/weft";
-/// How long an ADD may take unless `deadlineMs` says otherwise: well below the two minutes that kubelet waits.
-pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
-
-/// The configuration of one network, checked.
+/// The configuration of one network, checked as far as it is the same for all plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConf {
     /// The version to answer in.
@@ -25,16 +22,8 @@ pub struct NetConf {
     pub name: String,
     /// `type`: the plugin's file name.
     pub kind: String,
-    /// `socket`: the agent's unix socket, an absolute path.
-    pub socket: PathBuf,
-    /// `stateDir`: an absolute path; tombstones stand in `tombstones` below it.
-    pub state_dir: PathBuf,
-    /// `network`: the Weft network that containers join; `default` is the ordinary one.
-    pub network: String,
-    /// `mtu` of the container's link in bytes; nothing means that the agent chooses.
-    pub mtu: Option<u32>,
-    /// `deadlineMs`: how long an ADD may take, from start to answer.
-    pub deadline: Duration,
+    /// All of it, these fields too.
+    pub raw: Map<String, Value>,
 }
 
 /// True for a letter or digit followed by letters, digits, `_`, `.`, `-`: the rule of the specification for network
@@ -46,13 +35,19 @@ pub(crate) fn is_identifier(text: &str) -> bool {
 }
 
 impl NetConf {
-    /// Reads the configuration. Keys that are not ours are passed over, since runtimes add their own; `ipam` is
-    /// refused, because its addresses would not be the pod's.
+    /// Reads the configuration. Keys that it doesn't know are kept, for the plugin and for those who add their own.
     ///
     /// # Errors
-    /// Codes 1, 2, 6 and 7, with the field's path in the message.
-    pub fn parse(input: &Value) -> Result<Self, CniError> {
-        let root = Object::root(input)?;
+    /// Codes 1, 6 and 7, with the field's path in the message.
+    pub fn parse(input: Value) -> Result<Self, CniError> {
+        let Value::Object(raw) = input else {
+            return Err(CniError::new(
+                Code::DECODING_FAILURE,
+                "the network configuration is not a JSON object",
+                "pass the plugin's configuration on standard input",
+            ));
+        };
+        let root = Object::root(&raw);
         let versions = root.strings("cniVersions")?;
         let versions: Vec<&str> = versions.into_iter().map(|(_, text)| text).collect();
         let version = Version::negotiate(root.string("cniVersion")?, &versions)?;
@@ -61,30 +56,12 @@ impl NetConf {
             let rule = "a letter or digit, then letters, digits, underscores, dots and dashes";
             return Err(wrong("name", &Value::String(name), rule));
         }
-        if let Some(ipam) = root.get("ipam").filter(|ipam| ipam.as_object().is_none_or(|map| !map.is_empty()))
-        {
-            let msg = format!("{} (unsupported field)", wrong("ipam", ipam, "").msg);
-            let mend = "remove it: Weft gives out addresses itself, from the node's pod CIDRs";
-            return Err(CniError::new(Code::UNSUPPORTED_FIELD, msg, mend));
-        }
-        let mtu = match root.number("mtu", 65_535)? {
-            None | Some(0) => None,
-            Some(mtu) if mtu >= 576 => u32::try_from(mtu).ok(),
-            Some(mtu) => {
-                return Err(wrong("mtu", &mtu.into(), "from 576 to 65535, or 0 for the agent's choice"));
-            }
-        };
-        let deadline = root.number("deadlineMs", 600_000)?.filter(|ms| *ms > 0);
-        Ok(Self {
-            version,
-            name,
-            kind: required(&root, "type")?,
-            socket: absolute(&root, "socket", DEFAULT_SOCKET)?,
-            state_dir: absolute(&root, "stateDir", DEFAULT_STATE_DIR)?,
-            network: root.string("network")?.unwrap_or("default").to_owned(),
-            mtu,
-            deadline: deadline.map_or(DEFAULT_DEADLINE, Duration::from_millis),
-        })
+        Ok(Self { version, name, kind: required(&root, "type")?, raw })
+    }
+
+    /// All of it, to read further fields from.
+    pub(crate) fn root(&self) -> Object<'_> {
+        Object::root(&self.raw)
     }
 }
 
@@ -99,60 +76,48 @@ fn required(root: &Object<'_>, key: &str) -> Result<String, CniError> {
     }
 }
 
-fn absolute(root: &Object<'_>, key: &str, default: &str) -> Result<PathBuf, CniError> {
-    let text = root.string(key)?.unwrap_or(default);
-    if text.starts_with('/') && !text.contains('\0') {
-        Ok(PathBuf::from(text))
-    } else {
-        Err(wrong(key, &text.into(), "an absolute path"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn defaults_and_settings_are_read() {
-        let conf = NetConf::parse(&json!({"cniVersion": "1.0.0", "name": "weft", "type": "weft"})).unwrap();
-        assert_eq!(conf.socket, PathBuf::from(DEFAULT_SOCKET));
-        assert_eq!((conf.network.as_str(), conf.mtu, conf.deadline), ("default", None, DEFAULT_DEADLINE));
-        let conf = NetConf::parse(&json!({
-            "cniVersion": "9.0.0", "cniVersions": ["0.4.0", "1.0.0"], "name": "a.b_c-1", "type": "weft",
-            "socket": "/s", "stateDir": "/d", "network": "red", "mtu": 1400, "deadlineMs": 1500, "ipam": {},
-            "capabilities": null, "somebodyElses": [1],
-        }));
-        let conf = conf.unwrap();
-        assert_eq!((conf.version, conf.mtu), (Version::V1_0_0, Some(1400)));
-        assert_eq!((conf.network.as_str(), conf.deadline), ("red", Duration::from_millis(1500)));
-        assert_eq!((conf.socket, conf.state_dir), ("/s".into(), "/d".into()));
+    fn any_plugins_configuration_is_read_and_kept_whole() {
+        let check = |input: Value, kind: &str, version: Version| {
+            let conf = NetConf::parse(input.clone()).unwrap();
+            assert_eq!((conf.kind.as_str(), conf.version), (kind, version), "{input}");
+            assert_eq!(Value::Object(conf.raw), input);
+        };
+        check(
+            json!({"cniVersion": "9.0.0", "cniVersions": ["0.4.0", "1.0.0"], "name": "a.b_c-1", "type": "weft"}),
+            "weft",
+            Version::V1_0_0,
+        );
+        check(
+            json!({"cniVersion": "1.1.0", "name": "lan", "type": "bridge", "bridge": "cni0", "isGateway": true,
+                   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}]]},
+                   "runtimeConfig": {"bandwidth": {"ingressRate": 1000}}, "prevResult": {"ips": []}}),
+            "bridge",
+            Version::V1_1_0,
+        );
     }
 
     #[test]
     fn mistakes_name_the_field() {
         let check = |change: Value, code: u32, msg: &str| {
-            let mut conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft"});
+            let mut conf = json!({"cniVersion": "1.1.0", "name": "lan", "type": "bridge"});
             for (key, value) in change.as_object().unwrap() {
                 conf[key] = value.clone();
             }
-            let error = NetConf::parse(&conf).unwrap_err();
+            let error = NetConf::parse(conf).unwrap_err();
             assert_eq!((error.code.0, error.msg.as_str()), (code, msg), "{change}");
         };
         check(json!({"cniVersion": "0.2.0"}), 1, "cniVersion \"0.2.0\" is not supported");
         check(json!({"cniVersion": 1}), 7, "cniVersion is 1");
-        check(
-            json!({"ipam": {"type": "host-local"}}),
-            2,
-            "ipam is {\"type\":\"host-local\"} (unsupported field)",
-        );
         check(json!({"name": ""}), 7, "name is missing");
         check(json!({"name": "-a"}), 7, "name is \"-a\"");
         check(json!({"type": null}), 7, "type is missing");
-        check(json!({"socket": "run/weft.sock"}), 7, "socket is \"run/weft.sock\"");
-        check(json!({"mtu": 100}), 7, "mtu is 100");
-        check(json!({"mtu": "1500"}), 7, "mtu is \"1500\"");
         check(json!({"cniVersions": [1]}), 7, "cniVersions[0] is 1");
-        assert_eq!(NetConf::parse(&json!([])).unwrap_err().code, Code(6));
+        assert_eq!(NetConf::parse(json!([])).unwrap_err().code, Code(6));
     }
 }

@@ -24,15 +24,8 @@ pub(crate) fn wrong(path: &str, found: &Value, expected: &str) -> CniError {
 
 impl<'a> Object<'a> {
     /// The input as a whole.
-    pub(crate) fn root(value: &'a Value) -> Result<Self, CniError> {
-        match value {
-            Value::Object(fields) => Ok(Self { fields: Some(fields), path: String::new() }),
-            _ => Err(CniError::new(
-                Code::DECODING_FAILURE,
-                "the network configuration is not a JSON object",
-                "pass the plugin's configuration on standard input",
-            )),
-        }
+    pub(crate) fn root(fields: &'a Map<String, Value>) -> Self {
+        Self { fields: Some(fields), path: String::new() }
     }
 
     /// One element of a list.

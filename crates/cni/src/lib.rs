@@ -7,14 +7,15 @@
 //! What always holds: parsing and rendering are pure and total. Any bytes give a value or a [`CniError`], never a
 //! panic. An answer is in the version of the configuration that asked.
 //!
+//! Two halves. The protocol is any plugin's: it knows what every configuration and call has, and nobody's own fields. Each plugin
+//! has a folder with its own view of these, and a line in [`plugin`]; there is one, [`weft`].
+//!
 //! What is absent: addresses, links, routes and rules. Nothing here changes the network.
 //!
-//! Read in this order: [`version`], [`error`], [`config`], [`request`], [`result`], [`wire`], [`plugin`].
+//! Read in this order: [`version`], [`error`], [`config`], [`request`], [`result`], [`plugin`]; then [`weft`].
 
 pub mod args;
-pub mod client;
 pub mod config;
-pub mod conflist;
 pub mod error;
 mod field;
 pub mod netns;
@@ -23,17 +24,16 @@ pub mod prefix;
 pub mod request;
 pub mod result;
 pub mod runtime_config;
-pub mod tombstone;
 pub mod version;
-pub mod wire;
+pub mod weft;
 
 pub use args::{CniArgs, PodArgs};
 pub use config::NetConf;
-pub use conflist::{ConflistSettings, conflist};
 pub use error::{CniError, Code};
 pub use prefix::IpPrefix;
-pub use request::{Attach, AttachmentRef, Command, Gc, Request};
+pub use request::{AttachmentRef, Verb};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};
 pub use runtime_config::{HostPortProtocol, PortMapping, Wishes};
 pub use version::Version;
-pub use wire::{Call, Verb};
+pub use weft::wire::Call;
+pub use weft::{ConflistSettings, client, conflist, tombstone, wire};

@@ -1,24 +1,32 @@
-//! The plugin: reads a call, forwards it to the agent, prints the answer.
+//! The program: reads a call, has the plugin of its type serve it, prints the answer.
 //!
-//! What always holds: the output is nothing or one line of JSON, and there is one for any input. A DEL that the
-//! agent could not do leaves a tombstone and succeeds; an ADD that may have been done unseen leaves one and fails.
+//! What always holds: the output is nothing or one line of JSON, and there is one for any input.
 //!
-//! What is absent: everything else. All decisions about the network are the agent's.
+//! What is absent: what a plugin does; each has a folder of its own.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::client::{ClientError, Exchange};
-use crate::config::NetConf;
+use crate::config::is_identifier;
 use crate::error::{CniError, Code};
-use crate::netns;
-use crate::request::{Attach, Command, Request};
-use crate::tombstone::Tombstone;
+use crate::request::{Command, Request};
 use crate::version::Version;
-use crate::wire::{Call, Response, Verb};
+use crate::weft;
+
+/// Serves one call: what goes to standard output, or an error to print there. The environment is as the runtime gave it.
+type Serve = fn(Request, Env<'_>) -> Result<String, CniError>;
+
+/// A variable of the environment by its name.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The plugins by their types, which are their names in `/opt/cni/bin`. Another plugin is a folder beside `weft` and a line here.
+const PLUGINS: &[(&str, Serve)] = &[("weft", weft::serve)];
+
+/// The plugin of a type. One that is nobody's is Weft's under the name that it was installed by.
+fn plugin(kind: &str) -> Serve {
+    PLUGINS.iter().find(|(name, _)| *name == kind).map_or(weft::serve, |(_, serve)| *serve)
+}
 
 /// The longest configuration that is read, in bytes.
 pub const MAX_STDIN: u64 = 4 << 20;
@@ -71,146 +79,22 @@ fn read_input(stdin: impl Read) -> Result<Vec<u8>, CniError> {
     Ok(input)
 }
 
-fn serve(env: &impl Fn(&str) -> Option<String>, input: &[u8]) -> Result<String, CniError> {
-    let request = Request::parse(env, input)?;
-    if let Request::Version(echo) = &request {
-        let supported = Version::ALL.map(Version::as_str);
-        return Ok(json!({"cniVersion": echo, "supportedVersions": supported}).to_string());
-    }
-    // It parsed a moment ago.
-    let call = Call::new(env, serde_json::from_slice(input).unwrap_or_default());
-    match request {
-        Request::Add(add) => serve_add(&add, &call),
-        Request::Del(del) => serve_del(&del, &call),
-        Request::Check(check) => {
-            let netns = container_netns(&check.netns)?;
-            forward(Verb::Check, &check.conf, &call, Some(netns.as_fd()))
-                .map_err(|e| unavailable(&e, Code::TRY_AGAIN_LATER))?
-        }
-        // Without a list nothing may be taken away (CNI specification §4 "GC").
-        Request::Gc(gc) if gc.valid.is_none() => Ok(String::new()),
-        Request::Gc(gc) => {
-            forward(Verb::Gc, &gc.conf, &call, None).map_err(|e| unavailable(&e, Code::TRY_AGAIN_LATER))?
-        }
-        Request::Status(conf) => {
-            forward(Verb::Status, &conf, &call, None).map_err(|e| unavailable(&e, Code::NOT_AVAILABLE))?
-        }
-        Request::Version(_) => Ok(String::new()),
-    }
-}
-
-fn serve_add(add: &Attach, call: &Call) -> Result<String, CniError> {
-    let netns = container_netns(&add.netns)?;
-    let error = match forward(Verb::Add, &add.conf, call, Some(netns.as_fd())) {
-        Ok(outcome) => return outcome,
-        Err(error) => error,
-    };
-    let mut told = unavailable(&error, Code::TRY_AGAIN_LATER);
-    // The runtime takes this for a failed ADD. What the agent may have made meanwhile must not stay.
-    if error.may_have_acted()
-        && let Err(cause) =
-            (Tombstone { call: call.clone(), reason: error.to_string() }).write(&add.conf.state_dir)
-    {
-        let folder = add.conf.state_dir.display();
-        told.details.push_str(&format!(
-            "; what it may have made is left to GC, since {folder} can't be written: {cause}"
-        ));
-    }
-    Err(told)
-}
-
-fn serve_del(del: &Attach, call: &Call) -> Result<String, CniError> {
-    // A namespace that is gone, or was never one, is the usual case and no reason to fail.
-    let netns = netns::open(&del.netns).ok();
-    let reason = match forward(Verb::Del, &del.conf, call, netns.as_ref().map(AsFd::as_fd)) {
-        Ok(Err(error)) if error.code == Code::TRY_AGAIN_LATER => error.to_string(),
-        Ok(outcome) => return outcome,
-        Err(error) => error.to_string(),
-    };
-    let written = Tombstone { call: call.clone(), reason: reason.clone() }.write(&del.conf.state_dir);
-    written.map(|()| String::new()).map_err(|cause| {
-        let msg = format!(
-            "{reason}, and no tombstone can be written below {}: {cause}",
-            del.conf.state_dir.display()
-        );
-        CniError::new(
-            Code::IO_FAILURE,
-            msg,
-            "start the agent, or mend the folder, and delete the container again",
-        )
-    })
-}
-
-fn container_netns(path: &str) -> Result<OwnedFd, CniError> {
-    netns::open(path).map_err(|error| {
-        let msg = format!("CNI_NETNS is {path:?}, which {}", error.reason());
-        CniError::new(Code::INVALID_ENVIRONMENT, msg, "pass the path of the container's network namespace")
-    })
-}
-
-/// The CNI error for an agent that gave no answer.
-fn unavailable(error: &ClientError, away: Code) -> CniError {
-    let code = if matches!(error, ClientError::Garbage(_)) { Code::DECODING_FAILURE } else { away };
-    CniError::new(
-        code,
-        error.to_string(),
-        "look at the agent: systemctl status weft, or the weft pod's log on this node",
-    )
-}
-
-/// How long to try to connect, and how long all of a call may take. Only an ADD is worth a long wait: for the others
-/// the runtime has another way, or asks again.
-fn patience(verb: Verb, conf: &NetConf) -> (Duration, Duration) {
-    let (connect, all) = match verb {
-        Verb::Add => (Duration::from_secs(5), conf.deadline),
-        Verb::Del => (Duration::from_millis(500), Duration::from_secs(10)),
-        Verb::Check => (Duration::from_secs(2), Duration::from_secs(10)),
-        Verb::Gc => (Duration::from_secs(2), Duration::from_secs(30)),
-        Verb::Status => (Duration::from_secs(1), Duration::from_secs(5)),
-    };
-    let all = all.min(conf.deadline);
-    (connect.min(all / 2), all)
-}
-
-/// Sends the call. The outer error: no answer that makes sense. The inner: the agent's own.
-fn forward(
-    verb: Verb,
-    conf: &NetConf,
-    call: &Call,
-    netns: Option<BorrowedFd<'_>>,
-) -> Result<Result<String, CniError>, ClientError> {
-    let (connect_within, answer_within) = patience(verb, conf);
-    let exchange = Exchange {
-        socket: &conf.socket,
-        method: "POST",
-        path: verb.path(),
-        body: &call.encode(),
-        descriptor: netns,
-        connect_within,
-        answer_within,
-    };
-    let response = exchange.run()?;
-    let Some(outcome) = response.outcome() else {
-        return Err(ClientError::Garbage(describe(&response)));
-    };
-    match outcome {
-        Err(error) => Ok(Err(error)),
-        Ok(_) if verb != Verb::Add => Ok(Ok(String::new())),
-        Ok(body) => {
-            let result: Option<Value> = serde_json::from_slice(body).ok();
-            match result.filter(|result| {
-                result.get("cniVersion").and_then(Value::as_str) == Some(conf.version.as_str())
-            }) {
-                Some(result) => Ok(Ok(result.to_string())),
-                None => Err(ClientError::Garbage(describe(&response))),
-            }
+fn serve(env: Env<'_>, input: &[u8]) -> Result<String, CniError> {
+    match Command::from_env(env)? {
+        Command::Version => Ok(version(input)),
+        Command::Of(verb) => {
+            let request = Request::parse(verb, env, input)?;
+            plugin(&request.conf().kind)(request, env)
         }
     }
 }
 
-fn describe(response: &Response) -> String {
-    let start = String::from_utf8_lossy(&response.body[..response.body.len().min(200)]).into_owned();
-    format!("status {}, {} bytes: {start:?}", response.status, response.body.len())
+/// VERSION echoes what it was given (CNI specification §4 "VERSION"); empty or broken input counts as the latest.
+fn version(input: &[u8]) -> String {
+    let value: Option<Value> = serde_json::from_slice(input).ok();
+    let asked = value.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);
+    let echo = asked.filter(|text| is_identifier(text)).unwrap_or(Version::LATEST.as_str());
+    json!({"cniVersion": echo, "supportedVersions": Version::ALL.map(Version::as_str)}).to_string()
 }
 
 #[cfg(test)]
@@ -238,18 +122,29 @@ mod tests {
     }
 
     #[test]
-    fn only_an_add_waits_long_and_all_keep_the_configured_deadline() {
-        let conf = |ms: u64| {
-            let config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "deadlineMs": ms});
-            NetConf::parse(&config).unwrap()
+    fn version_echoes_and_never_fails() {
+        let check = |stdin: &[u8], expected: &str| {
+            let shown: Value = serde_json::from_str(&version(stdin)).unwrap();
+            assert_eq!(shown["cniVersion"], expected);
+            assert_eq!(shown["supportedVersions"].as_array().map(Vec::len), Some(4));
         };
-        for verb in Verb::ALL {
-            for ms in [100, 30_000, 600_000] {
-                let (connect, all) = patience(verb, &conf(ms));
-                assert!(connect < all && all <= Duration::from_millis(ms), "{verb:?} {ms}");
-                assert!(verb == Verb::Add || all <= Duration::from_secs(30));
-            }
-        }
-        assert_eq!(patience(Verb::Add, &conf(600_000)).1, Duration::from_secs(600));
+        check(b"", "1.1.0");
+        check(b"{", "1.1.0");
+        check(b"{\"cniVersion\":\"0.4.0\"}", "0.4.0");
+        check(b"{\"cniVersion\":\"7.0.0\"}", "7.0.0");
+        check(b"{\"cniVersion\":\"<x>\"}", "1.1.0");
+    }
+
+    #[test]
+    fn a_type_that_no_other_plugin_has_is_wefts() {
+        let check = |kind: &str, msg: &str| {
+            let config =
+                json!({"cniVersion": "1.1.0", "name": "a", "type": kind, "socket": "relative"}).to_string();
+            let output = run(|key| (key == "CNI_COMMAND").then(|| "STATUS".to_owned()), config.as_bytes());
+            let shown: Value = serde_json::from_str(&output.stdout).unwrap();
+            assert_eq!((output.exit, shown["msg"].as_str()), (1, Some(msg)), "{kind}");
+        };
+        check("weft", "socket is \"relative\"");
+        check("weft-next", "socket is \"relative\"");
     }
 }

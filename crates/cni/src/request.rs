@@ -4,22 +4,23 @@
 //! name follow the specification, and its fields are of the right shape. A DEL is read with indulgence: what is only
 //! a wish may be broken, because a container that can't be deleted is worse.
 //!
+//! What is absent: what one plugin makes of its fields and of wishes.
+//!
 //! Source: CNI specification 1.1.0, §2 and §4.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Version;
-use crate::args::{CniArgs, PodArgs};
+use crate::args::CniArgs;
 use crate::config::{NetConf, is_identifier};
 use crate::error::{CniError, Code};
 use crate::field::Object;
 use crate::result::AddResult;
-use crate::runtime_config::Wishes;
 
-/// What the runtime wants (`CNI_COMMAND`).
+/// A verb that concerns a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Command {
+pub enum Verb {
     /// Give a container an interface.
     Add,
     /// Take it away.
@@ -30,7 +31,39 @@ pub enum Command {
     Gc,
     /// Say whether an ADD would be served.
     Status,
-    /// List the versions that we speak.
+}
+
+impl Verb {
+    /// All of them.
+    pub const ALL: [Verb; 5] = [Verb::Add, Verb::Del, Verb::Check, Verb::Gc, Verb::Status];
+
+    /// As `CNI_COMMAND` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Add => "ADD",
+            Verb::Del => "DEL",
+            Verb::Check => "CHECK",
+            Verb::Gc => "GC",
+            Verb::Status => "STATUS",
+        }
+    }
+
+    /// The first version of the specification that has this verb.
+    fn since(self) -> Version {
+        match self {
+            Verb::Add | Verb::Del => Version::V0_3_1,
+            Verb::Check => Version::V0_4_0,
+            Verb::Gc | Verb::Status => Version::V1_1_0,
+        }
+    }
+}
+
+/// What the runtime wants (`CNI_COMMAND`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Something of one network.
+    Of(Verb),
+    /// List the versions that we speak; needs no configuration.
     Version,
 }
 
@@ -40,32 +73,22 @@ impl Command {
     /// # Errors
     /// [`Code::INVALID_ENVIRONMENT`] where it is missing or unknown.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
-        let text = env("CNI_COMMAND").filter(|text| !text.is_empty());
-        match text.as_deref() {
-            Some("ADD") => Ok(Command::Add),
-            Some("DEL") => Ok(Command::Del),
-            Some("CHECK") => Ok(Command::Check),
-            Some("GC") => Ok(Command::Gc),
-            Some("STATUS") => Ok(Command::Status),
-            Some("VERSION") => Ok(Command::Version),
-            Some(other) => Err(invalid_env(
-                format!("CNI_COMMAND is {other:?}"),
-                "it must be ADD, DEL, CHECK, GC, STATUS or VERSION",
-            )),
-            None => Err(invalid_env(
+        let Some(text) = env("CNI_COMMAND").filter(|text| !text.is_empty()) else {
+            return Err(invalid_env(
                 "CNI_COMMAND is missing".into(),
                 "this is a CNI plugin, to be called by a container runtime; for people there is the weft command",
-            )),
+            ));
+        };
+        if text == "VERSION" {
+            return Ok(Command::Version);
         }
-    }
-
-    /// The first version of the specification that has this verb.
-    fn since(self) -> Version {
-        match self {
-            Command::Add | Command::Del | Command::Version => Version::V0_3_1,
-            Command::Check => Version::V0_4_0,
-            Command::Gc | Command::Status => Version::V1_1_0,
-        }
+        let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == text);
+        verb.map(Command::Of).ok_or_else(|| {
+            invalid_env(
+                format!("CNI_COMMAND is {text:?}"),
+                "it must be ADD, DEL, CHECK, GC, STATUS or VERSION",
+            )
+        })
     }
 }
 
@@ -112,10 +135,8 @@ pub struct Attach {
     pub id: AttachmentRef,
     /// `CNI_NETNS`: path of the network namespace in the runtime's view; empty only for DEL.
     pub netns: String,
-    /// The pod, where the runtime names one.
-    pub pod: Option<PodArgs>,
-    /// What the runtime asks for.
-    pub wishes: Wishes,
+    /// `CNI_ARGS`.
+    pub args: CniArgs,
     /// The network's configuration.
     pub conf: NetConf,
     /// The result of the plugins before this one (ADD), or of the whole chain (CHECK, DEL).
@@ -144,60 +165,53 @@ pub enum Request {
     Gc(Gc),
     /// Would an ADD be served?
     Status(NetConf),
-    /// Which versions do we speak? Holds the `cniVersion` to echo.
-    Version(String),
 }
 
 impl Request {
     /// Reads a call as the runtime makes it.
     ///
     /// # Errors
-    /// A [`CniError`] to print: code 4 for the environment, 6 for what is not JSON, 1, 2 and 7 for the rest.
-    pub fn parse(env: impl Fn(&str) -> Option<String>, stdin: &[u8]) -> Result<Self, CniError> {
-        let command = Command::from_env(&env)?;
-        if command == Command::Version {
-            return Ok(Request::Version(version_to_echo(stdin)));
-        }
+    /// A [`CniError`] to print: code 4 for the environment, 6 for what is not JSON, 1 and 7 for the rest.
+    pub fn parse(verb: Verb, env: impl Fn(&str) -> Option<String>, stdin: &[u8]) -> Result<Self, CniError> {
         let input: Value = serde_json::from_slice(stdin).map_err(|error| {
             let msg = "the network configuration on standard input is not JSON";
             CniError::new(Code::DECODING_FAILURE, msg, error.to_string())
         })?;
-        Self::read(command, env, &input)
+        Self::read(verb, env, input)
     }
 
     /// The same from a configuration that is JSON already.
     ///
     /// # Errors
     /// As [`Request::parse`].
-    pub fn read(
-        command: Command,
-        env: impl Fn(&str) -> Option<String>,
-        input: &Value,
-    ) -> Result<Self, CniError> {
+    pub fn read(verb: Verb, env: impl Fn(&str) -> Option<String>, input: Value) -> Result<Self, CniError> {
         let conf = NetConf::parse(input)?;
-        if conf.version < command.since() {
-            let msg = format!("cniVersion {} has no {command:?}", conf.version);
-            let mend = format!("use {} or newer", command.since());
+        if conf.version < verb.since() {
+            let msg = format!("cniVersion {} has no {}", conf.version, verb.as_str());
+            let mend = format!("use {} or newer", verb.since());
             return Err(CniError::new(Code::INCOMPATIBLE_VERSION, msg, mend));
         }
-        match command {
-            Command::Add => Ok(Request::Add(Attach::read(command, env, conf, input)?)),
-            Command::Check => Ok(Request::Check(Attach::read(command, env, conf, input)?)),
-            Command::Del => Ok(Request::Del(Attach::read(command, env, conf, input)?)),
-            Command::Gc => Ok(Request::Gc(Gc { conf, valid: valid_attachments(&Object::root(input)?)? })),
-            Command::Status => Ok(Request::Status(conf)),
-            Command::Version => Ok(Request::Version(conf.version.as_str().to_owned())),
+        match verb {
+            Verb::Add => Ok(Request::Add(Attach::read(verb, env, conf)?)),
+            Verb::Check => Ok(Request::Check(Attach::read(verb, env, conf)?)),
+            Verb::Del => Ok(Request::Del(Attach::read(verb, env, conf)?)),
+            Verb::Gc => Ok(Request::Gc(Gc { valid: valid_attachments(&conf.root())?, conf })),
+            Verb::Status => Ok(Request::Status(conf)),
+        }
+    }
+
+    /// The network's configuration.
+    pub fn conf(&self) -> &NetConf {
+        match self {
+            Request::Add(attach) | Request::Del(attach) | Request::Check(attach) => &attach.conf,
+            Request::Gc(gc) => &gc.conf,
+            Request::Status(conf) => conf,
         }
     }
 }
 
 impl Attach {
-    fn read(
-        command: Command,
-        env: impl Fn(&str) -> Option<String>,
-        conf: NetConf,
-        input: &Value,
-    ) -> Result<Box<Self>, CniError> {
+    fn read(verb: Verb, env: impl Fn(&str) -> Option<String>, conf: NetConf) -> Result<Box<Self>, CniError> {
         let variable = |key: &str| env(key).unwrap_or_default();
         let id =
             AttachmentRef::new(&variable("CNI_CONTAINERID"), &variable("CNI_IFNAME")).map_err(|msg| {
@@ -208,24 +222,20 @@ impl Attach {
             })?;
         let netns = variable("CNI_NETNS");
         let args = CniArgs::parse(&variable("CNI_ARGS"));
-        let root = Object::root(input)?;
-        let prev_result = root.get("prevResult").map(AddResult::parse).transpose();
-        if command == Command::Del {
-            let args = args.unwrap_or_default();
-            let wishes = Wishes::collect(&root, &args).unwrap_or_default();
-            let prev_result = prev_result.unwrap_or_default();
-            return Ok(Box::new(Self { id, netns, pod: args.pod, wishes, conf, prev_result }));
+        let prev_result = conf.root().get("prevResult").map(AddResult::parse).transpose();
+        if verb == Verb::Del {
+            let (args, prev_result) = (args.unwrap_or_default(), prev_result.unwrap_or_default());
+            return Ok(Box::new(Self { id, netns, args, conf, prev_result }));
         }
         if netns.is_empty() {
             return Err(invalid_env("CNI_NETNS is missing".into(), "pass the path of the network namespace"));
         }
         let (args, prev_result) = (args?, prev_result?);
-        if command == Command::Check && prev_result.is_none() {
+        if verb == Verb::Check && prev_result.is_none() {
             let mend = "the runtime must pass the result of ADD";
             return Err(CniError::new(Code::INVALID_CONFIG, "prevResult is missing", mend));
         }
-        let wishes = Wishes::collect(&root, &args)?;
-        Ok(Box::new(Self { id, netns, pod: args.pod, wishes, conf, prev_result }))
+        Ok(Box::new(Self { id, netns, args, conf, prev_result }))
     }
 }
 
@@ -251,13 +261,6 @@ fn valid_attachments(root: &Object<'_>) -> Result<Option<Vec<AttachmentRef>>, Cn
     Ok(valid)
 }
 
-/// VERSION echoes what it was given (§4 "VERSION"); empty or broken input counts as the latest.
-fn version_to_echo(stdin: &[u8]) -> String {
-    let value: Option<Value> = serde_json::from_slice(stdin).ok();
-    let text = value.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);
-    text.filter(|text| is_identifier(text)).unwrap_or(Version::LATEST.as_str()).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +280,10 @@ mod tests {
             let usual = ENV.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
             if key == "CNI_COMMAND" { Some(command.to_owned()) } else { changed.or(usual).map(str::to_owned) }
         };
-        Request::parse(env, config.to_string().as_bytes())
+        match Command::from_env(env)? {
+            Command::Of(verb) => Request::parse(verb, env, config.to_string().as_bytes()),
+            Command::Version => panic!("VERSION has no configuration"),
+        }
     }
 
     fn conf(version: &str) -> Value {
@@ -303,7 +309,6 @@ mod tests {
             check("CHECK", version, (version == "0.3.1").then_some(1));
             check("GC", version, (version != "1.1.0").then_some(1));
             check("STATUS", version, (version != "1.1.0").then_some(1));
-            check("VERSION", version, None);
         }
         check("ADD", "0.2.0", Some(1));
         check("add", "1.1.0", Some(4));
@@ -337,15 +342,9 @@ mod tests {
 
     #[test]
     fn a_del_overlooks_what_an_add_refuses() {
-        let broken = [
-            with("1.1.0", "prevResult", json!(7)),
-            with("1.1.0", "runtimeConfig", json!({"portMappings": 7})),
-            with("1.1.0", "args", json!([])),
-        ];
-        for conf in &broken {
-            assert!(call("ADD", &[], conf).is_err(), "{conf}");
-            assert!(call("DEL", &[("CNI_ARGS", "nonsense")], conf).is_ok(), "{conf}");
-        }
+        let broken = with("1.1.0", "prevResult", json!(7));
+        assert!(call("ADD", &[], &broken).is_err());
+        assert!(call("DEL", &[("CNI_ARGS", "nonsense")], &broken).is_ok());
     }
 
     #[test]
@@ -395,23 +394,10 @@ mod tests {
     }
 
     #[test]
-    fn version_echoes_and_never_fails() {
-        let check = |stdin: &[u8], expected: &str| {
-            let env = |key: &str| (key == "CNI_COMMAND").then(|| "VERSION".to_owned());
-            assert_eq!(Request::parse(env, stdin), Ok(Request::Version(expected.to_owned())));
-        };
-        check(b"", "1.1.0");
-        check(b"{", "1.1.0");
-        check(b"{\"cniVersion\":\"0.4.0\"}", "0.4.0");
-        check(b"{\"cniVersion\":\"7.0.0\"}", "7.0.0");
-        check(b"{\"cniVersion\":\"<x>\"}", "1.1.0");
-    }
-
-    #[test]
     fn input_that_is_no_json_is_code_6() {
-        let env = |key: &str| (key == "CNI_COMMAND").then(|| "STATUS".to_owned());
         for stdin in [&b""[..], b"{", b"[]", b"\xff\xfe", b"null"] {
-            assert_eq!(Request::parse(env, stdin).unwrap_err().code, Code::DECODING_FAILURE, "{stdin:?}");
+            let error = Request::parse(Verb::Status, |_| None, stdin).unwrap_err();
+            assert_eq!(error.code, Code::DECODING_FAILURE, "{stdin:?}");
         }
     }
 
@@ -465,12 +451,11 @@ mod tests {
         proptest! {
             #[test]
             fn any_bytes_give_a_request_or_an_error_that_renders(
-                command in prop_oneof![Just("ADD"), Just("DEL"), Just("CHECK"), Just("GC"), Just("STATUS"), Just("VERSION")],
+                verb in prop::sample::select(Verb::ALL.to_vec()),
                 variable in "\\PC{0,20}",
                 stdin in prop::collection::vec(any::<u8>(), 0..200),
             ) {
-                let env = |key: &str| Some(if key == "CNI_COMMAND" { command.to_owned() } else { variable.clone() });
-                if let Err(error) = Request::parse(env, &stdin) {
+                if let Err(error) = Request::parse(verb, |_| Some(variable.clone()), &stdin) {
                     let shown: Value = serde_json::from_str(&error.render(Version::of_input(&stdin))).unwrap();
                     prop_assert!(shown["code"].as_u64().unwrap() > 0 && !shown["msg"].as_str().unwrap().is_empty());
                 }
@@ -478,15 +463,21 @@ mod tests {
 
             #[test]
             fn any_json_gives_a_request_or_an_error(
-                command in prop_oneof![Just("ADD"), Just("DEL"), Just("CHECK"), Just("GC"), Just("STATUS")],
+                verb in prop::sample::select(Verb::ALL.to_vec()),
                 extra in json(),
             ) {
                 let mut config = conf("1.1.0");
                 if let Value::Object(fields) = extra {
                     config.as_object_mut().unwrap().extend(fields);
                 }
-                if let Err(error) = call(command, &[], &config) {
-                    prop_assert!(matches!(error.code.0, 1 | 2 | 6 | 7), "{}", error);
+                match call(verb.as_str(), &[], &config) {
+                    Err(error) => prop_assert!(matches!(error.code.0, 1 | 6 | 7), "{}", error),
+                    // What one plugin makes of it is as total.
+                    Ok(request) => {
+                        if let Err(error) = crate::weft::Request::of(request) {
+                            prop_assert!(matches!(error.code.0, 2 | 7), "{}", error);
+                        }
+                    }
                 }
             }
         }

@@ -160,7 +160,7 @@ mod tests {
     use serde_json::json;
 
     fn collect(input: &Value, args: &str) -> Result<Wishes, CniError> {
-        Wishes::collect(&Object::root(input).unwrap(), &CniArgs::parse(args).unwrap())
+        Wishes::collect(&Object::root(input.as_object().unwrap()), &CniArgs::parse(args).unwrap())
     }
 
     #[test]

@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use weft_cni::weft::Attach;
 use weft_cni::{
-    AddResult, Attach, CniError, Code, HostPortProtocol, Interface, IpConfig, IpPrefix, PortMapping, Route,
+    AddResult, CniError, Code, HostPortProtocol, Interface, IpConfig, IpPrefix, PortMapping, Route,
 };
 use weft_compile::Context;
 use weft_ipam::{DirectoryLeases, IpamError, LeaseError, Leases, Pool};
@@ -94,7 +95,7 @@ impl Core {
             host_ports,
             netns: attach.netns.clone(),
         };
-        let record = Record { attachment, conf_name: attach.conf.name.clone() };
+        let record = Record { attachment, conf_name: attach.conf.net.name.clone() };
         if let Err(error) = self.records.begin(&record) {
             self.give_back(&id);
             return Err(CniError::new(
@@ -262,7 +263,7 @@ impl Core {
         };
         let published = self.published(&record.attachment);
         crash::point("add:attached");
-        adding.reply.send(Ok(result.render(adding.attach.conf.version)));
+        adding.reply.send(Ok(result.render(adding.attach.conf.net.version)));
         // The runtime waits, the cluster does not: an agent that dies here makes it known when it starts again.
         if let Some(pod) = published {
             self.publish(PublishWork::Publish(Published::Pod(pod)));

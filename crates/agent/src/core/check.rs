@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 
 use serde_json::Value;
-use weft_cni::{Attach, CniError, Code};
+use weft_cni::weft::Attach;
+use weft_cni::{CniError, Code};
 use weft_model::IfName;
 use weft_plan::{KernelKey, KernelRow, Link};
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde_json::Value;
-use weft_cni::Gc;
+use weft_cni::weft::Gc;
 use weft_model::AttachmentId;
 
 use super::Core;
@@ -23,7 +23,7 @@ impl Core {
             .attached
             .values()
             .chain(leaving)
-            .filter(|record| record.conf_name == request.conf.name)
+            .filter(|record| record.conf_name == request.conf.net.name)
             .map(|record| record.attachment.id.clone())
             .filter(|id| {
                 !valid.iter().any(|v| v.container == *id.container && v.ifname == id.ifname.as_str())

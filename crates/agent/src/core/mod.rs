@@ -114,7 +114,7 @@ struct Adding {
     generation: Option<u64>,
     deadline: Instant,
     reply: CniReply,
-    attach: Box<weft_cni::Attach>,
+    attach: Box<weft_cni::weft::Attach>,
 }
 
 /// An attachment on its way out, and who wants to know.

@@ -12,7 +12,7 @@ use weft_agent::AgentConfig;
 use weft_agent::config::CniConfig;
 use weft_agent::conflist;
 use weft_agent::records::RECORDS;
-use weft_cni::config::DEFAULT_STATE_DIR;
+use weft_cni::weft::config::DEFAULT_STATE_DIR;
 
 use crate::cli::DEFAULT_RUN_DIR;
 

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weft_cni::{Command, Request};
+use weft_cni::weft::Request;
+use weft_cni::{Verb, request};
 use weft_model::{Host, HostLink, Node, NodeCidr};
 use weft_plan::kernel::POD_LINK_PREFIX;
 use weft_store::{BootTime, Event, Hold};
@@ -106,9 +107,8 @@ impl Rig {
             Some(value.to_owned())
         };
         let conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "network": self.network, "runtimeConfig": runtime_config});
-        let Ok(Request::Add(attach)) = Request::read(Command::Add, env, &conf) else {
-            panic!("the call is not an ADD")
-        };
+        let request = request::Request::read(Verb::Add, env, conf).unwrap();
+        let Ok(Request::Add(attach)) = Request::of(request) else { panic!("the call is not an ADD") };
         let netns = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let (reply, answer) = reply();
         self.tell(Message::Cni(CniCall { verb: CniVerb::Add(attach, netns), deadline, reply }));

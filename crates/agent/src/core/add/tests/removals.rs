@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use weft_cni::{AttachmentRef, Gc, NetConf};
+use weft_cni::weft::{Gc, WeftConf};
+use weft_cni::{AttachmentRef, NetConf};
 
 use super::*;
 use crate::core::LOOK_EVERY;
@@ -36,7 +37,8 @@ impl Rig {
     /// GC by a runtime that knows of nobody.
     fn gc(&mut self) -> Answer {
         let conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft"});
-        self.ask(CniVerb::Gc(Gc { conf: NetConf::parse(&conf).unwrap(), valid: Some(Vec::new()) }))
+        let conf = WeftConf::of(NetConf::parse(conf).unwrap()).unwrap();
+        self.ask(CniVerb::Gc(Gc { conf, valid: Some(Vec::new()) }))
     }
 
     /// Puts something where a record would be that can't be removed like one.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::Version;
-use crate::config::{DEFAULT_DEADLINE, DEFAULT_SOCKET, DEFAULT_STATE_DIR};
+use crate::weft::config::{DEFAULT_DEADLINE, DEFAULT_SOCKET, DEFAULT_STATE_DIR};
 
 /// What differs between installations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,7 @@ pub fn conflist(settings: &ConflistSettings) -> String {
 mod tests {
     use super::*;
     use crate::config::NetConf;
+    use crate::weft::WeftConf;
 
     #[test]
     fn the_text_is_what_a_person_would_write() {
@@ -110,7 +111,7 @@ mod tests {
         // What libcni inserts before it calls the plugin.
         plugin["name"] = list["name"].clone();
         plugin["cniVersion"] = list["cniVersion"].clone();
-        let conf = NetConf::parse(&plugin).unwrap();
+        let conf = WeftConf::of(NetConf::parse(plugin).unwrap()).unwrap();
         assert_eq!((conf.mtu, conf.network.as_str(), conf.deadline), (Some(1400), "red", DEFAULT_DEADLINE));
         assert_eq!((conf.socket, conf.state_dir), (settings.socket, settings.state_dir));
     }

@@ -3,7 +3,7 @@
 //! What always holds: every call returns by its deadline, whatever the other side does. An error says whether the
 //! agent may have acted on the request.
 //!
-//! What it does not do: keep connections, follow redirects, speak anything but [`wire`](crate::wire).
+//! What it does not do: keep connections, follow redirects, speak anything but [`wire`](crate::weft::wire).
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -18,7 +18,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 
-use crate::wire::{self, MAX_BODY, Response};
+use crate::weft::wire::{self, MAX_BODY, Response};
 
 /// One request to be made.
 #[derive(Debug, Clone, Copy)]

@@ -19,7 +19,7 @@ use std::{fs, process};
 use serde::{Deserialize, Serialize};
 
 use crate::request::AttachmentRef;
-use crate::wire::Call;
+use crate::weft::wire::Call;
 
 /// A deletion that is owed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

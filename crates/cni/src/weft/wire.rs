@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{CniError, Code};
-use crate::request::{Command, Request};
+use crate::request;
+pub use crate::request::Verb;
+use crate::weft::Request;
 
 /// Milliseconds that the client will wait for the answer, counted from when it sent the request.
 pub const DEADLINE_HEADER: &str = "weft-deadline-ms";
@@ -22,25 +24,7 @@ pub const MAX_BODY: usize = 64 << 20;
 /// The longest response head, in bytes.
 pub const MAX_HEAD: usize = 16 << 10;
 
-/// A verb that the plugin forwards to the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verb {
-    /// ADD.
-    Add,
-    /// DEL.
-    Del,
-    /// CHECK.
-    Check,
-    /// GC.
-    Gc,
-    /// STATUS.
-    Status,
-}
-
 impl Verb {
-    /// All of them.
-    pub const ALL: [Verb; 5] = [Verb::Add, Verb::Del, Verb::Check, Verb::Gc, Verb::Status];
-
     /// The path to POST a [`Call`] to.
     pub fn path(self) -> &'static str {
         match self {
@@ -55,16 +39,6 @@ impl Verb {
     /// The verb of a path.
     pub fn of_path(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verb| verb.path() == path)
-    }
-
-    fn command(self) -> Command {
-        match self {
-            Verb::Add => Command::Add,
-            Verb::Del => Command::Del,
-            Verb::Check => Command::Check,
-            Verb::Gc => Command::Gc,
-            Verb::Status => Command::Status,
-        }
     }
 }
 
@@ -116,7 +90,7 @@ impl Call {
     /// Checks the call, exactly as the plugin did.
     ///
     /// # Errors
-    /// As [`Request::parse`].
+    /// As [`request::Request::parse`] and [`Request::of`].
     pub fn request(&self, verb: Verb) -> Result<Request, CniError> {
         let env = |key: &str| match key {
             "CNI_CONTAINERID" => Some(self.container.clone()),
@@ -125,7 +99,7 @@ impl Call {
             "CNI_ARGS" => Some(self.args.clone()),
             _ => None,
         };
-        Request::read(verb.command(), env, &self.config)
+        Request::of(request::Request::read(verb, env, self.config.clone())?)
     }
 }
 
