@@ -33,10 +33,11 @@ pub enum RuleKey {
 /// Turns facts into rows, a key at a time.
 ///
 /// A rule is pure: the rows of a key depend on settings and facts only, and [`Rule::affected`] names every key whose rows
-/// a transition can change.
+/// a transition can change. It sees every transition, so that a rule may keep an index there: one that is a function of the
+/// facts, whatever their order, and says no more than they do.
 pub trait Rule: Send + Sync {
     /// Names the keys whose rows may differ after `transition`; `facts` are those after it.
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey));
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey));
 
     /// Gives the rows of one key; none for a key that has nothing (any more).
     fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output);
@@ -176,7 +177,7 @@ impl Compiler {
             return false;
         };
         let context = Context { settings: &self.settings, facts: &self.facts };
-        for (index, rule) in self.rules.iter().enumerate() {
+        for (index, rule) in self.rules.iter_mut().enumerate() {
             rule.affected(&transition, &context, &mut |key| {
                 self.dirty.insert((index as u8, key));
             });

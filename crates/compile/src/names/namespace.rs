@@ -13,7 +13,7 @@ use crate::settings::PodNames;
 pub struct NamespaceRule;
 
 impl Rule for NamespaceRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         let comes_or_goes = transition.before.is_none() || transition.after.is_none();
         let namespace = match &transition.key {
             FactKey::Namespace(name) => name,

@@ -13,7 +13,7 @@ use crate::settings::PodNames;
 pub struct PodRule;
 
 impl Rule for PodRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if matches!(transition.key, FactKey::Pod(_)) && context.settings.dns.pod_names == PodNames::Verified {
             dirty(RuleKey::Fact(transition.key.clone()));
         }

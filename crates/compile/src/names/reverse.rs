@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use weft_model::{Cidr, FactKey, Keyed, ObjectKey, Service, ServiceKind, Table};
@@ -22,7 +22,7 @@ use crate::settings::DnsSettings;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct ReverseRule(Mutex<Index>);
+pub struct ReverseRule(Index);
 
 /// Names of addresses by service, and services by address. It says what a name follows from, not the name: there may be one
 /// for every pod.
@@ -72,7 +72,7 @@ enum Givers {
 }
 
 impl Rule for ReverseRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if !is_served(&context.settings.dns) {
             return;
         }
@@ -92,7 +92,7 @@ impl Rule for ReverseRule {
             let headless = service.is_some_and(|service| service.headless);
             if headless || transition.key == FactKey::Service(key.clone()) {
                 let new = service.map_or_else(Vec::new, |service| names_of(service, context));
-                self.index().replace(key, new, &mut |ip| dirty(RuleKey::Address(ip)));
+                self.0.replace(key, new, &mut |ip| dirty(RuleKey::Address(ip)));
             }
         }
     }
@@ -119,15 +119,9 @@ impl Rule for ReverseRule {
                 });
                 add_zones(alone, dns, origin, out);
             }
-            RuleKey::Address(ip) => self.index().add_name(*ip, context, out),
+            RuleKey::Address(ip) => self.0.add_name(*ip, context, out),
             RuleKey::Fact(_) | RuleKey::Sources(_) => {}
         }
-    }
-}
-
-impl ReverseRule {
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

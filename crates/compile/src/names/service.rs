@@ -21,7 +21,7 @@ use crate::facts::{Facts, Transition};
 pub struct ServiceRule;
 
 impl Rule for ServiceRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         for key in endpoints::affected_services(transition, context.facts) {
             // Only headless services have names that depend on endpoints.
             let headless = context.facts.service(&key).is_some_and(|service| service.headless);

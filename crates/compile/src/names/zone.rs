@@ -19,7 +19,12 @@ const TTL: u32 = 5;
 pub struct ZoneRule;
 
 impl Rule for ZoneRule {
-    fn affected(&self, _transition: &Transition, _context: &Context<'_>, _dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(
+        &mut self,
+        _transition: &Transition,
+        _context: &Context<'_>,
+        _dirty: &mut dyn FnMut(RuleKey),
+    ) {
         // Its rows depend on settings only.
     }
 

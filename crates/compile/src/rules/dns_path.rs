@@ -24,7 +24,12 @@ const ANSWERS: &str = "name_answers";
 pub struct DnsPathRule;
 
 impl Rule for DnsPathRule {
-    fn affected(&self, _transition: &Transition, _context: &Context<'_>, _dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(
+        &mut self,
+        _transition: &Transition,
+        _context: &Context<'_>,
+        _dirty: &mut dyn FnMut(RuleKey),
+    ) {
         // Its rows depend on settings only.
     }
 

@@ -28,7 +28,7 @@ pub const ISOLATED: Pair = Pair { v4: "isolated4", v6: "isolated6" };
 pub struct EdgeRule;
 
 impl Rule for EdgeRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         // A peer inside the networks' own blocks changes nothing here, which is the ordinary case.
         let stray = |fact: &Fact| match fact {
             Fact::Node(node) => node.pod_cidrs.iter().any(|block| !covered(block.cidr, context)),

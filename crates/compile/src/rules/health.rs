@@ -22,7 +22,7 @@ use crate::settings::ServiceSettings;
 pub struct HealthRule;
 
 impl Rule for HealthRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         let Some(settings) = &context.settings.services else { return };
         let mut of = |key| dirty(RuleKey::Fact(FactKey::Service(key)));
         for key in affected_services(transition, context.facts) {

@@ -30,7 +30,7 @@ const MAPPINGS: &str = "port_mappings";
 pub struct HostPortsRule;
 
 impl Rule for HostPortsRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         match &transition.key {
             FactKey::Attachment(_) => dirty(RuleKey::Fact(transition.key.clone())),
             // Its tunnel may have taken a mapped port, or let it go; the node may have got an address, or lost it.

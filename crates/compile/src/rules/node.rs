@@ -15,7 +15,7 @@ const CLOSING_METRIC: u32 = 9338;
 pub struct NodeRule;
 
 impl Rule for NodeRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if transition.concerns_this_node(context) {
             dirty(RuleKey::Constant);
         }

@@ -17,7 +17,7 @@ pub const NODES: Pair = Pair { v4: "node4", v6: "node6" };
 pub struct PeersRule;
 
 impl Rule for PeersRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if let FactKey::Node(_) = &transition.key {
             dirty(RuleKey::Fact(transition.key.clone()));
         }

@@ -28,7 +28,7 @@ const ICMPV6_ROUTER_SOLICIT: u8 = 133;
 pub struct PodsRule;
 
 impl Rule for PodsRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if let FactKey::Attachment(_) = &transition.key {
             dirty(RuleKey::Fact(transition.key.clone()));
         }

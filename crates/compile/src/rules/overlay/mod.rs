@@ -16,7 +16,7 @@ use crate::facts::Transition;
 pub struct OverlayRule;
 
 impl Rule for OverlayRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if transition.concerns_this_node(context) {
             dirty(RuleKey::Constant);
         }

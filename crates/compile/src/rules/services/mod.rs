@@ -34,7 +34,7 @@ use crate::services::{is_ours, kept_seconds, node_port_addresses};
 pub struct ServicesRule;
 
 impl Rule for ServicesRule {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if context.settings.services.is_none() {
             return;
         }

@@ -341,7 +341,7 @@ fn a_service_is_not_at_addresses_of_another_family() {
 struct Counted(Arc<AtomicUsize>);
 
 impl Rule for Counted {
-    fn affected(&self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
+    fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         ServicesRule.affected(transition, context, dirty);
     }
 
