@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
-use weft_model::{Change, Fact, FactKey, Keyed, Slot, Table, Warning};
+use weft_model::{Change, Fact, FactKey, Keyed, NetworkName, NodeName, Slot, Table, Warning};
 use weft_plan::{DnsName, HealthKey, HealthRow, KernelKey, KernelRow, NameRow, Plan};
 
 use crate::claims::Claims;
@@ -24,6 +24,8 @@ pub enum RuleKey {
     Constant,
     /// What follows from one fact.
     Fact(FactKey),
+    /// What follows from one node in one network.
+    NodeIn(NodeName, NetworkName),
     /// What follows from one address.
     Address(IpAddr),
     /// What follows from one list of sources.

@@ -4,10 +4,11 @@
 //! published.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use weft_model::{
-    Cidr, Fact, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay,
+    Cidr, FactKey, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay,
 };
 use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 
@@ -22,6 +23,9 @@ const VXLAN_OVERHEAD_V6: u32 = 70;
 const FALLBACK_MTU: u32 = 1500;
 /// IPv6's smallest allowed MTU (RFC 8200 §5); no link of ours goes below it.
 const SMALLEST_MTU: u32 = 1280;
+
+/// The ordinary network where nobody has described it.
+static UNDESCRIBED: LazyLock<Network> = LazyLock::new(|| Network::named(NetworkName::ordinary()));
 
 /// How packets get to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +92,15 @@ impl<'a> Context<'a> {
 
     /// Networks that exist here: the ordinary one in any case, and then all others that are described, by name. Where two want
     /// one thing, the first has it, so that no newcomer takes it from the one that is always there.
-    pub fn networks(&self) -> Vec<Network> {
-        let ordinary = NetworkName::ordinary();
-        let others = self.facts.networks().filter(|network| network.name != ordinary).cloned();
-        std::iter::once(self.facts.network_or_default(&ordinary)).chain(others).collect()
+    pub fn networks(&self) -> Vec<&'a Network> {
+        let ordinary = self.facts.network(&UNDESCRIBED.name).unwrap_or(&UNDESCRIBED);
+        let others = self.facts.networks().filter(|network| network.name != ordinary.name);
+        std::iter::once(ordinary).chain(others).collect()
+    }
+
+    /// One of [`Context::networks`] by its name.
+    pub fn network(&self, name: &NetworkName) -> Option<&'a Network> {
+        self.facts.network(name).or_else(|| (*name == UNDESCRIBED.name).then_some(&*UNDESCRIBED))
     }
 
     /// Blocks that services' virtual addresses come from: those of the networks, and those of ServiceCIDR objects. In order,
@@ -209,13 +218,19 @@ pub fn aggregate(cidrs: impl IntoIterator<Item = Cidr>) -> Vec<Cidr> {
 }
 
 impl Transition {
-    /// True where it is about this machine, this node's own fact, a network or its services' addresses: what every row may
-    /// depend on.
+    /// True where it is about this machine, this node's own fact, a network or its services' addresses: what there is one of
+    /// on a node may depend on any of them.
     pub fn concerns_this_node(&self, context: &Context<'_>) -> bool {
-        self.states().any(|fact| match fact {
-            Fact::Host(_) | Fact::Network(_) | Fact::ServiceCidr(_) => true,
-            Fact::Node(node) => node.name == context.settings.node,
+        self.is_of_this_node(context) || matches!(self.key, FactKey::Network(_) | FactKey::ServiceCidr(_))
+    }
+
+    /// True where it is about this machine or this node's own fact: what each pod and peer has may depend on it, in every
+    /// network.
+    pub fn is_of_this_node(&self, context: &Context<'_>) -> bool {
+        match &self.key {
+            FactKey::Host => true,
+            FactKey::Node(name) => *name == context.settings.node,
             _ => false,
-        })
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use weft_model::{Cidr, FactKey, Keyed, ObjectKey, Service, ServiceKind, Table};
+use weft_model::{Cidr, Fact, FactKey, Keyed, Node, ObjectKey, Service, ServiceKind, Table};
 use weft_plan::names::Below;
 use weft_plan::{DnsName, NameRow, Record};
 
@@ -79,7 +79,14 @@ impl Rule for ReverseRule {
         match &transition.key {
             FactKey::Network(_) => {
                 dirty(RuleKey::Constant);
-                for node in context.facts.nodes() {
+                // A zone of their own have the blocks of nodes that no network's block holds.
+                let wholes = wholes(transition);
+                let concerned = |node: &&Node| {
+                    node.pod_cidrs
+                        .iter()
+                        .any(|own| wholes.iter().any(|whole| whole.contains(own.cidr.first())))
+                };
+                for node in context.facts.nodes().filter(concerned) {
                     dirty(RuleKey::Fact(FactKey::Node(node.name.clone())));
                 }
             }
@@ -120,7 +127,7 @@ impl Rule for ReverseRule {
                 add_zones(alone, dns, origin, out);
             }
             RuleKey::Address(ip) => self.0.add_name(*ip, context, out),
-            RuleKey::Fact(_) | RuleKey::Sources(_) => {}
+            RuleKey::Fact(_) | RuleKey::NodeIn(..) | RuleKey::Sources(_) => {}
         }
     }
 }
@@ -216,6 +223,16 @@ impl Givers {
         };
         one.into_iter().chain(many.into_iter().flatten()).map(|key| &**key)
     }
+}
+
+/// The blocks that a network had and has, where these differ.
+fn wholes(transition: &Transition) -> Vec<Cidr> {
+    let blocks = |fact: &Option<Fact>| match fact {
+        Some(Fact::Network(network)) => network.pod_cidrs.clone(),
+        _ => Vec::new(),
+    };
+    let (before, after) = (blocks(&transition.before), blocks(&transition.after));
+    if before == after { Vec::new() } else { [before, after].concat() }
 }
 
 /// The part of sorted names that is an address's.

@@ -77,7 +77,7 @@ fn covered(block: Cidr, context: &Context<'_>) -> bool {
 
 /// All blocks of pods and services: as they are described, and nodes' blocks beside these. Not those of a peer in a network that
 /// nobody has described: there is no way to them.
-fn cluster(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
+fn cluster(networks: &[&Network], context: &Context<'_>) -> Vec<Cidr> {
     let pods = networks.iter().flat_map(|n| n.pod_cidrs.iter().copied());
     let is_known = |name: &NetworkName| networks.iter().any(|network| network.name == *name);
     let of_nodes = context.facts.nodes().flat_map(|node| {
@@ -89,14 +89,14 @@ fn cluster(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
 }
 
 /// As they are described, and nodes' blocks beside these.
-fn isolated_blocks(networks: &[Network], context: &Context<'_>) -> Vec<Cidr> {
+fn isolated_blocks(networks: &[&Network], context: &Context<'_>) -> Vec<Cidr> {
     let isolated = || networks.iter().filter(|n| n.shape == Shape::Isolated);
     let of_nodes = context.facts.nodes().flat_map(|node| isolated().flat_map(move |n| node.cidrs(&n.name)));
     let whole = isolated().flat_map(|n| n.pod_cidrs.iter().copied());
     whole.chain(of_nodes.filter(|block| !covered(*block, context))).collect()
 }
 
-fn direct(networks: &[Network]) -> Vec<Cidr> {
+fn direct(networks: &[&Network]) -> Vec<Cidr> {
     networks.iter().flat_map(|n| &n.no_masquerade).copied().collect()
 }
 

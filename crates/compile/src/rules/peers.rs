@@ -1,6 +1,8 @@
 //! The other nodes: the way to each one's blocks, and every node's own addresses.
 
-use weft_model::{Cidr, FactKey, Family, Node};
+use std::net::IpAddr;
+
+use weft_model::{Cidr, Fact, FactKey, Family, Network, NetworkName, Node};
 use weft_plan::kernel::MAIN_TABLE;
 use weft_plan::{Atom, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec};
 
@@ -13,17 +15,31 @@ use crate::topology::Way;
 /// Addresses of all nodes, this one included: they see pods' own addresses, and pods see theirs.
 pub const NODES: Pair = Pair { v4: "node4", v6: "node6" };
 
-/// See the module.
+/// See the module. A network is a piece of work of its own for each node that has blocks in it, so that a change of one network
+/// leaves the others alone.
 pub struct PeersRule;
 
 impl Rule for PeersRule {
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
-        if let FactKey::Node(_) = &transition.key {
+        if let FactKey::Node(name) = &transition.key {
             dirty(RuleKey::Fact(transition.key.clone()));
+            for network in moved(transition) {
+                dirty(RuleKey::NodeIn(name.clone(), network.clone()));
+            }
         }
-        if transition.concerns_this_node(context) {
-            for node in context.facts.nodes() {
+        let here = transition.is_of_this_node(context);
+        let concerned = |network: &NetworkName| match &transition.key {
+            FactKey::Network(changed) => changed == network,
+            _ => here,
+        };
+        if !here && !matches!(transition.key, FactKey::Network(_)) {
+            return;
+        }
+        for node in context.facts.nodes() {
+            for block in node.pod_cidrs.iter().filter(|block| concerned(&block.network)) {
+                // Whether a tunnel leads there is said for all networks at once.
                 dirty(RuleKey::Fact(FactKey::Node(node.name.clone())));
+                dirty(RuleKey::NodeIn(node.name.clone(), block.network.clone()));
             }
         }
     }
@@ -38,69 +54,131 @@ impl Rule for PeersRule {
                 }
             }
             RuleKey::Fact(origin @ FactKey::Node(name)) => {
-                let Some(node) = context.facts.node(name) else {
-                    return;
-                };
+                let Some(node) = context.facts.node(name) else { return };
                 for address in &node.addresses {
                     out.member(NODES.of(Family::of(address.ip)), [Atom::from(address.ip)], origin);
                 }
-                if *name != context.settings.node {
-                    peer(node, origin, context, out);
+                if let Some(underlay) = tunnelled(node, context).filter(|_| *name != context.settings.node) {
+                    vxlan::admit(underlay, origin, out);
                 }
             }
-            RuleKey::Fact(_) | RuleKey::Address(_) | RuleKey::Sources(_) => {}
+            RuleKey::NodeIn(name, network) if *name != context.settings.node => {
+                let Some(node) = context.facts.node(name) else { return };
+                let origin = FactKey::Node(name.clone());
+                match context.network(network) {
+                    Some(network) => peer(node, network, &origin, context, out),
+                    None => undescribed(node, network, &origin, out),
+                }
+            }
+            _ => {}
         }
     }
 }
 
-fn peer(node: &Node, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
-    let networks = context.networks();
-    for block in node.pod_cidrs.iter().filter(|block| networks.iter().all(|n| n.name != block.network)) {
+/// The networks in which the way to a peer may be another one now.
+fn moved(transition: &Transition) -> impl Iterator<Item = &NetworkName> {
+    let (before, after) = (node_of(&transition.before), node_of(&transition.after));
+    let is_where_it_was = match (before, after) {
+        (Some(before), Some(after)) => {
+            let has_shared =
+                |node: &Node| node.pod_cidrs.iter().any(|own| holder(node, own.cidr) != Some(&own.network));
+            before.addresses == after.addresses
+                && before.vtep_mac() == after.vtep_mac()
+                && !has_shared(before)
+                && !has_shared(after)
+        }
+        _ => false,
+    };
+    let networks =
+        before.into_iter().chain(after).flat_map(|node| &node.pod_cidrs).map(|block| &block.network);
+    networks.filter(move |network| !is_where_it_was || !blocks(before, network).eq(blocks(after, network)))
+}
+
+fn blocks<'a>(node: Option<&'a Node>, network: &'a NetworkName) -> impl Iterator<Item = Cidr> + 'a {
+    node.into_iter().flat_map(move |node| node.cidrs(network))
+}
+
+fn node_of(state: &Option<Fact>) -> Option<&Node> {
+    match state {
+        Some(Fact::Node(node)) => Some(node),
+        _ => None,
+    }
+}
+
+/// The address from which a peer's tunnel packets come, whatever their network; nothing where no tunnel leads there.
+fn tunnelled(node: &Node, context: &Context<'_>) -> Option<IpAddr> {
+    let mut sound = node.pod_cidrs.iter().filter(|block| {
+        holder(node, block.cidr) == Some(&block.network) && clash(node, block.cidr, context).is_none()
+    });
+    sound.find_map(|block| match context.way(node, context.network(&block.network)?, block.cidr.family()) {
+        Way::Tunnel { underlay } => Some(underlay),
+        Way::Direct { .. } | Way::None(_) => None,
+    })
+}
+
+/// The network that has a block which a node names in several: the ordinary one, or else the first by name.
+fn holder(node: &Node, block: Cidr) -> Option<&NetworkName> {
+    let named = node.pod_cidrs.iter().filter(|own| own.cidr == block).map(|own| &own.network);
+    named.min_by_key(|network| (**network != NetworkName::ordinary(), *network))
+}
+
+fn undescribed(node: &Node, network: &NetworkName, origin: &FactKey, out: &mut Output) {
+    for block in node.cidrs(network) {
         out.warn(
             origin,
             format!(
-                "its block {} is left out, as nobody has described the network {} that it is of: describe it as a Network, or \
-                 take the block out of the node's weft.dev/pod-cidrs",
-                block.cidr, block.network
+                "its block {block} is left out, as nobody has described the network {network} that it is of: describe it as a \
+                 Network, or take the block out of the node's weft.dev/pod-cidrs"
             ),
         );
     }
-    for network in networks {
-        let mut tunnelled: Vec<Family> = Vec::new();
-        let mut underlay = None;
-        for block in node.cidrs(&network.name) {
-            if let Some(why) = clash(node, block, context) {
-                out.warn(origin, why);
-                continue;
+}
+
+fn peer(node: &Node, network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+    let mut tunnelled: Vec<Family> = Vec::new();
+    let mut underlay = None;
+    for block in node.cidrs(&network.name) {
+        if let Some(why) = clash(node, block, context) {
+            out.warn(origin, why);
+            continue;
+        }
+        if let Some(other) = holder(node, block).filter(|holder| **holder != network.name) {
+            out.warn(
+                origin,
+                format!(
+                    "its block {block} is of the networks {other} and {}: it counts as the first one's",
+                    network.name
+                ),
+            );
+            continue;
+        }
+        let family = block.family();
+        let source = context.route_source(family);
+        match context.way(node, network, family) {
+            Way::Direct { via, link } => {
+                let route = Route {
+                    kind: RouteKind::Unicast,
+                    link: Some(link),
+                    via: Some(via),
+                    onlink: false,
+                    source,
+                };
+                out.kernel(route_key(block), KernelRow::Route(route), origin);
             }
-            let family = block.family();
-            let source = context.route_source(family);
-            match context.way(node, &network, family) {
-                Way::Direct { via, link } => {
-                    let route = Route {
-                        kind: RouteKind::Unicast,
-                        link: Some(link),
-                        via: Some(via),
-                        onlink: false,
-                        source,
-                    };
-                    out.kernel(route_key(block), KernelRow::Route(route), origin);
-                }
-                Way::Tunnel { underlay: address } => {
-                    underlay = Some(address);
-                    tunnelled.push(family);
-                    vxlan::block(node, &network, block, source, origin, out);
-                }
-                Way::None(why) => {
-                    out.warn(origin, format!("no way to its pods' block {block}: {why}"));
-                    close(block, origin, out);
-                }
+            Way::Tunnel { underlay: address } => {
+                underlay = Some(address);
+                tunnelled.push(family);
+                vxlan::block(node, network, block, source, origin, out);
+            }
+            Way::None(why) => {
+                out.warn(origin, format!("no way to its pods' block {block}: {why}"));
+                close(block, origin, out);
             }
         }
-        if let Some(underlay) = underlay {
-            tunnelled.dedup();
-            vxlan::peer(node, &network, underlay, &tunnelled, origin, out);
-        }
+    }
+    if let Some(underlay) = underlay {
+        tunnelled.dedup();
+        vxlan::peer(node, network, underlay, &tunnelled, origin, out);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use weft_model::{Attachment, Cidr, FactKey, Family};
+use weft_model::{Attachment, Cidr, FactKey, Family, NetworkName};
 use weft_plan::filter::{Comparison, ConntrackStatus, HookKind, NatTarget, Value};
 use weft_plan::kernel::{GATEWAY_V4, LinkKind, MAIN_TABLE, POD_LINK_PREFIX};
 use weft_plan::{
@@ -32,11 +32,16 @@ impl Rule for PodsRule {
         if let FactKey::Attachment(_) = &transition.key {
             dirty(RuleKey::Fact(transition.key.clone()));
         }
-        if transition.concerns_this_node(context) {
+        let here = transition.is_of_this_node(context);
+        if here {
             dirty(RuleKey::Constant);
-            for attachment in context.facts.attachments() {
-                dirty(RuleKey::Fact(FactKey::Attachment(attachment.id.clone())));
-            }
+        }
+        let concerned = |network: &NetworkName| match &transition.key {
+            FactKey::Network(changed) => changed == network,
+            _ => here,
+        };
+        for attachment in context.facts.attachments().filter(|found| concerned(&found.network)) {
+            dirty(RuleKey::Fact(FactKey::Attachment(attachment.id.clone())));
         }
     }
 

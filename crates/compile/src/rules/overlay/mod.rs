@@ -30,7 +30,7 @@ impl Rule for OverlayRule {
                 Overlay::Auto | Overlay::Vxlan => match tunnels.entry(network.vni) {
                     Entry::Vacant(free) => {
                         free.insert(network.name.clone());
-                        vxlan::own_end(&network, &origin, context, out);
+                        vxlan::own_end(network, &origin, context, out);
                     }
                     Entry::Occupied(other) => out.warn(
                         &origin,

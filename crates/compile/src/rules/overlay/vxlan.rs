@@ -175,7 +175,12 @@ pub fn block(
     out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
 }
 
-/// What a peer has once, whatever its blocks: its tunnel end, and the way from pods to its own addresses.
+/// Takes tunnel packets from a peer, of whichever network.
+pub fn admit(underlay: IpAddr, origin: &FactKey, out: &mut Output) {
+    out.member(PEERS.of(Family::of(underlay)), [Atom::from(underlay)], origin);
+}
+
+/// What a peer has once in a network, whatever its blocks: its tunnel end, and the way from pods to its own addresses.
 pub fn peer(
     peer: &Node,
     network: &Network,
@@ -187,7 +192,6 @@ pub fn peer(
     let link = tunnel_link(network);
     let fdb = Fdb { destination: underlay };
     out.kernel(KernelKey::Fdb(link, peer.vtep_mac()), KernelRow::Fdb(fdb), origin);
-    out.member(PEERS.of(Family::of(underlay)), [Atom::from(underlay)], origin);
     for family in families {
         let Some(address) = peer.address(*family) else {
             continue;
