@@ -1,20 +1,31 @@
 //! Objects in, facts out: what each field means, what its absence means, and what an error says.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use weft_model::{Fact, Family, Overlay, Pod, Service, ServiceKind, Shape, TargetPort};
-use weft_store::object::{Decoded, Interner, Outcome, decode_json, decode_yaml, documents};
+use weft_store::object::{Decoded, Interner, ObjectError, Outcome, decode_json, decode_yaml, documents};
 
 fn decode_all(text: &str) -> Vec<Result<Outcome, String>> {
     let mut names = Interner::default();
-    let documents = documents(text);
-    let outcomes = documents.iter().flat_map(|d| {
-        let outcomes = decode_yaml(d.text, &mut names).into_iter();
-        outcomes
-            .map(|o| o.map_err(|e| format!("line {}: {e}", d.lines_before + e.line.unwrap_or(0))))
-            .collect::<Vec<_>>()
+    let mut outcomes = Vec::new();
+    for document in documents(text) {
+        let _ = decode_yaml(document.text, &mut names, &mut |outcome| {
+            let line = |e: &ObjectError| document.lines_before + e.line.unwrap_or(0);
+            outcomes.push(outcome.map_err(|e| format!("line {}: {e}", line(&e))));
+            ControlFlow::Continue(())
+        });
+    }
+    outcomes
+}
+
+fn decode_all_json(text: &str) -> Vec<Result<Outcome, String>> {
+    let mut outcomes = Vec::new();
+    let _ = decode_json(text, &mut Interner::default(), &mut |outcome| {
+        outcomes.push(outcome.map_err(|e| format!("line {}: {e}", e.line.unwrap_or(0))));
+        ControlFlow::Continue(())
     });
-    outcomes.collect()
+    outcomes
 }
 
 #[track_caller]
@@ -246,6 +257,21 @@ fn addresses_are_taken_as_api_servers_take_them() {
     }
 }
 
+/// IPv4 inside IPv6 is IPv4, as it is for addresses; what reaches beyond it lets nobody in, and the others in.
+#[test]
+fn sources_of_ipv4_inside_ipv6_are_ipv4() {
+    let check = |ranges: &str, expected: &[&str]| {
+        let web = service(&format!("  loadBalancerSourceRanges: [{ranges}]\n  ports: [{{port: 80}}]\n"));
+        let ranges: Vec<String> = web.source_ranges.iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, expected);
+    };
+    check("'::ffff:10.0.0.0/104', 192.0.2.0/24", &["10.0.0.0/8", "192.0.2.0/24"]);
+    check("'::ffff:10.1.2.3/128'", &["10.1.2.3/32"]);
+    check("'::ffff:10.1.2.3/96'", &["0.0.0.0/0"]);
+    check("'::ffff:10.1.2.3/95', 192.0.2.0/24", &["::ffff:10.1.2.3/128", "192.0.2.0/24"]);
+    check("'::ffff:10.1.2.3/0'", &["::ffff:10.1.2.3/128"]);
+}
+
 /// The API server allows neither, but a folder has none.
 #[test]
 fn a_service_has_each_port_once() {
@@ -372,7 +398,7 @@ fn an_error_names_line_object_field_value_and_mend() {
     );
     check_error(
         &format!("{head}  ports:\n  - port: http\n"),
-        "line 8: service shop/web: spec.ports[0].port: invalid type: string \"http\", expected u32",
+        "line 8: service shop/web: spec.ports[0].port: a whole number is wanted, and this is the text \"http\"",
     );
     check_error(
         &format!("{head}  clusterIP: 10.96.0.300\n"),
@@ -392,7 +418,7 @@ fn an_error_names_line_object_field_value_and_mend() {
     );
     check_error(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels:\n    version: 1\n",
-        "line 6: pod default/web: metadata.labels.version: invalid type: integer `1`, expected a string; put it in quotes",
+        "line 6: pod default/web: metadata.labels.version: a text is wanted, and this is the number 1; put it in quotes",
     );
     check_error(
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: n1\n  annotations:\n    weft.dev/addresses: nowhere\n",
@@ -439,12 +465,12 @@ fn one_broken_document_leaves_the_others() {
 
 #[test]
 fn json_is_read_as_well() {
-    let mut names = Interner::default();
     let text = "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\"}}\n{\"apiVersion\":\"v1\",\n\"kind\":\"Pod\",\n\"metadata\":{\"name\":\"A\"}}\n{";
-    let outcomes = decode_json(text, &mut names);
+    let outcomes = decode_all_json(text);
     assert!(outcomes[0].is_ok());
-    assert!(outcomes[1].as_ref().unwrap_err().to_string().contains("metadata.name"));
-    assert_eq!(outcomes[2].as_ref().unwrap_err().line, Some(5));
+    let error = |at: usize| outcomes[at].as_ref().unwrap_err();
+    assert!(error(1).starts_with("line 4: pod default/A: metadata.name: "), "{}", error(1));
+    assert!(error(2).starts_with("line 5: this is not JSON"), "{}", error(2));
 }
 
 #[test]
@@ -462,6 +488,73 @@ const SAMPLE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, label
                       \x20 ports:\n  - {name: a, port: 80, targetPort: http}\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n\
                       \x20 kind: Pod\n  metadata:\n    name: p\n    annotations:\n      weft.dev/network: |\n        blue\n";
 
+/// A list with one object of each kind, as JSON.
+fn one_of_each() -> serde_json::Value {
+    let text = include_str!("every-kind.yaml");
+    let items: Vec<serde_json::Value> =
+        documents(text).map(|document| serde_saphyr::from_str(document.text).unwrap()).collect();
+    serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items })
+}
+
+/// The values of a tree, the root first.
+fn pointers(value: &serde_json::Value, at: &str, all: &mut Vec<String>) {
+    use serde_json::Value;
+    all.push(at.to_owned());
+    match value {
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, item)| pointers(item, &format!("{at}/{i}"), all));
+        }
+        Value::Object(fields) => {
+            let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
+            fields.iter().for_each(|(key, item)| pointers(item, &format!("{at}/{}", escaped(key)), all));
+        }
+        _ => {}
+    }
+}
+
+fn keys(outcomes: &[Result<Outcome, String>]) -> Vec<String> {
+    let facts = outcomes.iter().filter_map(|outcome| match outcome {
+        Ok(Outcome::Facts(facts)) => Some(facts),
+        _ => None,
+    });
+    facts.flatten().map(|decoded| decoded.fact.key().to_string()).collect()
+}
+
+/// Whatever value of an object is of another type than it should be: that is an error, or it is one that isn't read.
+#[test]
+fn a_value_of_another_type_never_makes_an_object_vanish() {
+    use serde_json::{Value, json};
+    let whole = one_of_each();
+    let expected = keys(&decode_all_json(&whole.to_string()));
+    let mut places = Vec::new();
+    pointers(&whole, "", &mut places);
+    assert!(expected.len() > 6 && places.len() > 100, "{expected:?}");
+    let is_same_type = |a: &Value, b: &Value| std::mem::discriminant(a) == std::mem::discriminant(b);
+    for place in &places {
+        for junk in
+            [json!(7), json!(-1.5), json!(true), json!(["v1", "Service"]), json!({"a": []}), json!("?")]
+        {
+            let mut broken = whole.clone();
+            let value = broken.pointer_mut(place).unwrap();
+            if is_same_type(value, &junk) && !junk.is_string() {
+                continue;
+            }
+            *value = junk.clone();
+            let json = broken.to_string();
+            // JSON is YAML, too.
+            for outcomes in [decode_all_json(&json), decode_all(&json)] {
+                let found = keys(&outcomes);
+                let is_told = outcomes.iter().any(Result::is_err);
+                // Another name is another object, and a list's text alone says what is in it.
+                assert!(
+                    is_told || expected.iter().all(|key| found.contains(key)),
+                    "{place} {junk}: {outcomes:?}"
+                );
+            }
+        }
+    }
+}
+
 proptest::proptest! {
     /// Any damage gives facts or errors, and never a panic.
     #[test]
@@ -469,6 +562,13 @@ proptest::proptest! {
         let text = format!("{}{junk}{}", &SAMPLE[..cut], &SAMPLE[to..]);
         let count = decode_all(&text).len();
         proptest::prop_assert!(count <= text.len());
-        decode_json(&text, &mut Interner::default());
+        decode_all_json(&text);
+    }
+
+    /// What the languages have signs for, anywhere: YAML and JSON of all shapes.
+    #[test]
+    fn signs_of_the_languages_never_panic(text in "(apiVersion: v1\n|kind: (Service|List|Pod)\n|items:|- |\\[|\\{|\\}|\\]|, |: |\\? |\n|  |&a |\\*a|<<: |!!(int|binary|str) |[|>]|'|\"|#|---\n|0[0-7]|\\.nan|~|metadata|name){0,40}") {
+        decode_all(&text);
+        decode_all_json(&text);
     }
 }

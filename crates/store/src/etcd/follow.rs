@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::doubt::Owed;
 use super::keys::{Keys, Place};
 use super::wire::KeyValue;
-use crate::object::{Interner, ObjectId, Outcome, decode_value};
+use crate::object::{Interner, ObjectError, ObjectId, Outcome, decode_value, json_tree};
 use crate::store::Event;
 use crate::words::{Form, Manifest, Words, Writer, take_apart};
 
@@ -110,16 +110,24 @@ impl Follower {
 
 /// JSON begins with a bracket; all else is YAML.
 fn form(text: &str) -> Form {
-    if text.trim_start().starts_with(['{', '[']) { Form::Json } else { Form::Yaml }
+    if text.trim_start_matches('\u{feff}').trim_start().starts_with(['{', '[']) {
+        Form::Json
+    } else {
+        Form::Yaml
+    }
 }
 
 /// A network's description: a whole object, or what would be its `spec`.
 fn network(name: &str, text: &str, names: &mut Interner) -> Manifest {
     let mut manifest = Manifest::default();
-    let mut value: Value = match serde_json::from_str(text) {
+    // The tree says of a key that stands twice.
+    let value: Result<Value, _> = json_tree(text).and_then(|_| {
+        serde_json::from_str(text).map_err(|error| ObjectError::at("", format!("this is not JSON: {error}")))
+    });
+    let mut value = match value {
         Ok(value) => value,
         Err(error) => {
-            manifest.errors.push((Some(error.line() as u64), format!("it is no JSON: {error}")));
+            manifest.errors.push((error.line, error.to_string()));
             return manifest;
         }
     };
@@ -257,7 +265,7 @@ mod tests {
         );
         check(r#"{"kind":"Network","metadata":{"name":"blue"},"spec":{}}"#, Err("as in the key"));
         check(r#"{"podCIDRs": ["10.1.0.0/16"], "wni": 3}"#, Err("wni"));
-        check(r#"{"podCIDRs": "#, Err("no JSON"));
+        check(r#"{"podCIDRs": "#, Err("not JSON"));
         check("[]", Err("no object"));
     }
 }

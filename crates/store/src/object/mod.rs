@@ -10,7 +10,8 @@ pub mod decode;
 pub mod error;
 mod flannel;
 pub mod intern;
-pub mod locate;
+mod json;
+mod locate;
 mod network;
 mod node;
 mod pod;
@@ -19,11 +20,19 @@ mod service;
 mod service_cidr;
 mod slice;
 pub mod text;
+mod tree;
+mod yaml;
 
-pub use decode::{Decoded, ObjectId, Outcome, UnknownKind, decode_text, decode_value};
+pub(crate) use decode::decode_node;
+pub use decode::{Decoded, ObjectId, Outcome, Sink, UnknownKind, decode_text, decode_value};
 pub use error::ObjectError;
 pub use intern::Interner;
-pub use text::{Document, decode_json, decode_yaml, documents};
+pub use json::decode_json;
+pub(crate) use json::tree as json_tree;
+pub use text::{Document, decode_yaml, documents};
+
+/// Objects in one file or value at most; what holds more is not read.
+pub const MOST_OBJECTS: usize = 250_000;
 
 /// Annotation of a Pod: the network that it is on.
 pub const NETWORK_ANNOTATION: &str = "weft.dev/network";

@@ -12,12 +12,12 @@ const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 pub(super) fn node(raw: &Object<NodeSpec, NodeStatus>, names: &mut Interner) -> Result<Node, ObjectError> {
     let name: NodeName = names.node(&raw.metadata.name).map_err(|e| ObjectError::at("metadata.name", e))?;
-    let annotation = |key: &str| raw.metadata.annotations.get(key).map(String::as_str);
+    let annotation = |key: &str| raw.metadata.annotations.get(key);
     let broken = |key: &str, reason: &dyn std::fmt::Display| {
         ObjectError::at(keyed("metadata.annotations", key), reason)
     };
     let mut node = Node::named(name);
-    node.labels = names.labels(&raw.metadata.labels);
+    node.labels = names.labels(&*raw.metadata.labels);
     node.addresses = match annotation(ADDRESSES_ANNOTATION) {
         Some(text) => addresses(text).map_err(|e| broken(ADDRESSES_ANNOTATION, &e))?,
         None => internal_addresses(&raw.status)?,

@@ -25,7 +25,7 @@ pub(super) fn pod(
         pod.network = NetworkName::new(network)
             .map_err(|e| ObjectError::at(keyed("metadata.annotations", NETWORK_ANNOTATION), e))?;
     }
-    pod.labels = names.labels(&raw.metadata.labels);
+    pod.labels = names.labels(&*raw.metadata.labels);
     pod.ips = addresses(&raw.status)?;
     pod.host_network = raw.spec.host_network;
     pod.terminating = raw.metadata.deletion_timestamp.is_some();

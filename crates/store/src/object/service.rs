@@ -27,7 +27,7 @@ pub(super) fn service(
         let reason = format!("a service's name has at most {LONGEST_NAME} characters; give it a shorter one");
         return Err(ObjectError::at("metadata.name", reason));
     }
-    service.labels = names.labels(&raw.metadata.labels);
+    service.labels = names.labels(&*raw.metadata.labels);
     service.kind = match spec.r#type.as_str() {
         "" | "ClusterIP" => ServiceKind::ClusterIp,
         "NodePort" => ServiceKind::NodePort,
@@ -53,7 +53,7 @@ pub(super) fn service(
     service.families = families(spec, &service)?;
     service.ports = ports(spec, names)?;
     if !spec.selector.is_empty() && !is_alias {
-        service.selector = Some(names.labels(&spec.selector));
+        service.selector = Some(names.labels(&*spec.selector));
     }
     service.external_ips = parsed("spec.externalIPs", &spec.external_ips, ip)?;
     service.source_ranges =
@@ -74,12 +74,19 @@ pub(super) fn service(
 }
 
 /// A block of sources as API servers take it: with spaces around it, zeros before numbers, and bits below the prefix, which
-/// mean nothing.
+/// mean nothing. IPv4 inside IPv6 is IPv4; a block of it that reaches beyond is nobody's, so that the entry lets nobody in and the
+/// service stays closed.
 fn sources(text: &str) -> Result<Cidr, String> {
     let text = text.trim();
     let block = text.split_once('/').and_then(|(address, prefix)| {
-        let net = IpNet::new(address.parse().ok().or_else(|| ip(address).ok())?, prefix.parse().ok()?);
-        Cidr::new(net.ok()?.trunc()).ok()
+        let address = address.parse().ok().or_else(|| ip(address).ok())?;
+        let prefix = prefix.parse().ok().filter(|prefix| IpNet::new(address, *prefix).is_ok())?;
+        let (address, prefix) = match address.to_canonical() {
+            inner if inner == address => (address, prefix),
+            inner if prefix >= 96 => (inner, prefix - 96),
+            _ => (address, 128),
+        };
+        Cidr::new(IpNet::new(address, prefix).ok()?.trunc()).ok()
     });
     block.ok_or_else(|| format!("{text:?} is no block of addresses; write it as 10.0.0.0/8 or fd00::/8"))
 }

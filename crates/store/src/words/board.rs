@@ -30,7 +30,7 @@ impl Board {
     }
 
     /// Replaces all that is noted of a file.
-    pub fn set_file(&mut self, path: &str, notices: Vec<(String, Remark)>, unknown: &[UnknownKind]) {
+    pub fn set_file(&mut self, path: &str, notices: Vec<(String, Remark)>, unknown: &BTreeSet<UnknownKind>) {
         for about in self.by_file.remove(path).unwrap_or_default() {
             self.set(&about, None);
         }
@@ -45,8 +45,8 @@ impl Board {
     }
 
     /// One notice for each unknown kind, whatever the number of objects.
-    fn set_unknown(&mut self, path: &str, unknown: &[UnknownKind]) {
-        let mut touched: BTreeSet<UnknownKind> = unknown.iter().cloned().collect();
+    fn set_unknown(&mut self, path: &str, unknown: &BTreeSet<UnknownKind>) {
+        let mut touched = unknown.clone();
         for (kind, files) in &mut self.unknown {
             if !touched.contains(kind) && files.remove(path) {
                 touched.insert(kind.clone());

@@ -48,6 +48,8 @@ impl Packed {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
     use crate::object::{Outcome, decode_yaml, documents};
 
@@ -57,7 +59,12 @@ mod tests {
         let mut names = Interner::default();
         let mut kinds = std::collections::BTreeSet::new();
         for document in documents(text) {
-            for outcome in decode_yaml(document.text, &mut names) {
+            let mut outcomes = Vec::new();
+            let _ = decode_yaml(document.text, &mut names, &mut |outcome| {
+                outcomes.push(outcome);
+                ControlFlow::Continue(())
+            });
+            for outcome in outcomes {
                 let Ok(Outcome::Facts(facts)) = outcome else { panic!("{outcome:?}") };
                 for decoded in facts {
                     kinds.insert(decoded.fact.key().to_string().split(' ').next().unwrap().to_owned());
