@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::gathered::Gathered;
 use crate::object::UnknownKind;
 use crate::store::{Event, Notice, Remark};
 
@@ -15,6 +16,9 @@ pub(crate) struct Board {
     by_file: BTreeMap<String, Vec<String>>,
     /// Files that hold a kind that is passed over.
     unknown: BTreeMap<UnknownKind, BTreeSet<String>>,
+    /// And such kinds that a file holds.
+    unknown_of: BTreeMap<String, BTreeSet<UnknownKind>>,
+    kinds: Gathered,
 }
 
 impl Board {
@@ -46,14 +50,18 @@ impl Board {
 
     /// One notice for each unknown kind, whatever the number of objects.
     fn set_unknown(&mut self, path: &str, unknown: &BTreeSet<UnknownKind>) {
-        let mut touched = unknown.clone();
-        for (kind, files) in &mut self.unknown {
-            if !touched.contains(kind) && files.remove(path) {
-                touched.insert(kind.clone());
+        let mut touched = self.unknown_of.remove(path).unwrap_or_default();
+        for kind in &touched {
+            if let Some(files) = self.unknown.get_mut(kind) {
+                files.remove(path);
             }
         }
         for kind in unknown {
             self.unknown.entry(kind.clone()).or_default().insert(path.to_owned());
+        }
+        if !unknown.is_empty() {
+            self.unknown_of.insert(path.to_owned(), unknown.clone());
+            touched.extend(unknown.iter().cloned());
         }
         for kind in touched {
             let files = self.unknown.get(&kind);
@@ -64,12 +72,18 @@ impl Board {
             if remark.is_none() {
                 self.unknown.remove(&kind);
             }
-            self.set(&format!("kind {} ({})", kind.kind, kind.api_version), remark);
+            self.kinds.set(format!("kind {} ({})", kind.kind, kind.api_version), remark);
         }
     }
 
     /// What has changed since the last call.
     pub fn drain(&mut self) -> Vec<Event> {
+        let more = |more: String| {
+            Remark::Info(format!("Weft has no use for {more} more kinds and passes them over"))
+        };
+        for (about, remark) in self.kinds.told("kinds", more) {
+            self.set(&about, remark);
+        }
         let mut events = Vec::new();
         for about in std::mem::take(&mut self.changed) {
             let text = self.standing.get(&about).cloned();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::board::Board;
+use super::gathered::{Gathered, counted};
 use super::table::{Missing, Table, Which};
 use super::{Manifest, Writer};
 use crate::store::{Event, Remark};
@@ -11,8 +12,6 @@ use crate::store::{Event, Remark};
 const CHUNK: usize = 1024;
 /// Objects that stand twice in one text and are told one by one.
 const MOST_TWICE: usize = 5;
-/// Objects that stand in several texts and are told one by one.
-const MOST_SHARED: usize = 100;
 
 /// What all texts say, and the notices about them.
 #[derive(Debug)]
@@ -22,21 +21,13 @@ pub(crate) struct Words {
     /// What people call one of the texts: `file`, `key`.
     text: &'static str,
     /// What is said of objects that several texts hold.
-    shared: BTreeMap<String, Remark>,
-    /// Those of them that are told one by one.
-    told_shared: BTreeSet<String>,
+    shared: Gathered,
 }
 
 impl Words {
     /// Nothing said yet, in texts that people call `text`.
     pub fn of(text: &'static str) -> Self {
-        Self {
-            table: Table::default(),
-            board: Board::default(),
-            text,
-            shared: BTreeMap::new(),
-            told_shared: BTreeSet::new(),
-        }
+        Self { table: Table::default(), board: Board::default(), text, shared: Gathered::default() }
     }
 
     /// Takes in what a text says now.
@@ -107,21 +98,30 @@ impl Words {
 
     fn tell(&mut self, which: Which) -> Vec<Event> {
         let (changes, holders) = self.table.drain(which);
-        let has_shared = !holders.is_empty();
         for (key, paths) in holders {
-            match &paths[..] {
+            let remark = match &paths[..] {
                 [first, others @ ..] if !others.is_empty() => {
-                    let text = format!(
-                        "{} and {first} both hold it; {first} counts, since its path comes first. Remove one",
-                        others.join(", ")
-                    );
-                    self.shared.insert(key.to_string(), Remark::Warning(text));
+                    let few = others[..others.len().min(MOST_TWICE)].join(", ");
+                    let others = match others.len().saturating_sub(MOST_TWICE) {
+                        0 => few,
+                        more => format!("{few}, {} more", counted(more)),
+                    };
+                    Some(Remark::Warning(format!(
+                        "{others} and {first} both hold it; {first} counts, since its path comes first. Remove one"
+                    )))
                 }
-                _ => drop(self.shared.remove(&key.to_string())),
-            }
+                _ => None,
+            };
+            self.shared.set(key.to_string(), remark);
         }
-        if has_shared {
-            self.tell_shared();
+        let several = |more: String| {
+            Remark::Warning(format!(
+                "{more} more of them stand in several {}s; the first path counts",
+                self.text
+            ))
+        };
+        for (about, remark) in self.shared.told("objects", several) {
+            self.board.set(&about, remark);
         }
         let mut events = Vec::new();
         let mut changes = changes.into_iter().peekable();
@@ -130,34 +130,6 @@ impl Words {
         }
         events
     }
-    /// Puts up what is said of the first few objects that several texts hold, and the number of the others.
-    fn tell_shared(&mut self) {
-        let now: BTreeSet<String> = self.shared.keys().take(MOST_SHARED).cloned().collect();
-        for about in self.told_shared.difference(&now) {
-            self.board.set(about, None);
-        }
-        for about in &now {
-            self.board.set(about, self.shared.get(about).cloned());
-        }
-        let more = self.shared.len().saturating_sub(MOST_SHARED);
-        let text =
-            format!("{} more of them stand in several {}s; the first path counts", counted(more), self.text);
-        self.board.set("objects", (more > 0).then_some(Remark::Warning(text)));
-        self.told_shared = now;
-    }
-}
-
-/// A number with commas between its thousands.
-fn counted(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

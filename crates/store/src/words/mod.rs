@@ -7,6 +7,7 @@
 //! What is absent: where texts come from, and when one is believed.
 
 mod board;
+mod gathered;
 mod heard;
 mod manifest;
 mod packed;
