@@ -150,10 +150,7 @@ pub(crate) fn own_link_of(path: &str) -> Option<IfName> {
 /// The MTU of a link row.
 pub(crate) fn mtu_of(row: &KernelRow) -> Option<u32> {
     match row {
-        KernelRow::Link(link) => Some(match &link.kind {
-            weft_plan::kernel::LinkKind::Pod(pod) => pod.mtu,
-            weft_plan::kernel::LinkKind::Vxlan(vxlan) => vxlan.mtu,
-        }),
+        KernelRow::Link(link) => Some(link.kind.mtu()),
         _ => None,
     }
 }

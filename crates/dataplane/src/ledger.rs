@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weft_model::{IfName, Mac};
-use weft_plan::kernel::{HOST_END_MAC, LINK_GROUP, LinkKind};
+use weft_plan::kernel::{HOST_END_MAC, LINK_GROUP};
 use weft_plan::{Link, Route};
 
 use crate::link::state::LinkState;
@@ -36,20 +36,18 @@ struct Record {
 pub(crate) enum Expected {
     /// It is being made or changed.
     Busy,
-    /// Like this, and up.
-    Like { mac: Mac, mtu: u32, alias: Box<str> },
+    /// Like this, and up. Links of some kinds have no MAC.
+    Like { mac: Option<Mac>, mtu: u32, alias: Box<str> },
 }
 
 impl Expected {
     /// What a row asks for.
     pub(crate) fn of(link: &Link) -> Self {
-        let (mac, mtu) = match (&link.kind, overlay::of(&link.kind)) {
-            (_, Some(overlay)) => (overlay.mac(), overlay.mtu()),
-            (LinkKind::Pod(pod), _) => (HOST_END_MAC, pod.mtu),
-            // Every kind that is no pod's is an overlay.
-            (LinkKind::Vxlan(vxlan), None) => (vxlan.mac, vxlan.mtu),
+        let mac = match overlay::of(&link.kind) {
+            Some(overlay) => overlay.mac(),
+            None => Some(HOST_END_MAC),
         };
-        Expected::Like { mac, mtu, alias: link.alias.clone() }
+        Expected::Like { mac, mtu: link.kind.mtu(), alias: link.alias.clone() }
     }
 
     /// True where the link is so, or nobody can say yet.
@@ -59,7 +57,7 @@ impl Expected {
             Expected::Like { mac, mtu, alias } => {
                 state.group == LINK_GROUP
                     && state.is_up()
-                    && state.mac == Some(*mac)
+                    && mac.is_none_or(|mac| state.mac == Some(mac))
                     && state.mtu == *mtu
                     && *state.alias == **alias
             }

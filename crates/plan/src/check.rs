@@ -9,7 +9,7 @@ use weft_model::Protocol;
 use crate::filter::{
     Atoms, Field, Flush, Ident, NatTarget, Rule, SetKind, SetSpec, Statement, Type, Verdict,
 };
-use crate::kernel::{KernelKey, KernelRow, Link, LinkKind, Opening};
+use crate::kernel::{KernelKey, KernelRow, Link, Opening};
 use crate::{Plan, health, text};
 
 /// The least MTU that IPv4 allows for a host (RFC 791 §3.1).
@@ -164,10 +164,7 @@ fn check_set(name: &Ident, spec: &SetSpec) -> Option<String> {
 }
 
 fn check_link(link: &Link) -> Option<String> {
-    let mtu = match &link.kind {
-        LinkKind::Pod(pod) => pod.mtu,
-        LinkKind::Vxlan(vxlan) => vxlan.mtu,
-    };
+    let mtu = link.kind.mtu();
     if mtu < LEAST_MTU {
         return Some(format!("MTU {mtu} is below {LEAST_MTU}"));
     }

@@ -137,6 +137,24 @@ pub enum LinkKind {
     Vxlan(VxlanLink),
 }
 
+impl LinkKind {
+    /// Its MTU in bytes; of a pod's link that of both ends.
+    pub fn mtu(&self) -> u32 {
+        match self {
+            LinkKind::Pod(pod) => pod.mtu,
+            LinkKind::Vxlan(vxlan) => vxlan.mtu,
+        }
+    }
+
+    /// The pod's link that it is; nothing for a tunnel, of whichever overlay.
+    pub fn as_pod(&self) -> Option<&PodLink> {
+        match self {
+            LinkKind::Pod(pod) => Some(pod),
+            LinkKind::Vxlan(_) => None,
+        }
+    }
+}
+
 /// What a route does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteKind {

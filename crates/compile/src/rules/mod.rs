@@ -2,8 +2,8 @@
 //!
 //! A rule brings everything its feature needs: sets, base chains at priorities of their own, routes, names. Two rules' sets are
 //! looked into by others, by name: [`peers::NODES`] (nodes' addresses) by [`edge`], and [`edge::CLUSTER`] (the cluster's blocks)
-//! by [`host_ports`] and [`services`]. And [`peers`] has [`overlay`] write the rows of a peer behind a tunnel. Otherwise no
-//! rule knows another.
+//! by [`host_ports`] and [`services`]. And [`peers`] has a network's [`overlay::Tunnel`] write the rows of a peer behind it.
+//! Otherwise no rule knows another.
 //!
 //! Base chains by hook, in the order in which packets meet them:
 //!

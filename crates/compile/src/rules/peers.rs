@@ -6,7 +6,7 @@ use weft_model::{Cidr, Fact, FactKey, Family, Network, NetworkName, Node};
 use weft_plan::kernel::MAIN_TABLE;
 use weft_plan::{Atom, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec};
 
-use super::overlay::vxlan;
+use super::overlay::{self, Peer};
 use super::table::{Pair, address_type};
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
@@ -59,7 +59,7 @@ impl Rule for PeersRule {
                     out.member(NODES.of(Family::of(address.ip)), [Atom::from(address.ip)], origin);
                 }
                 if let Some(underlay) = tunnelled(node, context).filter(|_| *name != context.settings.node) {
-                    vxlan::admit(underlay, origin, out);
+                    overlay::admit(underlay, origin, out);
                 }
             }
             RuleKey::NodeIn(name, network) if *name != context.settings.node => {
@@ -135,8 +135,9 @@ fn undescribed(node: &Node, network: &NetworkName, origin: &FactKey, out: &mut O
 }
 
 fn peer(node: &Node, network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+    let to = Peer { node, network, origin };
     let mut tunnelled: Vec<Family> = Vec::new();
-    let mut underlay = None;
+    let mut through = None;
     for block in node.cidrs(&network.name) {
         if let Some(why) = clash(node, block, context) {
             out.warn(origin, why);
@@ -165,10 +166,12 @@ fn peer(node: &Node, network: &Network, origin: &FactKey, context: &Context<'_>,
                 };
                 out.kernel(route_key(block), KernelRow::Route(route), origin);
             }
-            Way::Tunnel { underlay: address } => {
-                underlay = Some(address);
-                tunnelled.push(family);
-                vxlan::block(node, network, block, source, origin, out);
+            Way::Tunnel { underlay } => {
+                if let Some(tunnel) = overlay::of(network) {
+                    tunnel.block(&to, block, source, out);
+                    tunnelled.push(family);
+                    through = Some((tunnel, underlay));
+                }
             }
             Way::None(why) => {
                 out.warn(origin, format!("no way to its pods' block {block}: {why}"));
@@ -176,9 +179,9 @@ fn peer(node: &Node, network: &Network, origin: &FactKey, context: &Context<'_>,
             }
         }
     }
-    if let Some(underlay) = underlay {
+    if let Some((tunnel, underlay)) = through {
         tunnelled.dedup();
-        vxlan::peer(node, network, underlay, &tunnelled, origin, out);
+        tunnel.peer(&to, underlay, &tunnelled, out);
     }
 }
 

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use weft_model::IfName;
-use weft_plan::kernel::LinkKind;
 use weft_plan::{KernelRow, Link, PodLink};
 
 use super::host_end::{self, Seed};
@@ -194,10 +193,9 @@ fn repair(
 
 fn inside_differs(was: &KernelRow, now: &PodLink) -> bool {
     match was {
-        KernelRow::Link(link) => match &link.kind {
-            LinkKind::Pod(pod) => pod.pod_mac != now.pod_mac || pod.addresses != now.addresses,
-            LinkKind::Vxlan(_) => true,
-        },
+        KernelRow::Link(link) => {
+            link.kind.as_pod().is_none_or(|pod| pod.pod_mac != now.pod_mac || pod.addresses != now.addresses)
+        }
         _ => false,
     }
 }

@@ -1,6 +1,6 @@
 //! A link as the kernel describes it, and the requests for that description.
-
-use std::net::IpAddr;
+//!
+//! What is absent: what the attributes of one kind mean; a tunnel's are read in its folder of `overlay/`.
 
 use weft_model::{IfName, Mac};
 use weft_plan::kernel::{LINK_GROUP, POD_LINK_PREFIX, TUNNEL_LINK_PREFIX};
@@ -46,15 +46,6 @@ impl Conf {
     }
 }
 
-/// A VXLAN device's own attributes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VxlanState {
-    pub(crate) vni: u32,
-    pub(crate) port: u16,
-    pub(crate) local: Option<IpAddr>,
-    pub(crate) learning: u8,
-}
-
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LinkState {
@@ -71,7 +62,8 @@ pub(crate) struct LinkState {
     pub(crate) peer: Option<u32>,
     /// The bridge, or other link, that it is a port of.
     pub(crate) master: Option<u32>,
-    pub(crate) vxlan: Option<VxlanState>,
+    /// Its kind's own attributes (`IFLA_INFO_DATA`), for whoever knows the kind.
+    data: Box<[u8]>,
     addr_gen_mode: Option<u8>,
     conf: Vec<u32>,
 }
@@ -96,7 +88,7 @@ impl LinkState {
             operstate: attributes.u8(libc::IFLA_OPERSTATE),
             peer: attributes.u32(libc::IFLA_LINK),
             master: attributes.u32(libc::IFLA_MASTER),
-            vxlan: (kind == "vxlan").then(|| read_vxlan(info.nested(libc::IFLA_INFO_DATA))).flatten(),
+            data: info.get(libc::IFLA_INFO_DATA).unwrap_or_default().into(),
             addr_gen_mode: inet6.u8(INET6_ADDR_GEN_MODE),
             conf: inet
                 .get(INET_CONF)
@@ -111,6 +103,11 @@ impl LinkState {
         let name = self.name.as_str();
         (self.group == LINK_GROUP || DOOMED_GROUPS.contains(&self.group))
             && (name.starts_with(POD_LINK_PREFIX) || name.starts_with(TUNNEL_LINK_PREFIX))
+    }
+
+    /// The attributes of its own kind, where it is of that kind.
+    pub(crate) fn data(&self, kind: &str) -> Option<Attributes<'_>> {
+        (self.kind == kind).then(|| Attributes::new(&self.data))
     }
 
     /// True when it is administratively up.
@@ -132,25 +129,6 @@ impl LinkState {
     pub(crate) fn addr_gen_mode(&self) -> Option<u8> {
         self.addr_gen_mode
     }
-}
-
-/// `IFLA_VXLAN_*` of `linux/if_link.h`.
-pub(crate) mod vxlan_attribute {
-    pub(crate) const ID: u16 = 1;
-    pub(crate) const LOCAL: u16 = 4;
-    pub(crate) const LEARNING: u16 = 7;
-    pub(crate) const PORT: u16 = 15;
-    pub(crate) const LOCAL6: u16 = 17;
-}
-
-fn read_vxlan(data: Attributes<'_>) -> Option<VxlanState> {
-    use vxlan_attribute as a;
-    Some(VxlanState {
-        vni: data.u32(a::ID)?,
-        port: data.be16(a::PORT)?,
-        local: data.address(a::LOCAL).or_else(|| data.address(a::LOCAL6)),
-        learning: data.u8(a::LEARNING).unwrap_or(0),
-    })
 }
 
 /// Asks for one link by name.

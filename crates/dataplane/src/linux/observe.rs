@@ -27,7 +27,7 @@ impl LinuxKernel {
         let names: FxHashMap<u32, IfName> = links.iter().map(|link| (link.index, link.name)).collect();
         let ours: Vec<&LinkState> = links.iter().filter(|link| link.is_ours()).collect();
         self.see_links(&ours, wanted, &mut seen)?;
-        for tunnel in ours.iter().filter(|link| link.vxlan.is_some()) {
+        for tunnel in ours.iter().filter(|link| overlay::is_one(link)) {
             self.see_peers(tunnel, &mut seen.rows)?;
         }
         self.see_routes(&names, &mut seen.rows)?;
@@ -60,7 +60,10 @@ impl LinuxKernel {
                 (LinkKind::Pod(pod), damage)
             } else {
                 match overlay::read(state) {
-                    Some(kind) => (kind, overlay::damage(state)),
+                    Some(kind) => {
+                        let damage = overlay::damage(&kind, state);
+                        (kind, damage)
+                    }
                     None => {
                         (LinkKind::Pod(pod_row(state, row)), Some(format!("it is a {:?} link", state.kind)))
                     }
@@ -164,10 +167,7 @@ impl LinuxKernel {
 /// The row of a pod's host end: what the kernel says here, and what the plan says of the pod's side.
 fn pod_row(state: &LinkState, wanted: Option<&KernelRow>) -> PodLink {
     let planned = match wanted {
-        Some(KernelRow::Link(link)) => match &link.kind {
-            LinkKind::Pod(pod) => Some(pod.clone()),
-            LinkKind::Vxlan(_) => None,
-        },
+        Some(KernelRow::Link(link)) => link.kind.as_pod().cloned(),
         _ => None,
     };
     let unknown = || PodLink {

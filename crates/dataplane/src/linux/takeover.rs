@@ -15,6 +15,7 @@ use crate::link::request::{Request, find, send};
 use crate::link::state::LinkState;
 use crate::link::{netns, pod_end};
 use crate::netlink::{Message, Received, headers, number};
+use crate::overlay::vxlan::Device;
 use crate::route::{ONLINK, ROUTE_FIXED, list_all_routes};
 
 /// Both ends of a pod's veth pair, whoever made it.
@@ -87,7 +88,7 @@ impl LinuxKernel {
         let foreign = links.into_iter().filter(|link| !link.is_ours());
         Ok(foreign
             .filter_map(|link| {
-                let vxlan = link.vxlan?;
+                let vxlan = Device::read(&link)?;
                 Some(FormerTunnel { name: link.name, vni: vxlan.vni, port: vxlan.port, mac: link.mac })
             })
             .collect())

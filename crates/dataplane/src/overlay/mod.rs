@@ -1,9 +1,9 @@
 //! Overlays: the tunnel links that carry pods' packets between nodes.
 //!
-//! Here one more is a folder with its [`Overlay`], a line in [`of`], one in [`read`], and what can be wrong with it in
-//! [`damage`]. ARCHITECTURE.md lists the other files that know one overlay from another.
+//! Here one more is a folder with its [`Overlay`], a line in [`of`], and one in [`read`]. ARCHITECTURE.md lists the other files
+//! that know one overlay from another.
 
-mod vxlan;
+pub(crate) mod vxlan;
 
 use weft_model::IfName;
 use weft_plan::kernel::LinkKind;
@@ -15,7 +15,7 @@ use crate::link::state::{Conf, DOOMED_GROUPS, LinkState};
 use crate::netlink::Rtnl;
 use crate::{Effect, KernelError};
 use weft_model::Mac;
-use weft_plan::kernel::LINK_GROUP;
+use weft_plan::kernel::{LINK_GROUP, TUNNEL_LINK_PREFIX};
 
 /// IPv4 settings of every tunnel: what comes from a pod of another node may take another way back.
 const CONF: [(Conf, u32); 2] = [(Conf::RpFilter, 2), (Conf::SendRedirects, 0)];
@@ -33,16 +33,18 @@ pub(crate) enum Fitness {
 
 /// One kind of tunnel.
 pub(crate) trait Overlay {
-    /// MAC address of the tunnel's end.
-    fn mac(&self) -> Mac;
-    /// MTU in bytes.
-    fn mtu(&self) -> u32;
+    /// MAC address of the tunnel's end; nothing for a kind of link that has none.
+    fn mac(&self) -> Option<Mac>;
     /// The request that makes it, with name, group, MAC and MTU.
     fn create(&self, name: IfName) -> Request;
     /// The request that changes what can be changed.
     fn change(&self, state: &LinkState) -> Request;
     /// How an existing link fits.
     fn fitness(&self, state: &LinkState) -> Fitness;
+    /// What is wrong with an existing link of this kind that no row could say; nothing, for most kinds.
+    fn damage(&self, _state: &LinkState) -> Option<&'static str> {
+        None
+    }
 }
 
 /// The overlay that a link's kind is; `None` for links that are none.
@@ -58,8 +60,13 @@ pub(crate) fn read(state: &LinkState) -> Option<LinkKind> {
     vxlan::read(state).map(LinkKind::Vxlan)
 }
 
-/// What is wrong with a tunnel beside what a row says.
-pub(crate) fn damage(state: &LinkState) -> Option<String> {
+/// True for a tunnel of ours, by its name: its peers are rows too.
+pub(crate) fn is_one(state: &LinkState) -> bool {
+    state.name.as_str().starts_with(TUNNEL_LINK_PREFIX)
+}
+
+/// What is wrong with a tunnel beside what a row says. It was read as a link of this kind.
+pub(crate) fn damage(kind: &LinkKind, state: &LinkState) -> Option<String> {
     let mut faults = Vec::new();
     if DOOMED_GROUPS.contains(&state.group) {
         faults.push("its removal was broken off".to_owned());
@@ -67,9 +74,7 @@ pub(crate) fn damage(state: &LinkState) -> Option<String> {
     if !state.is_up() {
         faults.push("it is down".into());
     }
-    if state.vxlan.is_some_and(|v| v.learning != 0) {
-        faults.push("it learns addresses".into());
-    }
+    faults.extend(of(kind).and_then(|overlay| overlay.damage(state)).map(str::to_owned));
     for (setting, value) in CONF {
         if state.conf(setting).is_some_and(|now| now != value) {
             faults.push(format!("{} is not {value}", setting.name()));
@@ -120,12 +125,13 @@ fn configure(
     if state.group != LINK_GROUP {
         requests.push(own(index, name));
     }
-    if state.mac != Some(overlay.mac()) {
-        let message = change(index).attr(libc::IFLA_ADDRESS, &overlay.mac().0);
+    if let Some(mac) = overlay.mac().filter(|mac| state.mac != Some(*mac)) {
+        let message = change(index).attr(libc::IFLA_ADDRESS, &mac.0);
         requests.push(Request::new(message, "set the MAC of", format!("link {name}")));
     }
-    if state.mtu != overlay.mtu() {
-        let message = change(index).u32(libc::IFLA_MTU, overlay.mtu());
+    let mtu = link.kind.mtu();
+    if state.mtu != mtu {
+        let message = change(index).u32(libc::IFLA_MTU, mtu);
         requests.push(Request::new(message, "set the MTU of", format!("link {name}")));
     }
     requests.push(settings(index, name, &CONF, no_own_addresses()));

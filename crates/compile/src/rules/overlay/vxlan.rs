@@ -14,14 +14,12 @@ use weft_plan::{
 };
 
 use crate::engine::{Context, Output};
-use crate::rules::table::{Pair, address_type, filter, in_set, not_in_set};
+use crate::rules::overlay::{PEERS, Peer, Tunnel};
+use crate::rules::table::{address_type, filter, in_set, not_in_set};
 use crate::topology::{link_local, tunnel_link};
 
-/// Underlay addresses from which tunnel packets are taken.
-pub const PEERS: Pair = Pair { v4: "tunnel_peer4", v6: "tunnel_peer6" };
-
 /// (protocol . port) of each network's tunnel.
-pub const PORTS: &str = "tunnel_ports";
+const PORTS: &str = "tunnel_ports";
 
 /// The chain for what may be a tunnel's packet.
 const PACKETS: &str = "tunnel_packets";
@@ -31,8 +29,49 @@ const FURTHER_TABLES: u32 = 1 << 24;
 /// Priority of the policy rules, before the main table's 32766.
 const RULE_PRIORITY: u32 = 9338;
 
-/// This node's end: the link, the packet filter that admits known peers only, and what the host must allow for it.
-pub fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+/// See the module.
+pub struct Vxlan;
+
+impl Tunnel for Vxlan {
+    fn own_end(&self, network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
+        own_end(network, origin, context, out);
+    }
+
+    fn block(&self, to: &Peer<'_>, block: Cidr, source: Option<IpAddr>, out: &mut Output) {
+        let link = tunnel_link(to.network);
+        let via = next_hop(to.node, block.family(), block);
+        neighbour(link, via, to, out);
+        let key = RouteKey { table: MAIN_TABLE, destination: block, metric: 0 };
+        let route =
+            Route { kind: RouteKind::Unicast, link: Some(link), via: Some(via), onlink: true, source };
+        out.kernel(KernelKey::Route(key), KernelRow::Route(route), to.origin);
+    }
+
+    fn peer(&self, to: &Peer<'_>, underlay: IpAddr, families: &[Family], out: &mut Output) {
+        let link = tunnel_link(to.network);
+        let fdb = Fdb { destination: underlay };
+        out.kernel(KernelKey::Fdb(link, to.node.vtep_mac()), KernelRow::Fdb(fdb), to.origin);
+        for family in families {
+            let Some(address) = to.node.address(*family) else { continue };
+            let via = next_hop(to.node, *family, Cidr::host(address.ip));
+            neighbour(link, via, to, out);
+            let key =
+                RouteKey { table: pod_table(to.network), destination: Cidr::host(address.ip), metric: 0 };
+            // An address can't be its own next hop; IPv6 has the tunnel end's link-local one.
+            let via = (via != address.ip).then_some(via);
+            let route = Route {
+                kind: RouteKind::Unicast,
+                link: Some(link),
+                via,
+                onlink: via.is_some(),
+                source: None,
+            };
+            out.kernel(KernelKey::Route(key), KernelRow::Route(route), to.origin);
+        }
+    }
+}
+
+fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
     let (Some(node), Some(local)) = (context.own_node(), context.own_underlay()) else {
         return;
     };
@@ -158,56 +197,7 @@ fn next_hop(peer: &Node, family: Family, block: Cidr) -> IpAddr {
     }
 }
 
-/// The way to one block of a peer.
-pub fn block(
-    peer: &Node,
-    network: &Network,
-    block: Cidr,
-    source: Option<IpAddr>,
-    origin: &FactKey,
-    out: &mut Output,
-) {
-    let link = tunnel_link(network);
-    let via = next_hop(peer, block.family(), block);
-    neighbour(link, via, peer, origin, out);
-    let key = RouteKey { table: MAIN_TABLE, destination: block, metric: 0 };
-    let route = Route { kind: RouteKind::Unicast, link: Some(link), via: Some(via), onlink: true, source };
-    out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
-}
-
-/// Takes tunnel packets from a peer, of whichever network.
-pub fn admit(underlay: IpAddr, origin: &FactKey, out: &mut Output) {
-    out.member(PEERS.of(Family::of(underlay)), [Atom::from(underlay)], origin);
-}
-
-/// What a peer has once in a network, whatever its blocks: its tunnel end, and the way from pods to its own addresses.
-pub fn peer(
-    peer: &Node,
-    network: &Network,
-    underlay: IpAddr,
-    families: &[Family],
-    origin: &FactKey,
-    out: &mut Output,
-) {
-    let link = tunnel_link(network);
-    let fdb = Fdb { destination: underlay };
-    out.kernel(KernelKey::Fdb(link, peer.vtep_mac()), KernelRow::Fdb(fdb), origin);
-    for family in families {
-        let Some(address) = peer.address(*family) else {
-            continue;
-        };
-        let via = next_hop(peer, *family, Cidr::host(address.ip));
-        neighbour(link, via, peer, origin, out);
-        let key = RouteKey { table: pod_table(network), destination: Cidr::host(address.ip), metric: 0 };
-        // An address can't be its own next hop; IPv6 has the tunnel end's link-local one.
-        let via = (via != address.ip).then_some(via);
-        let route =
-            Route { kind: RouteKind::Unicast, link: Some(link), via, onlink: via.is_some(), source: None };
-        out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
-    }
-}
-
-fn neighbour(link: IfName, address: IpAddr, peer: &Node, origin: &FactKey, out: &mut Output) {
-    let row = KernelRow::Neighbour(Neighbour { mac: peer.vtep_mac() });
-    out.kernel(KernelKey::Neighbour(link, address), row, origin);
+fn neighbour(link: IfName, address: IpAddr, to: &Peer<'_>, out: &mut Output) {
+    let row = KernelRow::Neighbour(Neighbour { mac: to.node.vtep_mac() });
+    out.kernel(KernelKey::Neighbour(link, address), row, to.origin);
 }

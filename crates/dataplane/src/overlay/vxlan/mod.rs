@@ -12,16 +12,45 @@ use weft_plan::kernel::LINK_GROUP;
 
 use super::{Fitness, Overlay};
 use crate::link::request::Request;
-use crate::link::state::{LinkState, vxlan_attribute as a};
+use crate::link::state::LinkState;
 use crate::netlink::{Message, headers};
 
-impl Overlay for VxlanLink {
-    fn mac(&self) -> Mac {
-        self.mac
-    }
+const KIND: &str = "vxlan";
 
-    fn mtu(&self) -> u32 {
-        self.mtu
+/// `IFLA_VXLAN_*` of `linux/if_link.h`.
+mod a {
+    pub(super) const ID: u16 = 1;
+    pub(super) const LOCAL: u16 = 4;
+    pub(super) const LEARNING: u16 = 7;
+    pub(super) const PORT: u16 = 15;
+    pub(super) const LOCAL6: u16 = 17;
+}
+
+/// A device's own attributes, whoever made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) vni: u32,
+    pub(crate) port: u16,
+    local: Option<IpAddr>,
+    learning: u8,
+}
+
+impl Device {
+    /// `None` for links of other kinds.
+    pub(crate) fn read(state: &LinkState) -> Option<Self> {
+        let data = state.data(KIND)?;
+        Some(Self {
+            vni: data.u32(a::ID)?,
+            port: data.be16(a::PORT)?,
+            local: data.address(a::LOCAL).or_else(|| data.address(a::LOCAL6)),
+            learning: data.u8(a::LEARNING).unwrap_or(0),
+        })
+    }
+}
+
+impl Overlay for VxlanLink {
+    fn mac(&self) -> Option<Mac> {
+        Some(self.mac)
     }
 
     fn create(&self, name: IfName) -> Request {
@@ -45,7 +74,7 @@ impl Overlay for VxlanLink {
     }
 
     fn fitness(&self, state: &LinkState) -> Fitness {
-        let Some(now) = state.vxlan else {
+        let Some(now) = Device::read(state) else {
             return Fitness::Useless;
         };
         let same_family = now.local.is_some_and(|local| local.is_ipv4() == self.local.is_ipv4());
@@ -57,12 +86,16 @@ impl Overlay for VxlanLink {
             Fitness::Changeable
         }
     }
+
+    fn damage(&self, state: &LinkState) -> Option<&'static str> {
+        Device::read(state).is_some_and(|now| now.learning != 0).then_some("it learns addresses")
+    }
 }
 
 /// Adds the device's own attributes.
 fn with_data(message: Message, data: impl FnOnce(Message) -> Message) -> Message {
     message.nest(libc::IFLA_LINKINFO, |info| {
-        info.attr(libc::IFLA_INFO_KIND, b"vxlan").nest(libc::IFLA_INFO_DATA, data)
+        info.attr(libc::IFLA_INFO_KIND, KIND.as_bytes()).nest(libc::IFLA_INFO_DATA, data)
     })
 }
 
@@ -77,7 +110,7 @@ fn changeable(vxlan: &VxlanLink, data: Message) -> Message {
 
 /// A VXLAN device as a row; `None` for links of other kinds and for devices that we would not make.
 pub(super) fn read(state: &LinkState) -> Option<VxlanLink> {
-    let now = state.vxlan?;
+    let now = Device::read(state)?;
     Some(VxlanLink {
         vni: Vni::new(now.vni).ok()?,
         port: Port::new(u32::from(now.port)).ok()?,
