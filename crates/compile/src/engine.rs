@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
 use weft_model::{Change, Fact, FactKey, Keyed, NetworkName, NodeName, Slot, Table, Warning};
 use weft_plan::{DnsName, HealthKey, HealthRow, KernelKey, KernelRow, NameRow, Plan};
 
@@ -32,12 +31,26 @@ pub enum RuleKey {
     Sources(SourceList),
 }
 
+/// Whom rows are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The kernel, and load balancers that ask for health.
+    Kernel,
+    /// The DNS server.
+    Names,
+}
+
 /// Turns facts into rows, a key at a time.
 ///
 /// A rule is pure: the rows of a key depend on settings and facts only, and [`Rule::affected`] names every key whose rows
 /// a transition can change. It sees every transition, so that a rule may keep an index there: one that is a function of the
 /// facts, whatever their order, and says no more than they do.
 pub trait Rule: Send + Sync {
+    /// Whom all its rows are for.
+    fn part(&self) -> Part {
+        Part::Kernel
+    }
+
     /// Names the keys whose rows may differ after `transition`; `facts` are those after it.
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey));
 
@@ -100,6 +113,16 @@ impl Output {
 /// A rule's index and the key of a piece of its work.
 pub(crate) type Piece = (u8, RuleKey);
 
+/// A piece of a rule's work that has to be done again.
+struct Due(RuleKey);
+
+impl Keyed for Due {
+    type Key = RuleKey;
+    fn key(&self) -> &RuleKey {
+        &self.0
+    }
+}
+
 /// What a piece of work has put into the plan, so that it can be taken out again. Its slot is its claim.
 #[derive(Debug)]
 struct Produced {
@@ -122,12 +145,15 @@ pub struct Compiler {
     settings: Settings,
     facts: Facts,
     rules: Vec<Box<dyn Rule>>,
-    dirty: FxHashSet<Piece>,
+    /// What each rule has to compute anew, in the order in which it came up.
+    dirty: Vec<Table<Due>>,
     produced: Table<Produced>,
     kernel_claims: Claims<KernelKey, KernelRow>,
     name_claims: Claims<DnsName, NameRow>,
     health_claims: Claims<HealthKey, HealthRow>,
     warnings: BTreeMap<Warning, u32>,
+    /// The plan doesn't say all warnings yet.
+    unsaid: bool,
 }
 
 impl Compiler {
@@ -138,7 +164,8 @@ impl Compiler {
 
     /// A compiler with these rules only.
     pub fn with_rules(settings: Settings, rules: Vec<Box<dyn Rule>>) -> Self {
-        let dirty = (0..rules.len()).map(|rule| (rule as u8, RuleKey::Constant)).collect();
+        let mut dirty: Vec<Table<Due>> = rules.iter().map(|_| Table::default()).collect();
+        dirty.iter_mut().for_each(|due| drop(due.insert(Due(RuleKey::Constant))));
         Self {
             settings,
             facts: Facts::default(),
@@ -149,6 +176,7 @@ impl Compiler {
             name_claims: Claims::default(),
             health_claims: Claims::default(),
             warnings: BTreeMap::new(),
+            unsaid: false,
         }
     }
 
@@ -179,10 +207,8 @@ impl Compiler {
             return false;
         };
         let context = Context { settings: &self.settings, facts: &self.facts };
-        for (index, rule) in self.rules.iter_mut().enumerate() {
-            rule.affected(&transition, &context, &mut |key| {
-                self.dirty.insert((index as u8, key));
-            });
+        for (rule, due) in self.rules.iter_mut().zip(&mut self.dirty) {
+            rule.affected(&transition, &context, &mut |key| drop(due.insert(Due(key))));
         }
         true
     }
@@ -190,30 +216,49 @@ impl Compiler {
     /// Brings `plan` up to the facts; says whether anything changed. `plan` must be the one of the last flush, or empty
     /// the first time.
     pub fn flush(&mut self, plan: &mut Plan) -> bool {
-        // The room of a first flush is never needed again.
-        let mut pieces: Vec<Piece> = std::mem::take(&mut self.dirty).into_iter().collect();
-        pieces.sort();
+        self.work_off(&[Part::Kernel, Part::Names], plan)
+    }
+
+    /// [`Compiler::flush`] of one part alone, whose reader need not wait for the other's: that has a plan of its own, whose rows are
+    /// brought up by flushes of its part. Warnings are said with the kernel's; what names give cause for, with the next one of those.
+    pub fn flush_part(&mut self, part: Part, plan: &mut Plan) -> bool {
+        self.work_off(&[part], plan)
+    }
+
+    /// Puts the rows of all that is dirty in these parts, computed anew, into the plan.
+    fn work_off(&mut self, parts: &[Part], plan: &mut Plan) -> bool {
         let revisions = |plan: &Plan| [plan.kernel.revision(), plan.names.revision(), plan.health.revision()];
         let before = revisions(plan);
-        let mut warned = false;
-        for piece in pieces {
-            let mut out = Output::default();
-            let context = Context { settings: &self.settings, facts: &self.facts };
-            self.rules[usize::from(piece.0)].rows(&piece.1, &context, &mut out);
-            warned |= self.replace(piece, out, plan);
+        for rule in 0..self.rules.len() {
+            if !parts.contains(&self.rules[rule].part()) {
+                continue;
+            }
+            // Not sorted: facts that came one after the other lie side by side in memory. And the room of a first flush is never
+            // needed again.
+            for Due(key) in std::mem::take(&mut self.dirty[rule]).into_values() {
+                let mut out = Output::default();
+                let context = Context { settings: &self.settings, facts: &self.facts };
+                self.rules[rule].rows(&key, &context, &mut out);
+                self.unsaid |= self.replace((rule as u8, key), out, plan);
+            }
         }
-        if warned {
+        let said = parts.contains(&Part::Kernel) && self.say_warnings(plan);
+        let changed = said || before != revisions(plan);
+        plan.generation += u64::from(changed);
+        changed
+    }
+
+    /// Has the plan say all warnings; says whether it may not have.
+    fn say_warnings(&mut self, plan: &mut Plan) -> bool {
+        let unsaid = std::mem::take(&mut self.unsaid);
+        if unsaid {
             let conflicts = self.kernel_claims.warnings().chain(self.name_claims.warnings());
             let conflicts = conflicts.chain(self.health_claims.warnings());
             plan.warnings = self.warnings.keys().cloned().chain(conflicts).collect();
             plan.warnings.sort();
             plan.warnings.dedup();
         }
-        let changed = warned || before != revisions(plan);
-        if changed {
-            plan.generation += 1;
-        }
-        changed
+        unsaid
     }
 
     /// Puts a piece's new rows in place of its old ones; says whether warnings may differ.

@@ -17,6 +17,6 @@ pub mod services;
 pub mod settings;
 pub mod topology;
 
-pub use engine::{Compiler, Context, Output, Rule, RuleKey, compile};
+pub use engine::{Compiler, Context, Output, Part, Rule, RuleKey, compile};
 pub use facts::{Facts, Transition};
 pub use settings::{DnsSettings, PodNames, ServiceSettings, Settings};

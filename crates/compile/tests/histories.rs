@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use weft_compile::{Compiler, Settings};
+use weft_compile::{Compiler, Part, Settings};
 use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host,
     HostLink, HostPort, IfName, IngressMode, Labels, LoadBalancerAddress, Mac, Namespace, NamespaceName,
@@ -336,5 +336,33 @@ proptest! {
         }
         same(&from_scratch(shuffled), &expected)?;
         prop_assert!(!compiler.flush(&mut plan), "nothing is left to do");
+    }
+
+    #[test]
+    fn a_plan_in_two_parts_is_the_whole(
+        history in prop::collection::vec((change(), any::<bool>(), any::<bool>()), 1..60),
+    ) {
+        let mut compiler = Compiler::new(settings());
+        let (mut kernel, mut names) = (Plan::default(), Plan::default());
+        let mut left: BTreeMap<FactKey, Fact> = BTreeMap::new();
+        for (change, for_kernel, for_names) in history {
+            match &change {
+                Change::Set(fact) => drop(left.insert(fact.key(), fact.as_ref().clone())),
+                Change::Remove(key) => drop(left.remove(key)),
+            }
+            compiler.apply(change);
+            if for_names {
+                compiler.flush_part(Part::Names, &mut names);
+            }
+            if for_kernel {
+                compiler.flush_part(Part::Kernel, &mut kernel);
+            }
+        }
+        compiler.flush_part(Part::Names, &mut names);
+        compiler.flush_part(Part::Kernel, &mut kernel);
+        prop_assert!(kernel.names.is_empty() && names.kernel.is_empty() && names.health.is_empty());
+        std::mem::swap(&mut kernel.names, &mut names.names);
+        same(&kernel, &from_scratch(left.into_values()))?;
+        prop_assert!(!compiler.flush(&mut kernel), "nothing is left to do");
     }
 }

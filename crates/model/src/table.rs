@@ -86,6 +86,11 @@ impl<T> Table<T> {
         self.blocks.iter().flatten().flatten()
     }
 
+    /// All values, in the order in which they came where none has gone.
+    pub fn into_values(self) -> impl Iterator<Item = T> {
+        self.blocks.into_iter().flatten().flatten()
+    }
+
     /// Takes a slot that nothing is in.
     fn place(&mut self, value: T) -> Slot {
         if let Some(slot) = self.free.pop() {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use weft_model::{Change, Fact, FactKey};
 use weft_store::{Event, Hold, Notice, Remark};
 
-use super::{Core, LOOK_EVERY, Phase, Work};
+use super::{Core, LOOK_EVERY, Phase};
 use crate::fact_log;
 
 /// The part that [`BARE`] and [`UNKNOWN`] are about.
@@ -154,8 +154,7 @@ impl Core {
             self.phase = Phase::Applying;
             self.earlier.heard.clear();
             self.refresh_node();
-            self.flush();
-            self.send(Work::Sync);
+            self.flush_first();
         }
     }
 

@@ -25,7 +25,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use weft_cni::CniError;
-use weft_compile::{Compiler, Facts};
+use weft_compile::{Compiler, Facts, Part};
 use weft_ipam::{DirectoryLeases, Leases};
 use weft_model::{AttachmentId, Change, Fact, NetworkName, NodeName, ObjectKey, Warning};
 use weft_plan::{KernelKey, Plan};
@@ -263,6 +263,28 @@ impl Core {
             // What was left alone because it might be wanted.
             self.send(Work::Sync);
         }
+        self.await_generation(generation);
+        self.tell_health(Instant::now());
+    }
+
+    /// Makes the first plan. The kernel thread begins with its part while names are worked out, which is more work than the rest:
+    /// on a node with many services both take long, and with two processors the one time is saved.
+    fn flush_first(&mut self) {
+        let (generation, orders) = {
+            let mut kernel = lock(&self.plans.kernel);
+            self.compiler.flush_part(Part::Kernel, &mut kernel);
+            kernel.is_partial = self.earlier.is_partial();
+            (kernel.generation, health::orders(&mut kernel))
+        };
+        self.send(Work::Sync);
+        self.order_health(orders);
+        self.note_generation(generation);
+        // Apart from the plan that is shared, so that no query waits.
+        let mut names = Plan::default();
+        self.compiler.flush_part(Part::Names, &mut names);
+        names.names.forget_changed();
+        names.generation = generation;
+        *lock(&self.plans.names) = names;
         self.await_generation(generation);
         self.tell_health(Instant::now());
     }

@@ -5,7 +5,7 @@ use weft_plan::NameRow;
 use weft_plan::names::Below;
 
 use super::zone::is_served;
-use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::engine::{Context, Output, Part, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::settings::PodNames;
 
@@ -13,6 +13,10 @@ use crate::settings::PodNames;
 pub struct NamespaceRule;
 
 impl Rule for NamespaceRule {
+    fn part(&self) -> Part {
+        Part::Names
+    }
+
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         let comes_or_goes = transition.before.is_none() || transition.after.is_none();
         let namespace = match &transition.key {

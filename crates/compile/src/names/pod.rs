@@ -5,7 +5,7 @@ use weft_plan::NameRow;
 
 use super::address::{dashed, record};
 use super::zone::is_served;
-use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::engine::{Context, Output, Part, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::settings::PodNames;
 
@@ -13,6 +13,10 @@ use crate::settings::PodNames;
 pub struct PodRule;
 
 impl Rule for PodRule {
+    fn part(&self) -> Part {
+        Part::Names
+    }
+
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if matches!(transition.key, FactKey::Pod(_)) && context.settings.dns.pod_names == PodNames::Verified {
             dirty(RuleKey::Fact(transition.key.clone()));

@@ -16,7 +16,7 @@ use super::address::{reverse_name, reverse_zones};
 use super::service::{is_label, label, name, named_endpoints};
 use super::zone::{is_served, zone};
 use crate::endpoints;
-use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::engine::{Context, Output, Part, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::settings::DnsSettings;
 
@@ -72,6 +72,10 @@ enum Givers {
 }
 
 impl Rule for ReverseRule {
+    fn part(&self) -> Part {
+        Part::Names
+    }
+
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         if !is_served(&context.settings.dns) {
             return;

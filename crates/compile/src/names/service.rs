@@ -14,13 +14,17 @@ use weft_plan::{DnsName, NameRow, Record};
 use super::address::{dashed, record};
 use super::zone::is_served;
 use crate::endpoints;
-use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::engine::{Context, Output, Part, Rule, RuleKey};
 use crate::facts::{Facts, Transition};
 
 /// See the module.
 pub struct ServiceRule;
 
 impl Rule for ServiceRule {
+    fn part(&self) -> Part {
+        Part::Names
+    }
+
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
         for key in endpoints::affected_services(transition, context.facts) {
             // Only headless services have names that depend on endpoints.

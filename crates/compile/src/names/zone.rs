@@ -5,7 +5,7 @@ use weft_plan::names::Zone;
 use weft_plan::{DnsName, NameRow, Record};
 
 use super::address;
-use crate::engine::{Context, Output, Rule, RuleKey};
+use crate::engine::{Context, Output, Part, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::settings::DnsSettings;
 
@@ -19,6 +19,10 @@ const TTL: u32 = 5;
 pub struct ZoneRule;
 
 impl Rule for ZoneRule {
+    fn part(&self) -> Part {
+        Part::Names
+    }
+
     fn affected(
         &mut self,
         _transition: &Transition,

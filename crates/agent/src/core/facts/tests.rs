@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_model::{Namespace, NamespaceName, NodeName};
 
-use super::super::{Around, SharedPlans};
+use super::super::{Around, SharedPlans, Work};
 use super::*;
 use crate::health::news;
 use crate::message::Message;
