@@ -238,25 +238,24 @@ impl Facts {
             Change::Set(fact) => Some(*fact),
             Change::Remove(_) => None,
         };
-        if self.holds(&key, after.as_ref()) {
+        let slot = self.slot(&key);
+        if self.holds(&key, slot, after.as_ref()) {
             return None;
         }
-        let slot = self.slot(&key);
-        let before = self.take(&key);
+        let before = self.take(&key, slot);
         if let (Some(fact), Some(slot)) = (&before, slot) {
             self.unindex(fact, slot);
         }
-        if let Some(fact) = &after {
-            self.put(fact.clone());
-            if let Some(slot) = self.slot(&key) {
-                self.index(fact, slot);
-            }
+        if let Some(fact) = &after
+            && let Some(slot) = self.put(fact.clone())
+        {
+            self.index(fact, slot);
         }
         Some(Transition { key, before, after })
     }
 
-    /// True where `fact` is what is known of `key`.
-    fn holds(&self, key: &FactKey, fact: Option<&Fact>) -> bool {
+    /// True where `fact` is what is known of `key`, whose slot this is.
+    fn holds(&self, key: &FactKey, slot: Option<Slot>, fact: Option<&Fact>) -> bool {
         let Some(fact) = fact else {
             return match key {
                 FactKey::Host => self.host == Host::default(),
@@ -264,17 +263,17 @@ impl Facts {
                 FactKey::Namespace(name) => !self.namespaces.contains_key(name),
                 FactKey::ServiceCidr(name) => !self.service_cidrs.contains_key(name),
                 FactKey::Attachment(id) => !self.attachments.contains_key(id),
-                _ => self.slot(key).is_none(),
+                _ => slot.is_none(),
             };
         };
         match fact {
             Fact::Host(host) => self.host == *host,
             Fact::Network(network) => self.networks.get(&network.name) == Some(network),
-            Fact::Node(node) => self.nodes.get(&node.name) == Some(node),
+            Fact::Node(node) => slot.and_then(|slot| self.nodes.at(slot)) == Some(node),
             Fact::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
-            Fact::Pod(pod) => self.pods.get(&pod.key) == Some(pod),
-            Fact::Service(service) => self.services.get(&service.key) == Some(service),
-            Fact::EndpointSlice(slice) => self.slices.get(&slice.key) == Some(slice),
+            Fact::Pod(pod) => slot.and_then(|slot| self.pods.at(slot)) == Some(pod),
+            Fact::Service(service) => slot.and_then(|slot| self.services.at(slot)) == Some(service),
+            Fact::EndpointSlice(slice) => slot.and_then(|slot| self.slices.at(slot)) == Some(slice),
             Fact::ServiceCidr(blocks) => self.service_cidrs.get(&blocks.name) == Some(blocks),
             Fact::Attachment(attachment) => self.attachments.get(&attachment.id) == Some(attachment),
         }
@@ -295,35 +294,37 @@ impl Facts {
         }
     }
 
-    fn take(&mut self, key: &FactKey) -> Option<Fact> {
+    fn take(&mut self, key: &FactKey, slot: Option<Slot>) -> Option<Fact> {
         match key {
             FactKey::Host => {
                 let host = std::mem::take(&mut self.host);
                 (host != Host::default()).then_some(Fact::Host(host))
             }
             FactKey::Network(name) => self.networks.remove(name).map(Fact::Network),
-            FactKey::Node(name) => self.nodes.remove(name).map(Fact::Node),
+            FactKey::Node(_) => self.nodes.remove_at(slot?).map(Fact::Node),
             FactKey::Namespace(name) => self.namespaces.remove(name).map(Fact::Namespace),
-            FactKey::Pod(key) => self.pods.remove(key).map(Fact::Pod),
-            FactKey::Service(key) => self.services.remove(key).map(Fact::Service),
-            FactKey::EndpointSlice(key) => self.slices.remove(key).map(Fact::EndpointSlice),
+            FactKey::Pod(_) => self.pods.remove_at(slot?).map(Fact::Pod),
+            FactKey::Service(_) => self.services.remove_at(slot?).map(Fact::Service),
+            FactKey::EndpointSlice(_) => self.slices.remove_at(slot?).map(Fact::EndpointSlice),
             FactKey::ServiceCidr(name) => self.service_cidrs.remove(name).map(Fact::ServiceCidr),
             FactKey::Attachment(id) => self.attachments.remove(id).map(Fact::Attachment),
         }
     }
 
-    fn put(&mut self, fact: Fact) {
+    /// Puts a fact where none is; returns its slot, for the kinds that indices point to.
+    fn put(&mut self, fact: Fact) -> Option<Slot> {
         match fact {
             Fact::Host(host) => self.host = host,
             Fact::Network(network) => drop(self.networks.insert(network.name.clone(), network)),
-            Fact::Node(node) => drop(self.nodes.insert(node)),
+            Fact::Node(node) => return Some(self.nodes.insert(node).0),
             Fact::Namespace(namespace) => drop(self.namespaces.insert(namespace.name.clone(), namespace)),
-            Fact::Pod(pod) => drop(self.pods.insert(pod)),
-            Fact::Service(service) => drop(self.services.insert(service)),
-            Fact::EndpointSlice(slice) => drop(self.slices.insert(slice)),
+            Fact::Pod(pod) => return Some(self.pods.insert(pod).0),
+            Fact::Service(service) => return Some(self.services.insert(service).0),
+            Fact::EndpointSlice(slice) => return Some(self.slices.insert(slice).0),
             Fact::ServiceCidr(blocks) => drop(self.service_cidrs.insert(blocks.name.clone(), blocks)),
             Fact::Attachment(attachment) => drop(self.attachments.insert(attachment.id.clone(), attachment)),
         }
+        None
     }
 
     fn index(&mut self, fact: &Fact, slot: Slot) {

@@ -130,11 +130,11 @@ impl<T: Keyed> Table<T> {
 
     /// Puts a value in place of the one with its key, which is returned with the slot that both have.
     pub fn insert(&mut self, value: T) -> (Slot, Option<T>) {
-        if let Some(slot) = self.slot(value.key()) {
+        let hash = hash(value.key());
+        if let Some(slot) = self.index.find(hash, |slot| self.is_at(*slot, value.key())).copied() {
             let before = self.at_mut(slot).map(|held| std::mem::replace(held, value));
             return (slot, before);
         }
-        let hash = hash(value.key());
         let slot = self.place(value);
         let Self { blocks, index, .. } = self;
         index.insert_unique(hash, slot, |slot| hash_at(blocks, *slot));

@@ -117,22 +117,20 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
 
     /// [`Rows::set`] with the writer's own mark; returns where the row is.
     pub fn claim(&mut self, key: K, value: V, origin: Arc<FactKey>, claim: Option<Slot>) -> Slot {
-        let slot = self.table.slot(&key);
-        let Some((slot, row)) = slot.and_then(|slot| Some((slot, self.table.at_mut(slot)?))) else {
-            let fresh = !self.changed.contains_key(&key);
-            let (slot, _) = self.table.insert(Row { key, entry: Entry { value, origin, claim, fresh } });
+        let fresh = !self.changed.contains_key(&key);
+        let (slot, before) = self.table.insert(Row { key, entry: Entry { value, origin, claim, fresh } });
+        let Some(before) = before else {
             if fresh {
                 self.fresh.push(slot);
             }
             self.revision += 1;
             return slot;
         };
-        let entry = &mut row.entry;
-        (entry.origin, entry.claim) = (origin, claim);
-        if entry.value != value {
-            let before = std::mem::replace(&mut entry.value, value);
+        let Some(Row { entry, .. }) = self.table.at_mut(slot) else { return slot };
+        entry.fresh = before.entry.fresh;
+        if entry.value != before.entry.value {
             if !entry.fresh {
-                self.changed.entry(key).or_insert_with(|| Some(Box::new(before)));
+                self.changed.entry(before.key).or_insert_with(|| Some(Box::new(before.entry.value)));
             }
             self.revision += 1;
         }

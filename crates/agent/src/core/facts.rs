@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use rustc_hash::FxHashSet;
 use weft_model::{Change, Fact, FactKey};
 use weft_store::{Event, Hold, Notice, Remark};
 
@@ -36,7 +37,7 @@ pub(super) struct Earlier {
     /// Facts of the log that are in force, and that the store has not confirmed.
     unconfirmed: BTreeSet<FactKey>,
     /// Facts of which the store has spoken before its first snapshot was complete.
-    heard: BTreeSet<FactKey>,
+    heard: FxHashSet<FactKey>,
     /// Whether the store has ever told a fact that this node didn't write itself.
     has_others: bool,
     /// Whether the store holds this node.
@@ -101,13 +102,13 @@ impl Core {
     }
 
     fn changes(&mut self, changes: Vec<Change>) {
-        if self.phase == Phase::Waiting {
-            self.earlier.heard.extend(changes.iter().map(Change::key));
-        }
         let mut nodes = false;
         let mut news = Vec::new();
         for change in changes {
             let key = change.key();
+            if self.phase == Phase::Waiting {
+                self.earlier.heard.insert(key.clone());
+            }
             self.earlier.unconfirmed.remove(&key);
             self.earlier.has_others = self.earlier.has_others || self.is_of_others(&change);
             if matches!(&key, FactKey::Node(name) if *name == self.node) {
@@ -152,7 +153,7 @@ impl Core {
     fn facts_are_complete(&mut self) {
         if self.phase == Phase::Waiting {
             self.phase = Phase::Applying;
-            self.earlier.heard.clear();
+            self.earlier.heard = FxHashSet::default();
             self.refresh_node();
             self.flush_first();
         }

@@ -3,9 +3,9 @@
 //! Labels, node names and namespaces repeat in a hundred thousand pods. Sharing is only a saving: an interner may be
 //! dropped or emptied at any time.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use weft_model::{
     Endpoint, EndpointPort, Fact, InvalidName, Labels, NamespaceName, NetworkName, NodeName, Pod,
     ServiceKind, TargetPort,
@@ -14,10 +14,10 @@ use weft_model::{
 /// Shares equal strings and names. One for each reader of objects.
 #[derive(Debug, Default)]
 pub struct Interner {
-    strings: HashSet<Arc<str>>,
-    labels: HashSet<Labels>,
-    namespaces: HashMap<String, NamespaceName>,
-    nodes: HashMap<String, NodeName>,
+    strings: FxHashSet<Arc<str>>,
+    labels: FxHashSet<Labels>,
+    namespaces: FxHashMap<String, NamespaceName>,
+    nodes: FxHashMap<String, NodeName>,
 }
 
 impl Interner {
@@ -146,7 +146,7 @@ impl Interner {
 }
 
 fn shared<T: Clone>(
-    table: &mut HashMap<String, T>,
+    table: &mut FxHashMap<String, T>,
     text: &str,
     make: impl Fn(&str) -> Result<T, InvalidName>,
 ) -> Result<T, InvalidName> {

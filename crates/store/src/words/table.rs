@@ -4,9 +4,10 @@
 //! files of people that hold one object, the first by path wins. Of what a node has published, the node has the last
 //! word: a node's addresses, tunnel MAC and claimed blocks; a pod's addresses, mapped ports, node and uid. All else is the people's.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use weft_model::{Change, Fact, FactKey, Keyed, Node, Pod, Slot};
 
 use super::Writer;
@@ -170,7 +171,7 @@ impl Table {
         let path: Arc<str> = path.into();
         let before = self.files.remove(&path).unwrap_or_default();
         let mut slots = Vec::with_capacity(facts.len());
-        let mut seen = HashSet::new();
+        let mut seen = FxHashSet::default();
         let mut twice = Vec::new();
         for decoded in facts {
             let key = decoded.fact.key();
