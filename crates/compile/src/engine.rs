@@ -113,6 +113,9 @@ impl Output {
 /// A rule's index and the key of a piece of its work.
 pub(crate) type Piece = (u8, RuleKey);
 
+/// Pieces of a rule after which it is known about how many rows the others have.
+const SAMPLE: usize = 1024;
+
 /// A piece of a rule's work that has to be done again.
 struct Due(RuleKey);
 
@@ -233,9 +236,14 @@ impl Compiler {
             if !parts.contains(&self.rules[rule].part()) {
                 continue;
             }
+            let due = std::mem::take(&mut self.dirty[rule]);
+            let (count, before) = (due.len(), self.sizes(plan));
             // Not sorted: facts that came one after the other lie side by side in memory. And the room of a first flush is never
             // needed again.
-            for Due(key) in std::mem::take(&mut self.dirty[rule]).into_values() {
+            for (done, Due(key)) in due.into_values().enumerate() {
+                if done == SAMPLE {
+                    self.make_room(before, count, plan);
+                }
                 let mut out = Output::default();
                 let context = Context { settings: &self.settings, facts: &self.facts };
                 self.rules[rule].rows(&key, &context, &mut out);
@@ -246,6 +254,22 @@ impl Compiler {
         let changed = said || before != revisions(plan);
         plan.generation += u64::from(changed);
         changed
+    }
+
+    /// Sizes of what grows with the pieces that are worked off.
+    fn sizes(&self, plan: &Plan) -> [usize; 3] {
+        [self.produced.len(), plan.kernel.len(), plan.names.len()]
+    }
+
+    /// Makes room for the rows of `count` pieces, by those of the first few: tables that grow step by step look at all their keys
+    /// again with each.
+    fn make_room(&mut self, before: [usize; 3], count: usize, plan: &mut Plan) {
+        let after = self.sizes(plan);
+        let [pieces, kernel, names] =
+            std::array::from_fn(|at| after[at].saturating_sub(before[at]) * (count - SAMPLE) / SAMPLE);
+        self.produced.reserve(pieces);
+        plan.kernel.reserve(kernel);
+        plan.names.reserve(names);
     }
 
     /// Has the plan say all warnings; says whether it may not have.

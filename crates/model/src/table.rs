@@ -128,6 +128,12 @@ impl<T: Keyed> Table<T> {
         self.at(self.slot(key)?)
     }
 
+    /// Makes room for so many values more, so that the index does not grow, and look at every key again, while they come.
+    pub fn reserve(&mut self, more: usize) {
+        let Self { blocks, index, .. } = self;
+        index.reserve(more, |slot| hash_at(blocks, *slot));
+    }
+
     /// Puts a value in place of the one with its key, which is returned with the slot that both have.
     pub fn insert(&mut self, value: T) -> (Slot, Option<T>) {
         let hash = hash(value.key());

@@ -108,6 +108,11 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
         self.table.is_empty()
     }
 
+    /// Makes room for so many rows more.
+    pub fn reserve(&mut self, more: usize) {
+        self.table.reserve(more);
+    }
+
     /// Makes `key` hold `value`; says whether that was a change. A new origin alone is none.
     pub fn set(&mut self, key: K, value: V, origin: impl Into<Arc<FactKey>>) -> bool {
         let before = self.revision;
