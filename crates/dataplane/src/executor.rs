@@ -62,8 +62,15 @@ struct Failure {
     before: Option<Box<KernelRow>>,
 }
 
-/// A key to apply, and what the object is now as far as known.
-type Due<'a> = (&'a KernelKey, Option<&'a KernelRow>);
+/// A row to apply.
+#[derive(Clone, Copy)]
+struct Due<'a> {
+    key: &'a KernelKey,
+    /// What the object should be; nothing where it should not be.
+    wanted: Option<&'a KernelRow>,
+    /// What it is now, as far as known.
+    before: Option<&'a KernelRow>,
+}
 
 /// Applies plans to a kernel.
 #[derive(Debug)]
@@ -144,13 +151,12 @@ impl<K: Kernel> Executor<K> {
                 _ => None,
             })
             .collect();
-        let wanted = differing(plan, &seen);
+        let due = unequal(plan, &seen);
         // What failed before and is right now has been mended by somebody else.
         if !self.failed.is_empty() {
-            let still: FxHashSet<&KernelKey> = wanted.iter().copied().collect();
+            let still: FxHashSet<&KernelKey> = due.iter().map(|row| row.key).collect();
             self.failed.retain(|key, _| still.contains(key));
         }
-        let due: Vec<Due<'_>> = wanted.into_iter().map(|key| (key, seen.rows.get(key))).collect();
         let mut outcome = self.run(plan, &due);
         if !plan.is_partial {
             let mut unseen = ended::by_plan(plan);
@@ -179,7 +185,14 @@ impl<K: Kernel> Executor<K> {
         let before = self.kernel.messages();
         let changed: Vec<Changed<KernelKey, KernelRow>> =
             changed.into_iter().map(|row| self.since_failure(row)).collect();
-        let due: Vec<Due<'_>> = changed.iter().map(|row| (&row.key, row.before.as_deref())).collect();
+        let due: Vec<Due<'_>> = changed
+            .iter()
+            .map(|Changed { key, before }| Due {
+                key,
+                wanted: plan.kernel.get(key),
+                before: before.as_deref(),
+            })
+            .collect();
         let mut outcome = self.run(plan, &due);
         let now = Instant::now();
         self.look_if_due(plan, now);
@@ -247,7 +260,7 @@ impl<K: Kernel> Executor<K> {
                 .filter(|(key, entry)| {
                     link_of(key, &entry.value).is_some_and(|link| recreated.contains(&link))
                 })
-                .map(|(key, _)| (key, None))
+                .map(|(key, entry)| Due { key, wanted: Some(&entry.value), before: None })
                 .collect();
             self.round(plan, &orphans, &mut outcome);
         }
@@ -263,12 +276,12 @@ impl<K: Kernel> Executor<K> {
         let links = std::mem::take(&mut self.links);
         let mut batch: Vec<Op<'_>> = due
             .iter()
-            .map(|(key, before)| {
+            .map(|Due { key, wanted, before }| {
                 let was = match key {
                     KernelKey::Link(name) => links.get(name),
                     _ => *before,
                 };
-                match plan.kernel.get(*key) {
+                match wanted {
                     Some(row) => Op::set(key, row, was),
                     None => Op::remove(key, was),
                 }
@@ -394,19 +407,25 @@ fn pause(attempts: u32) -> Duration {
 /// Keys that differ between what should be and what is: wanted rows that are absent, other or damaged, and owned rows that
 /// nobody wants; of a partial plan only the pods' links among the latter. They are sorted, but for the packet filter's elements, of which there are many and whose order is nothing.
 pub fn differing<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<&'a KernelKey> {
-    let wanted = plan
-        .kernel
-        .iter()
-        .filter(|(key, entry)| seen.rows.get(key) != Some(&entry.value) || seen.damaged.contains_key(key))
-        .map(|(key, _)| key);
+    unequal(plan, seen).into_iter().map(|row| row.key).collect()
+}
+
+/// [`differing`], with what should be and what is: of a first plan's hundreds of thousands, none is looked up again.
+fn unequal<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<Due<'a>> {
+    let wanted = plan.kernel.iter().filter_map(|(key, entry)| {
+        let before = seen.rows.get(key);
+        let differs = before != Some(&entry.value) || seen.damaged.contains_key(key);
+        differs.then_some(Due { key, wanted: Some(&entry.value), before })
+    });
     let unwanted = seen.rows.iter().filter(|(key, _)| plan.kernel.get(*key).is_none());
     // Which pods there are is known here, by their attachments, whatever the store has told.
-    let unwanted = unwanted.filter(|(_, row)| !plan.is_partial || is_pods_link(row)).map(|(key, _)| key);
-    let (elements, mut keys): (Vec<&KernelKey>, Vec<&KernelKey>) =
-        wanted.chain(unwanted).partition(|key| matches!(key, KernelKey::Element(..)));
-    keys.sort_unstable();
-    keys.extend(elements);
-    keys
+    let unwanted = unwanted.filter(|(_, row)| !plan.is_partial || is_pods_link(row));
+    let unwanted = unwanted.map(|(key, row)| Due { key, wanted: None, before: Some(row) });
+    let (elements, mut due): (Vec<Due<'_>>, Vec<Due<'_>>) =
+        wanted.chain(unwanted).partition(|row| matches!(row.key, KernelKey::Element(..)));
+    due.sort_unstable_by_key(|row| row.key);
+    due.extend(elements);
+    due
 }
 
 fn is_pods_link(row: &KernelRow) -> bool {
