@@ -22,6 +22,10 @@ use super::transaction::{self, About, Act, Steps};
 use super::{lower, uapi as k};
 use crate::netlink::Refusal;
 
+/// The most elements of a transaction in which nothing else changes. While anybody listens to the packet filter's changes, in whatever
+/// network namespace, the kernel makes a notification of 8 KiB for each (`nf_tables_setelem_notify`), and keeps them until the
+/// transaction is over: 64 MiB.
+pub(super) const ELEMENTS: usize = 8192;
 /// Another program changed the packet filter between our looking and our writing so often.
 const ATTEMPTS: usize = 10;
 
@@ -103,8 +107,8 @@ impl Nft {
         self.nfnl.port()
     }
 
-    /// Applies all changes as one transaction (several, where the socket's buffer can't be made large enough: see
-    /// [`transaction::split`]). Nothing is listed but by the first call, and where another program wrote to the packet
+    /// Applies all changes as one transaction (several, where the socket's buffer can't be made large enough, and of very many
+    /// elements: see [`transaction::split`]). Nothing is listed but by the first call, and where another program wrote to the packet
     /// filter since and more than elements change.
     ///
     /// A set that should have another declaration is made anew in the same transaction, with its elements as far as
@@ -307,6 +311,12 @@ impl Nft {
         generation: &mut Option<u32>,
         quarantined: &mut Vec<Quarantined>,
     ) -> Result<(), Stop> {
+        if steps.elements.len() > ELEMENTS && steps.are_of_elements() {
+            for part in transaction::split(steps, ELEMENTS) {
+                self.run(part, changes, generation, quarantined)?;
+            }
+            return Ok(());
+        }
         let mut replaced = BTreeSet::new();
         loop {
             let first = self.nfnl.next();

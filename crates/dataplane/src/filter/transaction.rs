@@ -109,12 +109,16 @@ pub struct Batch<'a> {
 impl Steps<'_> {
     /// True where there is nothing to send.
     pub fn is_empty(&self) -> bool {
+        self.elements.is_empty() && self.are_of_elements()
+    }
+
+    /// True where nothing but elements changes.
+    pub fn are_of_elements(&self) -> bool {
         self.flush.is_empty()
             && self.delete_sets.is_empty()
             && self.delete_chains.is_empty()
             && self.add_chains.is_empty()
             && self.add_sets.is_empty()
-            && self.elements.is_empty()
             && self.rules.is_empty()
             && self.raw_rules.is_empty()
     }
@@ -320,7 +324,7 @@ fn acknowledge_last(bytes: &mut [u8]) {
     }
 }
 
-/// Several transactions where one is too large for the socket: what comes first has no effect before what comes later.
+/// Several transactions where one is too large for the socket, or for a listener: what comes first has no effect before what comes later.
 ///
 /// 1. The table, new sets, new chains without rules. 2. Elements that come or are replaced, `limit` at a time.
 /// 3. Sets of another declaration, and all rules. 4. The new sets' elements, and elements that go, `limit` at a time.

@@ -6,6 +6,7 @@ use weft_plan::{Atom, Field, Ident, KernelKey, Rule, SetSpec, Type, Verdict};
 
 use super::namespace::{inside, listing, pipe, run};
 use super::{Row, apply, base, chain, entry, expected, member, observed, set};
+use crate::filter::nft::ELEMENTS;
 use crate::filter::{Change, ElementFault, FilterError, FilterOutcome, Nft, Quarantined};
 
 fn v4(text: &str) -> Atom {
@@ -252,6 +253,26 @@ fn a_step_after_others_emptied_the_table_says_so() {
         // It has looked again since.
         let faults = outcome(&mut nft, &[Change::Set(&key, &row)]).quarantined;
         assert_eq!(faults, [Quarantined { key, fault: ElementFault::NoSet }]);
+    });
+}
+
+#[test]
+fn very_many_elements_take_several_transactions() {
+    inside("very_many_elements_take_several_transactions", || {
+        let mut nft = Nft::open().unwrap();
+        let mut rows = small();
+        apply(&mut nft, &rows);
+        let before = nft.commits();
+        let many = 2 * ELEMENTS as u32 + 1;
+        let sender = |n: u32| member("senders", [Atom::V4((0x0b00_0000 + n).into())]);
+        let added: Vec<Row> = (0..many).map(sender).collect();
+        apply(&mut nft, &added);
+        assert_eq!(nft.commits() - before, 3);
+        rows.extend(added.iter().cloned());
+        assert_eq!(observed(&mut nft), expected(&rows));
+        let changes: Vec<Change<'_>> = added.iter().map(|(key, _)| Change::Remove(key)).collect();
+        assert_eq!(outcome(&mut nft, &changes).quarantined, []);
+        assert_eq!(observed(&mut nft), expected(&small()));
     });
 }
 
