@@ -180,6 +180,7 @@ impl Course<'_> {
                     let note = format!("{who} at {count} refused {} services that had worked", found.refused);
                     self.note(note);
                 }
+                side.rest();
                 self.working.push(Working { who, count, side, found });
             }
             Err(error) => {

@@ -24,6 +24,9 @@ pub trait Side {
     /// Puts the third endpoint of a service elsewhere. Returns when that was known to those who watch.
     fn change(&mut self, number: usize, third: Third) -> Result<Instant>;
 
+    /// Ends what it is no longer measured by and would burden others' measurements with; what it has put into the kernel stays.
+    fn rest(&mut self) {}
+
     /// Its process.
     fn pid(&self) -> Option<i32>;
 

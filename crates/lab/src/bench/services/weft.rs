@@ -79,6 +79,14 @@ impl Side for Weft {
         Ok(start)
     }
 
+    /// An agent hears of changes of the packet filter. While anybody on the machine does, in whatever network namespace, the kernel
+    /// makes a notification of 8 KiB of each element that anybody writes, and keeps them until the transaction is over.
+    fn rest(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.stop();
+        }
+    }
+
     fn pid(&self) -> Option<i32> {
         self.agent.as_ref().filter(|agent| agent.is_running()).map(Agent::pid)
     }
