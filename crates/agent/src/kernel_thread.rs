@@ -223,9 +223,11 @@ impl<K: NodeKernel> KernelThread<K> {
                 // Rows that failed for good stay failed until they are mended: the core is told of all of them.
                 let failed: BTreeMap<KernelKey, String> =
                     self.executor.failures().map(|(key, error)| (key.clone(), error.to_string())).collect();
+                let passing = self.executor.failures().filter(|(_, error)| error.may_pass());
                 let report = Report {
                     generation: self.taken,
                     failed: failed.into_iter().collect(),
+                    passing: passing.map(|(key, _)| key.clone()).collect(),
                     full,
                     applied: outcome.applied,
                     messages: outcome.messages,

@@ -4,6 +4,7 @@
 //! deadline or an age is judged, reads and writes this machine's files (leases, records, tombstones, the conflist), and takes
 //! the locks of the plans: a run can't be replayed from its messages alone.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -60,6 +61,8 @@ pub struct Report {
     pub generation: u64,
     /// Rows that are not in force, and why.
     pub failed: Vec<(KernelKey, String)>,
+    /// Those of them that the next comparison may mend: another program took away what they belong to.
+    pub passing: BTreeSet<KernelKey>,
     /// Everything was compared, not only what changed.
     pub full: bool,
     /// Rows set or removed.

@@ -94,6 +94,9 @@ pub enum KernelError {
     /// The packet filter refused a row, or could not be reached.
     #[error("packet filter: {0}")]
     Filter(String),
+    /// Another program took away, or keeps changing, what a row of the packet filter belongs to. It is being set anew.
+    #[error("packet filter: {0}; another program changes it, and it is being mended")]
+    Disturbed(String),
     /// A change of the packet filter was not tried, because one that it may lead packets to was refused.
     #[error("not tried, because what it builds on failed: {0}")]
     After(Box<KernelError>),
@@ -118,6 +121,15 @@ impl From<SocketError> for KernelError {
 }
 
 impl KernelError {
+    /// True where the next comparison may well mend it, with nobody's help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            KernelError::Disturbed(_) => true,
+            KernelError::After(first) => first.may_pass(),
+            _ => false,
+        }
+    }
+
     /// The kernel's error number, where it gave one.
     pub fn errno(&self) -> Option<i32> {
         match self {

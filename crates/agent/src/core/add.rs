@@ -30,6 +30,23 @@ use crate::crash;
 use crate::message::CniReply;
 use crate::records::{Record, Stage};
 
+/// Why rows of an attachment are not in force.
+pub(super) enum Refusal {
+    /// It takes somebody to mend it.
+    ForGood(String),
+    /// The next comparison may mend it.
+    ForNow(String),
+}
+
+impl Refusal {
+    /// The reason, for people.
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Refusal::ForGood(reason) | Refusal::ForNow(reason) => reason,
+        }
+    }
+}
+
 impl Core {
     pub(super) fn add(&mut self, attach: Box<Attach>, netns: OwnedFd, deadline: Instant, reply: CniReply) {
         crash::point("add:asked");
@@ -238,10 +255,14 @@ impl Core {
         for id in due {
             let Some(adding) = self.adding.remove(&id) else { continue };
             match self.refusal_of(&id) {
-                Some(reason) => {
+                Some(Refusal::ForGood(reason)) => {
                     let error =
                         CniError::new(Code::KERNEL_REFUSED, "the kernel refused the pod's network", reason);
                     self.take_back(&id, adding, error);
+                }
+                // Mended rows come with another report; if they come too late, it ends with its deadline.
+                Some(Refusal::ForNow(_)) => {
+                    self.adding.insert(id, adding);
                 }
                 None => self.answer(&id, adding),
             }
@@ -287,7 +308,7 @@ impl Core {
             let error = CniError::new(
                 Code::TRY_AGAIN_LATER,
                 "the pod's network was not in force in time",
-                self.refusal_of(&id).unwrap_or_default(),
+                self.refusal_of(&id).map(Refusal::into_reason).unwrap_or_default(),
             );
             // Whoever waits has waited long enough: the answer doesn't wait for the clean-up.
             adding.reply.send(Err(error));
@@ -296,22 +317,28 @@ impl Core {
     }
 
     /// Why rows of an attachment are not in force, if so: refused by the kernel, or wanted by somebody else.
-    pub(super) fn refusal_of(&self, id: &AttachmentId) -> Option<String> {
+    pub(super) fn refusal_of(&self, id: &AttachmentId) -> Option<Refusal> {
         let origin = FactKey::Attachment(id.clone());
         if let Some(rival) = self.compiler.rival_of(&origin) {
-            return Some(format!("{rival} asks for the same, and differently"));
+            return Some(Refusal::ForGood(format!("{rival} asks for the same, and differently")));
         }
         if self.failed.is_empty() {
             return None;
         }
         let plan = self.plans.kernel.read().ok()?;
         let link = KernelKey::Link(id.host_link());
-        self.failed
+        let its_own = |key: &KernelKey| {
+            *key == link || plan.kernel.entry(key).is_some_and(|entry| *entry.origin == origin)
+        };
+        let passing = &self.last_report.passing;
+        // One that stays is reason enough, whatever else may pass.
+        let (key, reason) = self
+            .failed
             .iter()
-            .find(|(key, _)| {
-                **key == link || plan.kernel.entry(key).is_some_and(|entry| *entry.origin == origin)
-            })
-            .map(|(key, reason)| format!("{}: {reason}", super::describe(key)))
+            .filter(|(key, _)| its_own(key))
+            .min_by_key(|(key, _)| passing.contains(key))?;
+        let text = format!("{}: {reason}", super::describe(key));
+        Some(if passing.contains(key) { Refusal::ForNow(text) } else { Refusal::ForGood(text) })
     }
 
     /// What ADD answers for an attachment.

@@ -9,7 +9,7 @@ use weft_cni::{CniError, Code};
 use weft_model::IfName;
 use weft_plan::{KernelKey, KernelRow, Link};
 
-use super::add::attachment_id;
+use super::add::{Refusal, attachment_id};
 use super::{Core, Work};
 use crate::message::CniReply;
 
@@ -42,7 +42,7 @@ impl Core {
                 "",
             ));
         };
-        let mut faults: Vec<String> = self.refusal_of(&id).into_iter().collect();
+        let mut faults: Vec<String> = self.refusal_of(&id).map(Refusal::into_reason).into_iter().collect();
         let leased = self.leases.get(&record.attachment.network).map(|leases| leases.by_owner(&id));
         for address in &record.attachment.addresses {
             if !leased.as_ref().is_some_and(|addresses| addresses.contains(address)) {

@@ -67,6 +67,19 @@ pub enum FilterError {
     ForeignRow(KernelKey),
 }
 
+impl FilterError {
+    /// True where somebody was faster: what was to be changed has gone, or does not hold still.
+    pub fn is_disturbance(&self) -> bool {
+        match self {
+            FilterError::Unsteady { .. } => true,
+            FilterError::Declaration { refusal, .. } | FilterError::Transaction { refusal, .. } => {
+                refusal.errno == libc::ENOENT
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Why one element was left out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ElementFault {
@@ -79,6 +92,17 @@ pub enum ElementFault {
     /// The kernel refuses it.
     #[error("the kernel refuses it: {0}")]
     Refused(Refusal),
+}
+
+impl ElementFault {
+    /// True where its set is gone, as after `nft flush ruleset`.
+    pub fn is_disturbance(&self) -> bool {
+        match self {
+            ElementFault::NoSet => true,
+            ElementFault::Refused(refusal) => refusal.errno == libc::ENOENT,
+            ElementFault::Misfit(_) => false,
+        }
+    }
 }
 
 /// An element that was left out while the rest went in.

@@ -15,7 +15,15 @@ const MANY: usize = 4096;
 
 impl From<FilterError> for KernelError {
     fn from(error: FilterError) -> Self {
-        KernelError::Filter(error.to_string())
+        let text = error.to_string();
+        if error.is_disturbance() { KernelError::Disturbed(text) } else { KernelError::Filter(text) }
+    }
+}
+
+impl From<&ElementFault> for KernelError {
+    fn from(fault: &ElementFault) -> Self {
+        let text = fault.to_string();
+        if fault.is_disturbance() { KernelError::Disturbed(text) } else { KernelError::Filter(text) }
     }
 }
 
@@ -49,7 +57,7 @@ impl LinuxKernel {
                     outcome.quarantined.iter().map(|q| (&q.key, &q.fault)).collect();
                 run.iter()
                     .map(|op| match faults.get(op.key()) {
-                        Some(fault) => Err(KernelError::Filter(format!("{:?}: {fault}", op.key()))),
+                        Some(fault) => Err(KernelError::from(*fault)),
                         None => Ok(Effect::Done),
                     })
                     .collect()

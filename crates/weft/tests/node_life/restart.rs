@@ -133,6 +133,35 @@ fn a_restart_changes_nothing_and_a_flush_is_mended() {
     sh("ip netns del pod");
 }
 
+/// A row whose table went in that moment is mended, and the pod comes a little later.
+#[test]
+fn pods_come_while_somebody_flushes_the_packet_filter() {
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    let pods: Vec<String> = (1..=12).map(|number| format!("flushed{number}")).collect();
+    // As many flushes as pods, each somewhere in an ADD.
+    let (begin, began) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        // Its network namespace is this thread's.
+        scope.spawn(move || {
+            for pause in began {
+                std::thread::sleep(pause);
+                sh("nft flush ruleset");
+            }
+        });
+        for (number, pod) in (0..).zip(&pods) {
+            begin.send(Duration::from_millis(number)).unwrap();
+            node.add(pod).unwrap();
+        }
+        drop(begin);
+    });
+    node.settles_with(pods.len(), "after the last flush");
+    for pod in &pods {
+        node.del(pod).unwrap();
+        sh(&format!("ip netns del {pod}"));
+    }
+}
+
 #[test]
 fn a_node_that_is_gone_can_be_forgotten() {
     let Some(mut node) = Node::new() else { return };

@@ -3,6 +3,7 @@
 mod refusals;
 mod removals;
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -90,6 +91,22 @@ impl Rig {
         self.tell(Message::Applied(Report { generation, full: extent == Extent::All, ..Report::default() }));
     }
 
+    /// A row of the pod that comes.
+    fn own_row(&self) -> KernelKey {
+        let plan = self.core.plans().kernel.read().unwrap();
+        let its_own = |(_, entry): &(&KernelKey, &weft_plan::rows::Entry<_>)| {
+            matches!(*entry.origin, FactKey::Attachment(_))
+        };
+        plan.kernel.iter().find(its_own).map(|(key, _)| key.clone()).unwrap()
+    }
+
+    /// The kernel thread's report that all of the plan is in force but for the row of a pod that comes.
+    fn fail_with(&mut self, passing: BTreeSet<KernelKey>) {
+        let generation = self.core.plans().kernel.read().unwrap().generation;
+        let failed = vec![(self.own_row(), "its set is gone".to_owned())];
+        self.tell(Message::Applied(Report { generation, failed, passing, ..Report::default() }));
+    }
+
     fn add(&mut self, deadline: Instant) -> Answer {
         self.add_with(&json!({}), deadline)
     }
@@ -172,6 +189,32 @@ fn an_add_is_answered_when_its_own_rows_are_in_force() {
     let result = answer.try_recv().unwrap().unwrap();
     assert_eq!(result["ips"][0]["address"], "10.244.0.1/32");
     assert_eq!((rig.leased(), rig.records()), (1, 1));
+}
+
+/// Another program flushes the packet filter while a pod comes: what will be mended is no refusal.
+#[test]
+fn an_add_waits_for_what_the_next_comparison_mends() {
+    let mut rig = Rig::running();
+    let answer = rig.add(patient());
+    rig.fail_with(BTreeSet::from([rig.own_row()]));
+    assert!(answer.try_recv().is_err(), "its rows are being mended");
+    rig.apply(Extent::All);
+    answer.try_recv().unwrap().unwrap();
+    assert_eq!((rig.leased(), rig.records()), (1, 1));
+
+    let mut rig = Rig::running();
+    let deadline = Instant::now() + Duration::from_millis(1);
+    let answer = rig.add(deadline);
+    rig.fail_with(BTreeSet::from([rig.own_row()]));
+    rig.tell(Message::Tick(deadline));
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().code, Code::TRY_AGAIN_LATER);
+
+    let mut rig = Rig::running();
+    let answer = rig.add(patient());
+    rig.fail_with(BTreeSet::new());
+    // What was made of it is taken back first.
+    rig.apply(Extent::Changes);
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().code, Code::KERNEL_REFUSED);
 }
 
 #[test]
