@@ -5,6 +5,7 @@
 //!
 //! What is absent: everything else. All decisions about the network are the agent's.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -93,12 +94,17 @@ fn container_netns(path: &str) -> Result<OwnedFd, CniError> {
 
 /// The CNI error for an agent that gave no answer.
 fn unavailable(error: &ClientError, away: Code) -> CniError {
-    let code = if matches!(error, ClientError::Garbage(_)) { Code::DECODING_FAILURE } else { away };
-    CniError::new(
-        code,
-        error.to_string(),
-        "look at the agent: systemctl status weft, or the weft pod's log on this node",
-    )
+    let look = "look at the agent: systemctl status weft, or the weft pod's log on this node";
+    let (code, mend) = match error {
+        ClientError::Garbage(_) => (Code::DECODING_FAILURE, look),
+        // Another try of the same user ends the same.
+        ClientError::Unreachable { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+            let code = if away == Code::TRY_AGAIN_LATER { Code::IO_FAILURE } else { away };
+            (code, "only root and the agent's own user may ask it: run the container runtime as root")
+        }
+        _ => (away, look),
+    };
+    CniError::new(code, error.to_string(), mend)
 }
 
 /// How long to try to connect, and how long all of a call may take. Only an ADD is worth a long wait: for the others
@@ -176,5 +182,16 @@ mod tests {
             }
         }
         assert_eq!(patience(Verb::Add, &conf(600_000)).1, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn who_may_not_ask_is_not_told_to_try_again() {
+        let check = |kind: io::ErrorKind, away: Code, expected: Code| {
+            let error = ClientError::Unreachable { socket: "/run/weft.sock".into(), cause: kind.into() };
+            assert_eq!(unavailable(&error, away).code, expected, "{kind:?}");
+        };
+        check(io::ErrorKind::PermissionDenied, Code::TRY_AGAIN_LATER, Code::IO_FAILURE);
+        check(io::ErrorKind::PermissionDenied, Code::NOT_AVAILABLE, Code::NOT_AVAILABLE);
+        check(io::ErrorKind::NotFound, Code::TRY_AGAIN_LATER, Code::TRY_AGAIN_LATER);
     }
 }
