@@ -385,3 +385,25 @@ fn a_peers_block_of_an_unknown_network_is_left_out_and_named() {
     let plan = compile(settings(), cluster().into_iter().chain(known));
     assert!(rows(&plan).contains("route 10.9.0.0/24 via 192.0.2.2") && said(&plan).is_empty(), "{plan}");
 }
+
+#[test]
+fn an_mtu_that_does_not_reach_other_nodes_is_named() {
+    let warned = |overlay, mtu| {
+        let given = network("default", |network| (network.overlay, network.mtu) = (overlay, mtu));
+        let plan = compile(settings(), [cluster(), vec![given]].concat());
+        plan.warnings.iter().map(ToString::to_string).find(|text| text.contains("MTU"))
+    };
+    let check = |overlay, fits: u32| {
+        assert_eq!(warned(overlay, None), None);
+        assert_eq!(warned(overlay, Some(fits)), None, "{overlay:?}");
+        let expected = format!(
+            "network default: its MTU {} is more than the {fits} bytes that reach other nodes by this node's link eth0: larger \
+             packets are refused on the way; leave spec.mtu out, and it follows the link",
+            fits + 1
+        );
+        assert_eq!(warned(overlay, Some(fits + 1)), Some(expected));
+    };
+    check(Overlay::Vxlan, 1450);
+    check(Overlay::Auto, 1500);
+    check(Overlay::HostGw, 1500);
+}

@@ -70,6 +70,9 @@ impl Rule for OverlayRule {
         let mut tunnels = BTreeMap::new();
         for network in context.networks() {
             let origin = FactKey::Network(network.name.clone());
+            if let Some(text) = too_large(network, context) {
+                out.warn(&origin, text);
+            }
             let Some(tunnel) = of(network) else { continue };
             match tunnels.entry(network.vni) {
                 Entry::Vacant(free) => {
@@ -87,4 +90,20 @@ impl Rule for OverlayRule {
             }
         }
     }
+}
+
+/// An MTU that somebody gave the network's pods and that doesn't fit through this node's uplink.
+fn too_large(network: &Network, context: &Context<'_>) -> Option<String> {
+    let link = context.uplink()?;
+    let fits = match network.overlay {
+        Overlay::Vxlan => context.tunnel_mtu(network),
+        // Peers on one link with the node are reached without a tunnel.
+        Overlay::Auto | Overlay::HostGw => link.mtu,
+    };
+    let mtu = network.mtu.filter(|mtu| *mtu > fits)?;
+    Some(format!(
+        "its MTU {mtu} is more than the {fits} bytes that reach other nodes by this node's link {}: larger packets are refused \
+         on the way; leave spec.mtu out, and it follows the link",
+        link.name
+    ))
 }
