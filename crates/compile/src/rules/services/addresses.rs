@@ -64,8 +64,11 @@ pub fn frontends(
         cluster.map(|ip| at(ip, port.port, service.internal_policy, service.internal_policy)).collect();
     let outside = outside_addresses(service).filter(of_family).filter(|ip| reached(*ip, port.port));
     let others = others_block(service, context);
-    let free =
-        |ip: &IpAddr| others(*ip).is_none() && node_port_at(*ip, service, port, settings, context).is_none();
+    let free = |ip: &IpAddr| {
+        others(*ip).is_none()
+            && node_port_at(*ip, service, port, settings, context).is_none()
+            && own_server_at(*ip, port, context).is_none()
+    };
     let list = SourceList::of(service, family).map(|list| context.facts.sources().mark(&list));
     found.extend(outside.filter(free).map(|ip| Frontend {
         sources: list.filter(|_| is_balancers(service, ip)),
@@ -73,6 +76,7 @@ pub fn frontends(
     }));
     if let Some(number) = port.node_port
         && has(Place { address: None, protocol, port: number })
+        && own_server(protocol, number, context).is_none()
     {
         let own = node_port_addresses(settings, context).filter(of_family);
         found.extend(own.map(|ip| external(ip, number)));
@@ -116,6 +120,23 @@ fn node_port_at<'a>(
     })
 }
 
+/// Who of this node's own takes packets at a port of the node's addresses, in words: services that had it would get what
+/// peers and load balancers send to the node itself.
+fn own_server(protocol: Protocol, port: Port, context: &Context<'_>) -> Option<String> {
+    if context.settings.open_ports.contains(&(protocol, port)) {
+        return Some("the node's own agent".to_owned());
+    }
+    let mut tunnels = context.networks().into_iter();
+    let network = tunnels.find(|network| network.tunnel_port() == Some((protocol, port)))?;
+    Some(format!("the tunnel of network {}", network.name))
+}
+
+/// [`own_server`], of a service's port at an address that may be the node's.
+fn own_server_at(ip: IpAddr, port: &ServicePort, context: &Context<'_>) -> Option<String> {
+    let is_own = context.facts.host().addresses().any(|own| own == ip);
+    is_own.then(|| own_server(port.protocol, port.port, context)).flatten()
+}
+
 /// The block of services that an address lies in, where it isn't the service's own cluster address: somebody else's, or
 /// nobody's yet.
 fn others_block(service: &Service, context: &Context<'_>) -> impl Fn(IpAddr) -> Option<Cidr> {
@@ -151,6 +172,7 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
             ));
         }
     }
+    texts.extend(refused_for_own(service, context));
     for place in Place::all_of(service) {
         let Some(holder) = holder(place, settings, context).filter(|holder| **holder != service.key) else {
             continue;
@@ -166,5 +188,29 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
     }
     texts.sort();
     texts.dedup();
+    texts
+}
+
+/// What a service doesn't get because the node itself has it.
+fn refused_for_own(service: &Service, context: &Context<'_>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for port in &service.ports {
+        let protocol = port.protocol;
+        if let Some(number) = port.node_port
+            && let Some(server) = own_server(protocol, number, context)
+        {
+            texts.push(format!(
+                "its node port {number}/{protocol} is where {server} is asked: it is left out; give the service another"
+            ));
+        }
+        for ip in outside_addresses(service) {
+            if let Some(server) = own_server_at(ip, port, context) {
+                let number = port.port;
+                texts.push(format!(
+                    "its address {ip} is this node's own, where {server} is asked at port {number}/{protocol}: it is left out there"
+                ));
+            }
+        }
+    }
     texts
 }

@@ -63,8 +63,15 @@ impl Rule for ServicesRule {
                     all_that(&published, dirty);
                 }
             }
-            // An external address may have come to lie in a block of services.
-            FactKey::Network(_) | FactKey::ServiceCidr(_) => {
+            // An external address may have come to lie in a block of services, and a tunnel to a node port.
+            FactKey::Network(_) => {
+                let published = |found: &Service| {
+                    found.ports.iter().any(|port| port.node_port.is_some())
+                        || outside_addresses(found).next().is_some()
+                };
+                all_that(&published, dirty);
+            }
+            FactKey::ServiceCidr(_) => {
                 all_that(&|found| outside_addresses(found).next().is_some(), dirty);
             }
             // Hints are compared with this node's own zone, which hardly ever changes.

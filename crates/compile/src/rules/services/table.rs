@@ -1,6 +1,7 @@
 //! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
@@ -167,7 +168,7 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
         );
     }
     swallowed(context, &origin, out);
-    for block in aggregate(context.service_cidrs()) {
+    for block in aggregate(closed_blocks(context)) {
         out.block(RANGES.of(block.family()), block, &origin);
         give_source(block, context, &origin, out);
     }
@@ -199,9 +200,31 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     out.base_chain(MASQUERADE, nat(HookKind::Postrouting, 93), masquerade(context), &origin);
 }
 
+/// Blocks of services, but for those that hold this node's own address: by closing one of these the node would cut itself off
+/// from its peers and the store, and nobody could tell it better any more. Services there are served all the same.
+fn closed_blocks(context: &Context<'_>) -> Vec<Cidr> {
+    let blocks = context.service_cidrs().into_iter();
+    blocks.filter(|block| own_address_in(*block, context).is_none()).collect()
+}
+
+/// The address by which peers reach this node, if the block holds it. Others of its addresses may well be services', as those
+/// that kube-proxy gives to a link of its own.
+fn own_address_in(block: Cidr, context: &Context<'_>) -> Option<IpAddr> {
+    context.own_address(block.family()).filter(|address| block.contains(*address))
+}
+
 /// What is in a block of services is services' own: machines and pods there are not reached through this node.
 fn swallowed(context: &Context<'_>, origin: &FactKey, out: &mut Output) {
-    let blocks = context.service_cidrs();
+    for block in context.service_cidrs() {
+        if let Some(address) = own_address_in(block, context) {
+            let text = format!(
+                "its own address {address} lies in {block}, a block of services: here it is treated as none, and packets to addresses \
+                 that no service has leave this node untranslated; give services another block"
+            );
+            out.warn(origin, text);
+        }
+    }
+    let blocks = closed_blocks(context);
     let within = |net: IpNet| blocks.iter().find(|block| block.net().contains(&net));
     let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
     for link in &context.facts.host().links {

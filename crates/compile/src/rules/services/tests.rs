@@ -138,6 +138,64 @@ fn nobody_takes_an_address_of_the_services_block() {
     assert_eq!(bench.at("198.51.100.7").len(), 1);
 }
 
+/// A slip of the pen must not cut a node off from whoever could tell it better.
+#[test]
+fn a_block_of_services_that_holds_the_nodes_own_address_is_not_closed() {
+    let check = |block: &str, is_closed: bool| {
+        let mut bench = Bench::new();
+        let blocks = vec![block.parse().unwrap()];
+        bench.set(Fact::Network(Network { service_cidrs: blocks, ..Network::ordinary() }));
+        let plan = bench.1.to_string();
+        assert_eq!(plan.contains("element service_range4 {"), is_closed, "{block}: {plan}");
+        assert_eq!(plan.contains(&format!("{block} dev lo")), is_closed, "{block}: {plan}");
+        let expected = if is_closed {
+            String::new()
+        } else {
+            format!(
+                "node n1: its own address 192.0.2.1 lies in {block}, a block of services: here it is treated as none, and packets to \
+                 addresses that no service has leave this node untranslated; give services another block"
+            )
+        };
+        assert_eq!(bench.warnings(), expected);
+    };
+    check("10.96.0.0/16", true);
+    check("192.0.2.0/24", false);
+    check("0.0.0.0/0", false);
+}
+
+/// What peers send into the tunnel, and what load balancers ask of the node itself, is no service's.
+#[test]
+fn the_nodes_own_ports_are_no_services() {
+    let port = |number| Port::new(number).unwrap();
+    let own = Settings { open_ports: vec![(Protocol::Tcp, port(10_256))], ..settings() };
+    let mut bench = Bench(Compiler::new(own), Plan::default());
+    bench.set(host(&["192.0.2.1/24"], 1500));
+    let asking = |name: &str, protocol, number| {
+        service(name, |service| {
+            service.external_ips = vec!["192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap()];
+            service.ports[0].protocol = protocol;
+            service.ports[0].port = port(number);
+            service.ports[0].node_port = Some(port(number));
+        })
+    };
+    bench.set(asking("aaa/health", Protocol::Tcp, 10_256));
+    bench.set(asking("aaa/tunnel", Protocol::Udp, 4789));
+    assert_eq!(bench.at("192.0.2.1"), [""; 0]);
+    assert_eq!(bench.at("198.51.100.7").len(), 2);
+    insta::assert_snapshot!(bench.warnings(), @r"
+    service aaa/health: its address 192.0.2.1 is this node's own, where the node's own agent is asked at port 10256/tcp: it is left out there
+    service aaa/health: its node port 10256/tcp is where the node's own agent is asked: it is left out; give the service another
+    service aaa/tunnel: its address 192.0.2.1 is this node's own, where the tunnel of network default is asked at port 4789/udp: it is left out there
+    service aaa/tunnel: its node port 4789/udp is where the tunnel of network default is asked: it is left out; give the service another
+    ");
+    // The tunnel moves.
+    bench.set(Fact::Network(Network { vxlan_port: port(8472), ..Network::ordinary() }));
+    assert_eq!(bench.at("192.0.2.1"), ["service4 192.0.2.1 . udp . 4789"]);
+    bench.remove(asking("aaa/tunnel", Protocol::Udp, 4789).key());
+    bench.set(asking("aaa/late", Protocol::Udp, 8472));
+    assert_eq!(bench.at("192.0.2.1"), [""; 0]);
+}
+
 /// A node port is given by the API server; an external address is what somebody wrote.
 #[test]
 fn a_node_port_comes_before_an_external_address_of_the_nodes_own() {
@@ -291,7 +349,7 @@ fn whoever_lies_in_a_block_of_services_is_named() {
     let mut bench = Bench::new();
     assert_eq!(bench.warnings(), "");
     // An address of its own is no network: other proxies keep services' there.
-    bench.set(host(&["10.96.7.1/24", "10.96.0.1/32", "10.0.0.1/8"], 1500));
+    bench.set(host(&["10.0.0.1/8", "10.96.7.1/24", "10.96.0.1/32"], 1500));
     insta::assert_snapshot!(bench.warnings(), @"node n1: the network 10.96.7.0/24 of its link eth0 lies in 10.96.0.0/16, a block of services: what pods and others send to machines there through this node is dropped; give services another block");
     bench.set(host(&["192.0.2.1/24"], 1500));
     assert_eq!(bench.warnings(), "");
