@@ -118,18 +118,9 @@ impl Raising<'_> {
             [
                 Load(Source::Meta(k::NFT_META_L4PROTO), FIRST),
                 Compare { operation: k::NFT_CMP_EQ, ref data, .. },
-                Load(Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1), FIRST),
+                Load(Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, at, 1), FIRST),
                 ..,
-            ] if data[..] == [58] => {
-                self.skip(2);
-                Some(None)
-            }
-            [
-                Load(Source::Meta(k::NFT_META_L4PROTO), FIRST),
-                Compare { operation: k::NFT_CMP_EQ, ref data, .. },
-                Load(Source::Payload(k::NFT_PAYLOAD_TRANSPORT_HEADER, lower::TCP_FLAGS, 1), FIRST),
-                ..,
-            ] if data[..] == [6] => {
+            ] if matches!((at, &data[..]), (0, [58]) | (lower::TCP_FLAGS, [6])) => {
                 self.skip(2);
                 Some(None)
             }
