@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, docker, packages, shell, tidy};
+use crate::{demo, docker, kubernetes, packages, shell, tidy};
 
 /// Numbers of tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,7 @@ const CHANGES: (&str, &str) = ("WEFT_CHURN", "100000");
 pub fn run(churn: Churn) -> Result<()> {
     packages::provide();
     docker::provide();
+    kubernetes::flannel::provide();
     let mut tally = Tally::default();
     for check in tidy::static_checks()? {
         match check.problems.as_slice() {

@@ -1,8 +1,9 @@
-//! Kubernetes and what it runs on, built once from source into `target/peers`: for benchmarks beside kube-proxy, and for
-//! a real cluster (`cargo xtask e2e`).
+//! Kubernetes and what it runs on, built once from source into `target/peers`: for benchmarks beside kube-proxy, for
+//! a real cluster (`cargo xtask e2e`), and flannel's daemon for tests beside it.
 //!
 //! What always holds: what is there is whole, as everything is built beside its place and renamed.
 
+pub mod flannel;
 mod images;
 mod programs;
 mod source;

@@ -14,6 +14,7 @@ use crate::shell;
 #[serde(rename_all = "PascalCase")]
 struct Downloaded {
     go_mod: PathBuf,
+    dir: PathBuf,
 }
 
 /// A module of ours that requires what is to be built.
@@ -26,9 +27,7 @@ pub struct Source {
 /// Kubernetes' own packages, by their folders.
 pub fn kubernetes(packages: &[&str]) -> Result<Source> {
     let folder = folder("kubernetes")?;
-    let module = format!("k8s.io/kubernetes@{KUBERNETES}");
-    let answer = shell::output(go(&folder).args(["mod", "download", "-json", &module]))?;
-    let downloaded: Downloaded = serde_json::from_slice(&answer).context("can't read Go's answer")?;
+    let downloaded = download(&folder, &format!("k8s.io/kubernetes@{KUBERNETES}"))?;
     let theirs = std::fs::read_to_string(&downloaded.go_mod)
         .with_context(|| format!("can't read {}", downloaded.go_mod.display()))?;
     std::fs::write(folder.join("go.mod"), go_mod(&theirs)).context("can't write go.mod")?;
@@ -48,6 +47,25 @@ pub fn module(name: &str, packages: &[&str]) -> Result<Source> {
     std::fs::write(folder.join("go.mod"), format!("module peers\n\n{GO}\n")).context("can't write go.mod")?;
     shell::must(go(&folder).arg("get").args(packages))?;
     Ok(Source { folder, link: String::new() })
+}
+
+/// The program at the top of somebody else's module, from its `main.go` as `edit` leaves it; its package is `.`.
+pub fn top(name: &str, module: &str, version: &str, edit: fn(&str) -> String) -> Result<Source> {
+    let folder = folder(name)?;
+    let theirs = download(&folder, &format!("{module}@{version}"))?.dir.join("main.go");
+    let text =
+        std::fs::read_to_string(&theirs).with_context(|| format!("can't read {}", theirs.display()))?;
+    let required = format!("module peers\n\n{GO}\n\nrequire {module} {version}\n");
+    for (name, text) in [("go.mod", required), ("main.go", edit(&text))] {
+        std::fs::write(folder.join(name), text).with_context(|| format!("can't write {name}"))?;
+    }
+    shell::must(go(&folder).args(["get", "."]))?;
+    Ok(Source { folder, link: String::new() })
+}
+
+fn download(folder: &Path, module: &str) -> Result<Downloaded> {
+    let answer = shell::output(go(folder).args(["mod", "download", "-json", module]))?;
+    serde_json::from_slice(&answer).context("can't read Go's answer")
 }
 
 impl Source {
