@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use weft_model::{NamespaceName, NodeName};
+use weft_model::{NamespaceName, Network, NetworkName, NodeName};
 use weft_store::kubernetes::{AccessSource, DescribedNetwork, KubernetesOptions, Patience, PodScope};
 
 /// `store.kubernetes`.
@@ -44,6 +44,13 @@ impl KubernetesConfig {
             ("store.kubernetes.caFile", &self.ca_file),
         ];
         files.into_iter().filter_map(|(field, path)| Some((field, path.as_ref()?)))
+    }
+
+    /// A network as it is described; as networks are by themselves where it isn't.
+    pub fn network(&self, name: &NetworkName) -> Network {
+        let described = self.networks.iter().filter_map(|entry| DescribedNetwork::from_entry(entry).ok());
+        let mut networks = described.map(|described| described.network);
+        networks.find(|network| network.name == *name).unwrap_or_else(|| Network::named(name.clone()))
     }
 
     /// What a store has to know.

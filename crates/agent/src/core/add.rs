@@ -18,7 +18,7 @@ use weft_cni::{
 use weft_compile::Context;
 use weft_ipam::{DirectoryLeases, IpamError, LeaseError, Leases, Pool};
 use weft_model::{
-    Attachment, AttachmentId, Change, Fact, FactKey, HostPort, IfName, InvalidNet, Mac, NetworkName,
+    Attachment, AttachmentId, Change, Cidr, Fact, FactKey, HostPort, IfName, InvalidNet, Mac, NetworkName,
     ObjectKey, PodIdentity, Port, Protocol,
 };
 use weft_plan::KernelKey;
@@ -159,6 +159,13 @@ impl Core {
         let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
         let blocks = context.own_node().into_iter().flat_map(|node| node.cidrs(network));
         Pool::new(blocks.filter(|block| context.own_address_in(*block).is_none()).collect())
+    }
+
+    /// A block that gives no addresses for that reason, and the node's address in it.
+    pub(super) fn block_with_own_address(&self, network: &NetworkName) -> Option<(Cidr, IpAddr)> {
+        let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
+        let mut blocks = context.own_node()?.cidrs(network);
+        blocks.find_map(|block| Some((block, context.own_address_in(block)?)))
     }
 
     fn allocate(

@@ -8,6 +8,7 @@ use weft_model::AttachmentId;
 
 use super::Core;
 use crate::message::CniReply;
+use crate::migrate::leases::is_formers;
 
 impl Core {
     /// Removes the attachments of this network configuration that are not among the valid ones, those on their way out included.
@@ -41,7 +42,9 @@ impl Core {
     pub(super) fn free_ownerless(&mut self) {
         for leases in self.leases.values_mut() {
             let known = |owner: &weft_ipam::LeaseOwner| {
-                self.attached.keys().chain(self.removing.keys()).any(|id| owner.is(id))
+                let mut ids = self.attached.keys().chain(self.removing.keys());
+                // A pod of the former network's that didn't move in has it.
+                is_formers(owner) || ids.any(|id| owner.is(id))
             };
             match leases.reconcile(known) {
                 Ok(freed) => {

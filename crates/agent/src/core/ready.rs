@@ -39,6 +39,13 @@ impl Core {
             return unavailable("this node has no address", hint.into());
         }
         if pool.families().is_empty() {
+            if let Some((block, address)) = self.block_with_own_address(&network) {
+                let hint = "where it is the bridge of a network that pods moved in from, `weft migrate` does the rest and says what is \
+                            left of it (stop the agent first); else give the node another block";
+                let problem =
+                    format!("this node's pod CIDR {block} holds an address of the node itself, {address}");
+                return unavailable(&problem, hint.into());
+            }
             let hint = format!(
                 "give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from",
                 self.node

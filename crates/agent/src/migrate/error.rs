@@ -19,9 +19,9 @@ pub enum MigrateError {
     /// Records.
     #[error(transparent)]
     Records(#[from] RecordError),
-    /// The machine's boot can't be told.
+    /// Leases, or the machine's boot can't be told.
     #[error(transparent)]
-    Boot(#[from] weft_ipam::LeaseError),
+    Leases(#[from] weft_ipam::LeaseError),
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] weft_dataplane::KernelError),
@@ -50,6 +50,21 @@ pub enum MigrateError {
         field: &'static str,
         /// What is wrong.
         reason: String,
+    },
+    /// The agent would make another tunnel, which flannel's nodes have no way to.
+    #[error(
+        "store.kubernetes.networks: network default has overlay {overlay}, VNI {vni} and port {port}, and flannel's tunnel {tunnel}: until \
+         the last node has moved, give it `overlay: vxlan` and `vni`, `vxlanPort` as flannel's, on every node"
+    )]
+    OtherTunnel {
+        /// The network's.
+        overlay: &'static str,
+        /// The network's.
+        vni: u32,
+        /// The network's.
+        port: u16,
+        /// Name, VNI and port of flannel's.
+        tunnel: String,
     },
     /// flannel would undo what is done.
     #[error(

@@ -2,7 +2,7 @@
 //!
 //! [`network`] reads what the other network is, [`pods`] finds its pods, and [`take`] makes them ours: each gets a record, as if
 //! it had come by an ADD, and its veth pair leaves the bridge and becomes one of ours. From then on nothing is special about it,
-//! and no other part of the program knows of this folder.
+//! and no other part of the program knows of this folder, but that the agent leaves alone what [`leases`] holds.
 //!
 //! What always holds: no agent runs meanwhile, and one that moves in holds off a second. A pod's record is written before its
 //! link is touched, and a link that was taken and not finished is finished by the next who looks, this or the agent; so it may
@@ -11,6 +11,7 @@
 //! What it doesn't do: stop the other network's daemon, or start the agent.
 
 mod error;
+pub(crate) mod leases;
 pub mod network;
 pub mod pods;
 mod process;
@@ -56,6 +57,7 @@ impl Default for Places {
 pub fn look(config: &AgentConfig, places: &Places) -> Result<Option<Report>, MigrateError> {
     let Some(network) = network::find(&config.cni, places)? else { return Ok(None) };
     let mut kernel = LinuxKernel::open(&config.state_dir)?;
+    take::fits(&mut kernel, config, &network)?;
     let found = pods::find(&mut kernel, &network, places)?;
     Ok(Some(take::outlook(&mut kernel, &network, found)?))
 }
@@ -76,5 +78,6 @@ pub fn run(config: &AgentConfig, places: &Places) -> Result<Option<Report>, Migr
         return Err(MigrateError::DaemonRuns { pid });
     }
     let mut kernel = LinuxKernel::open(&config.state_dir)?;
+    take::fits(&mut kernel, config, &network)?;
     take::all(&mut kernel, config, &network, places).map(Some)
 }

@@ -36,6 +36,13 @@ pub struct Found {
     pub refused: Option<String>,
 }
 
+impl Found {
+    /// True where its link is ours already.
+    pub fn is_ours(&self) -> bool {
+        self.host == self.attachment.id.host_link()
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pods {

@@ -64,9 +64,8 @@ pub struct Report {
     pub pods: Vec<MovedPod>,
     /// Leases of pods that are gone: not taken over.
     pub stale_leases: Vec<IpAddr>,
-    /// Its tunnel, where it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tunnel: Option<Tunnel>,
+    /// Its tunnels, one a family; none where it has none.
+    pub tunnels: Vec<Tunnel>,
     /// Destinations whose routes were taken over.
     pub routes: Vec<String>,
     /// What is still to be done, a sentence each; empty where this node has moved.

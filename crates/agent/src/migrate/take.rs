@@ -8,19 +8,22 @@ use std::path::Path;
 use weft_compile::{Settings, compile};
 use weft_dataplane::{Kernel, LinuxKernel, Op, observe_host, order};
 use weft_ipam::Boot;
-use weft_model::{Attachment, Fact, FactKey, Host, IfName, Vni};
+use weft_model::{Attachment, Fact, FactKey, Host, IfName, NetworkName, Overlay, Vni};
 use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 use weft_plan::{KernelKey, KernelRow, text};
 
+use super::leases::Held;
 use super::network::{Kind, Network, aside};
 use super::pods::{self, Found, Pods, cache_name};
 use super::report::{MovedPod, Report, Standing, Tunnel};
 use super::{MigrateError, Places, rules};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, StoreConfig};
 use crate::records::{RECORDS, Record, Records};
 
-/// flannel's devices are called by their VNI.
-const FLANNEL_TUNNEL: &str = "flannel.";
+/// flannel's devices are called by their VNI: IPv4's, and IPv6's.
+const FLANNEL_TUNNELS: [&str; 2] = ["flannel.", "flannel-v6."];
+/// How our second one ends (`weft-compile`, `second_tunnel_link`).
+const SECOND: &str = "v6";
 /// Where the bridge plugin's caller keeps flannel's configuration of each pod.
 const FLANNEL_STATE: &str = "flannel";
 
@@ -35,12 +38,12 @@ pub(super) fn outlook(
     for pod in found.found {
         let standing = match &pod.refused {
             Some(reason) => Standing::Left(reason.clone()),
-            None if pod.host == pod.attachment.id.host_link() => Standing::Moved,
+            None if pod.is_ours() => Standing::Moved,
             None => Standing::Waits,
         };
         report.pods.push(line(&pod, standing));
     }
-    report.tunnel = tunnel(kernel, network)?.map(|(_, tunnel)| tunnel);
+    report.tunnels = tunnels(kernel, network)?.into_iter().map(|(_, tunnel)| tunnel).collect();
     Ok(report)
 }
 
@@ -53,9 +56,12 @@ pub(super) fn all(
 ) -> Result<Report, MigrateError> {
     let mut report = begin(network);
     let (settings, host) = (config.settings()?, observe_host()?);
-    let (records, _) = Records::open(&config.state_dir.join(RECORDS), &Boot::current()?.id)?;
+    let boot = Boot::current()?;
+    let (records, _) = Records::open(&config.state_dir.join(RECORDS), &boot.id)?;
     set_aside(&network.conflist)?;
     let found = pods::find(kernel, network, places)?;
+    let mut held = Held::open(config, &boot)?;
+    held.hold(&found.found.iter().filter(|pod| !pod.is_ours()).collect::<Vec<_>>())?;
     for pod in &found.found {
         let standing = match &pod.refused {
             Some(reason) => Standing::Left(reason.clone()),
@@ -64,16 +70,19 @@ pub(super) fn all(
                 Err(reason) => Standing::Left(reason),
             },
         };
+        if standing == Standing::Moved {
+            held.let_go(&pod.attachment.id)?;
+        }
         report.pods.push(line(pod, standing));
     }
-    if let Some((former, tunnel)) = tunnel(kernel, network)? {
+    for (former, tunnel) in tunnels(kernel, network)? {
         let name = IfName::new(&tunnel.link).map_err(|error| MigrateError::Network {
             path: network.conflist.clone(),
             field: "VNI",
             reason: error.to_string(),
         })?;
         kernel.take_link(former, name)?;
-        report.tunnel = Some(tunnel);
+        report.tunnels.push(tunnel);
     }
     report.routes = kernel.take_routes(&network.cluster)?.iter().map(ToString::to_string).collect();
     tidy(kernel, network, places, &found, &mut report)?;
@@ -117,7 +126,7 @@ fn pod_moves(
     records.keep(&record).map_err(|error| error.to_string())?;
     let attachment = &record.attachment;
     crate::crash::point("migrate:recorded");
-    if pod.host != attachment.id.host_link() {
+    if !pod.is_ours() {
         kernel.take_link(pod.host, attachment.id.host_link()).map_err(|error| error.to_string())?;
     }
     crate::crash::point("migrate:taken");
@@ -144,24 +153,57 @@ fn rows(settings: Settings, host: Host, attachment: Attachment) -> Vec<(KernelKe
     rows.map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
 }
 
-/// flannel's tunnel, where it is there and still its own.
-fn tunnel(kernel: &mut LinuxKernel, network: &Network) -> Result<Option<(IfName, Tunnel)>, MigrateError> {
+/// flannel's tunnels, where they are there and still its own: one a family. The first is our only one, where nodes are all ours.
+fn tunnels(kernel: &mut LinuxKernel, network: &Network) -> Result<Vec<(IfName, Tunnel)>, MigrateError> {
     if network.kind != Kind::Flannel {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let tunnels = kernel.former_tunnels()?;
-    let found = tunnels.into_iter().find_map(|former| {
-        let number = former.name.as_str().strip_prefix(FLANNEL_TUNNEL)?;
-        let vni = Vni::new(former.vni).ok().filter(|vni| number == vni.get().to_string())?;
+    let mut found: Vec<(IfName, Tunnel)> = Vec::new();
+    let former = kernel.former_tunnels()?;
+    for prefix in FLANNEL_TUNNELS {
+        let of_prefix = former.iter().find_map(|former| {
+            let number = former.name.as_str().strip_prefix(prefix)?;
+            let vni = Vni::new(former.vni).ok().filter(|vni| number == vni.get().to_string())?;
+            Some((former, vni.get()))
+        });
+        let Some((former, vni)) = of_prefix else { continue };
+        let second = if found.is_empty() { "" } else { SECOND };
         let tunnel = Tunnel {
             former_link: former.name.to_string(),
-            link: format!("{TUNNEL_LINK_PREFIX}{}", vni.get()),
-            vni: vni.get(),
+            link: format!("{TUNNEL_LINK_PREFIX}{vni}{second}"),
+            vni,
             port: former.port,
         };
-        Some((former.name, tunnel))
-    });
+        found.push((former.name, tunnel));
+    }
     Ok(found)
+}
+
+/// Refuses where the configuration describes the network otherwise than flannel's tunnel is. Networks stand in it where a Kubernetes cluster
+/// is the store; elsewhere the agent looks when it knows them.
+pub(super) fn fits(
+    kernel: &mut LinuxKernel,
+    config: &AgentConfig,
+    network: &Network,
+) -> Result<(), MigrateError> {
+    let StoreConfig::Kubernetes(kubernetes) = &config.store else { return Ok(()) };
+    let Some((_, theirs)) = tunnels(kernel, network)?.into_iter().next() else { return Ok(()) };
+    let ours = kubernetes.network(&NetworkName::ordinary());
+    if ours.overlay != Overlay::HostGw && (ours.vni.get(), ours.vxlan_port.get()) == (theirs.vni, theirs.port)
+    {
+        return Ok(());
+    }
+    let overlay = match ours.overlay {
+        Overlay::Auto => "auto",
+        Overlay::HostGw => "host-gw",
+        Overlay::Vxlan => "vxlan",
+    };
+    Err(MigrateError::OtherTunnel {
+        overlay,
+        vni: ours.vni.get(),
+        port: ours.vxlan_port.get(),
+        tunnel: format!("{} VNI {} and port {}", theirs.former_link, theirs.vni, theirs.port),
+    })
 }
 
 /// Puts away what only the other network's pods needed, once none is left.

@@ -46,7 +46,7 @@ fn render(report: &Report, dry_run: bool) -> String {
         table.row([on_one_line(&pod.pod), addresses.join("\n"), link, standing]);
     }
     text.push_str(&table.render());
-    if let Some(tunnel) = &report.tunnel {
+    for tunnel in &report.tunnels {
         let (old, new) = (&tunnel.former_link, &tunnel.link);
         text.push_str(&format!("tunnel {old} → {new}, VNI {}, port {}\n", tunnel.vni, tunnel.port));
     }
@@ -91,12 +91,12 @@ mod tests {
             blocks: vec!["10.244.3.0/24".into()],
             pods: vec![pod("shop/web-0", 2, Standing::Moved), pod("shop/web-1", 3, left)],
             stale_leases: vec![[10, 244, 3, 9].into()],
-            tunnel: Some(Tunnel {
+            tunnels: vec![Tunnel {
                 former_link: "flannel.1".into(),
                 link: "weftx1".into(),
                 vni: 1,
                 port: 8472,
-            }),
+            }],
             routes: vec!["10.244.1.0/24".into()],
             left: vec!["1 pods stay".into()],
         };

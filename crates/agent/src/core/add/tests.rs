@@ -302,7 +302,8 @@ fn no_pod_gets_an_address_of_a_block_that_holds_the_nodes_own() {
     rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
     let answer = rig.add(patient());
     let error = answer.try_recv().expect("it is answered at once").unwrap_err();
-    assert_eq!((error.code, error.msg.as_str()), (Code::TRY_AGAIN_LATER, "this node has no pod CIDR"));
+    let said = "this node's pod CIDR 192.0.2.0/24 holds an address of the node itself, 192.0.2.1";
+    assert_eq!((error.code, error.msg.as_str()), (Code::TRY_AGAIN_LATER, said));
     assert_eq!(rig.leased(), 0);
 }
 
