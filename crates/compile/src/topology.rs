@@ -131,6 +131,19 @@ impl<'a> Context<'a> {
         uplink.saturating_sub(overhead).max(SMALLEST_MTU)
     }
 
+    /// MAC and address of this node's second tunnel end, where nodes of flannel's send IPv6 to one.
+    pub fn second_end(&self) -> Option<(Mac, IpAddr)> {
+        let mac = self.own_node()?.vtep6_mac?;
+        let is_first = self.own_underlay().is_some_and(|first| first.is_ipv6());
+        self.own_address(Family::V6).filter(|_| !is_first).map(|address| (mac, address))
+    }
+
+    /// Largest inner packet of the second tunnel end, which is over IPv6 where the first isn't.
+    pub fn second_end_mtu(&self, network: &Network) -> u32 {
+        let more = VXLAN_OVERHEAD_V6 - VXLAN_OVERHEAD_V4;
+        self.tunnel_mtu(network).saturating_sub(more).max(SMALLEST_MTU)
+    }
+
     /// The way to `peer` for pods' addresses of a family.
     pub fn way(&self, peer: &Node, network: &Network, family: Family) -> Way {
         let direct = self.direct(peer, network, family);
@@ -200,6 +213,12 @@ fn share_a_link(own: NodeAddress, theirs: NodeAddress, assumed: bool) -> bool {
 pub fn tunnel_link(network: &Network) -> IfName {
     let name = format!("{TUNNEL_LINK_PREFIX}{}", network.vni.get());
     // A VNI has at most eight digits, so the name is valid.
+    IfName::new(&name).unwrap_or_else(|_| IfName::loopback())
+}
+
+/// The second tunnel link of a network, which only takes packets: `weftx`, the VNI and `v6`, at most 15 bytes.
+pub fn second_tunnel_link(network: &Network) -> IfName {
+    let name = format!("{TUNNEL_LINK_PREFIX}{}v6", network.vni.get());
     IfName::new(&name).unwrap_or_else(|_| IfName::loopback())
 }
 

@@ -203,6 +203,31 @@ fn routes_survive_the_loss_of_the_nodes_address() {
 }
 
 #[test]
+fn a_node_with_a_second_tunnel_end_takes_packets_by_it_from_its_peers() {
+    let check = |mac: Option<Mac>, expected: bool| {
+        let both = |fact: Fact, address: &str, mac: Option<Mac>| {
+            let Fact::Node(mut node) = fact else { panic!("no node") };
+            node.addresses.push(NodeAddress { ip: address.parse().unwrap(), prefix: Some(64) });
+            Fact::Node(Node { vtep6_mac: mac, ..node })
+        };
+        let facts = vec![
+            host("192.0.2.1/24"),
+            both(node("n1", "192.0.2.1/24", &["10.244.1.0/24"]), "2001:db8::1", mac),
+            both(node("n3", "198.51.100.3/24", &["10.244.3.0/24"]), "2001:db8:3::3", None),
+        ];
+        let plan = compile(settings(), facts);
+        assert_eq!(plan.check(), Vec::<String>::new());
+        let text = plan.to_string();
+        let has = |words: &[&str]| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert_eq!(has(&["weftx9338v6", "local 2001:db8::1"]), expected, "{text}");
+        assert_eq!(has(&["tunnel_peer6", "2001:db8:3::3"]), expected, "{text}");
+        assert!(!has(&["fdb", "weftx9338v6"]), "nothing is sent by it: {text}");
+    };
+    check(None, false);
+    check(Some(Mac::derived("second")), true);
+}
+
+#[test]
 fn a_nodes_own_block_that_holds_its_own_address_is_named() {
     let facts = vec![host("192.0.2.1/24"), node("n1", "192.0.2.1/24", &["192.0.2.0/24"])];
     let warnings = compile(settings(), facts).warnings;

@@ -34,7 +34,7 @@ pub use name::{InvalidName, NamespaceName, NetworkName, NodeName, ObjectKey, Obj
 pub use namespace::Namespace;
 pub use net::{Cidr, Family, IfName, InvalidNet, Mac, Port, Protocol, Vni, machine_address};
 pub use network::{Network, Overlay, Shape};
-pub use node::{Node, NodeAddress, NodeCidr};
+pub use node::{Flannel, FlannelBackend, Node, NodeAddress, NodeCidr};
 pub use pod::{ContainerPort, Pod};
 pub use service::{
     IngressMode, LoadBalancerAddress, Service, ServiceKind, ServicePort, TargetPort, TrafficDistribution,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, Family, Keyed, Labels, Mac, NetworkName, NodeName};
+use crate::{Cidr, Family, Keyed, Labels, Mac, NetworkName, NodeName, Vni};
 
 /// One of a node's own addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +24,24 @@ pub struct NodeCidr {
     pub cidr: Cidr,
 }
 
+/// What flannel says of a node whose network it still is, while a cluster moves in from it node by node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Flannel {
+    /// How it reaches other nodes.
+    pub backend: FlannelBackend,
+    /// The families in which it knows the node's address.
+    pub families: Vec<Family>,
+}
+
+/// One of flannel's ways between nodes that Weft knows too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FlannelBackend {
+    /// A tunnel, with its network identifier; old versions don't say it.
+    Vxlan(Option<Vni>),
+    /// Nodes are each other's next hops.
+    HostGw,
+}
+
 /// What is known of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
@@ -37,9 +55,16 @@ pub struct Node {
     pub pod_cidrs: Vec<NodeCidr>,
     /// MAC of its tunnel end, where it isn't the one that [`Node::vtep_mac`] derives.
     pub published_vtep_mac: Option<Mac>,
+    /// MAC of a second tunnel end that it has for IPv6: nodes of flannel's have one for each family, and send by both. Nodes of Weft's send by
+    /// the first alone.
+    #[serde(default)]
+    pub vtep6_mac: Option<Mac>,
     /// It is about to be removed from the cluster, or is being removed: nobody should send to it what could go elsewhere.
     #[serde(default)]
     pub leaving: bool,
+    /// What flannel says of it, where it hasn't moved in yet.
+    #[serde(default)]
+    pub flannel: Option<Flannel>,
 }
 
 impl Keyed for Node {
@@ -58,7 +83,9 @@ impl Node {
             addresses: Vec::new(),
             pod_cidrs: Vec::new(),
             published_vtep_mac: None,
+            vtep6_mac: None,
             leaving: false,
+            flannel: None,
         }
     }
 

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::BootTime;
 use weft_model::{
-    Change, Cidr, FactKey, HostPort, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName,
-    ObjectKey,
+    Change, Cidr, FactKey, Family, HostPort, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr,
+    NodeName, ObjectKey, Vni,
 };
 
 /// A place that holds the cluster's facts. Every call may block, on its own thread; a store that needs a runtime
@@ -177,6 +177,17 @@ pub struct PublishedNode {
     pub pod_cidrs: Vec<NodeCidr>,
     /// MAC of its tunnel end.
     pub vtep_mac: Option<Mac>,
+    /// What it says to nodes that are flannel's, while there are any. Only a store from which flannel reads nodes keeps it.
+    pub flannel: Option<FlannelWords>,
+}
+
+/// What flannel wants to know of a node, beside its addresses and blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlannelWords {
+    /// Identifier and MAC of its tunnel end; nothing where nodes are each other's next hops.
+    pub tunnel: Option<(Vni, Mac)>,
+    /// The families in which flannel's nodes know addresses.
+    pub families: Vec<Family>,
 }
 
 impl From<&Node> for PublishedNode {
@@ -186,6 +197,7 @@ impl From<&Node> for PublishedNode {
             addresses: node.addresses.clone(),
             pod_cidrs: node.pod_cidrs.clone(),
             vtep_mac: node.published_vtep_mac,
+            flannel: None,
         }
     }
 }

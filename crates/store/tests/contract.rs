@@ -176,6 +176,7 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
         addresses: vec![NodeAddress { ip: "192.0.2.1".parse().unwrap(), prefix: Some(24) }],
         pod_cidrs: vec![NodeCidr { network: Network::ordinary().name, cidr: cidr("10.244.0.0/24") }],
         vtep_mac: Some("02:00:00:00:00:01".parse().unwrap()),
+        flannel: None,
     };
     store.publish(&Published::Node(said.clone())).unwrap();
     store.announce_ready(&n1).unwrap();
@@ -264,7 +265,13 @@ fn forgets_a_node_on_demand(bench: &dyn Bench) {
     let (store, n1, n2) = (bench.store(), node_name("n1"), node_name("n2"));
     for name in [&n1, &n2] {
         bench.join(name);
-        let said = PublishedNode { name: name.clone(), addresses: vec![], pod_cidrs: vec![], vtep_mac: None };
+        let said = PublishedNode {
+            name: name.clone(),
+            addresses: vec![],
+            pod_cidrs: vec![],
+            vtep_mac: None,
+            flannel: None,
+        };
         store.publish(&Published::Node(said)).unwrap();
         let key = ObjectKey::new("default", name.as_str()).unwrap();
         let ips = vec!["10.0.0.1".parse().unwrap()];

@@ -332,6 +332,7 @@ fn the_node_owns_addresses_and_people_own_the_rest() {
         addresses,
         pod_cidrs: vec![cidr("10.244.9.0/24")],
         vtep_mac: None,
+        flannel: None,
     };
     folder.store.publish(&Published::Node(said)).unwrap();
     let node = |f: &Folder| match &f.facts[&FactKey::Node(name.clone())] {

@@ -116,7 +116,7 @@ impl Core {
                 self.earlier.is_unknown &= !self.earlier.has_itself;
             }
             let noted = self.log.is_some().then(|| change.clone());
-            let differs = self.compiler.apply(change);
+            let differs = self.learn(change);
             // Until the log holds a full snapshot, it is told what was known before as well.
             news.extend(noted.filter(|_| differs || self.phase == Phase::Waiting || !self.earlier.snapshot));
             if !differs {
@@ -135,6 +135,12 @@ impl Core {
         if nodes && self.phase != Phase::Waiting {
             self.refresh_node();
         }
+    }
+
+    /// Takes a fact of the store's; says whether it is news.
+    fn learn(&mut self, change: Change) -> bool {
+        self.unmoved.hear(&change, &self.node);
+        self.compiler.apply(change)
     }
 
     /// True for what this node doesn't write itself.
@@ -181,7 +187,7 @@ impl Core {
                     Change::Set(_) => self.earlier.unconfirmed.insert(key),
                     Change::Remove(_) => self.earlier.unconfirmed.remove(&key),
                 };
-                self.compiler.apply(change);
+                self.learn(change);
             }
         }
         self.facts_are_complete();
@@ -212,7 +218,7 @@ impl Core {
                     continue;
                 }
                 if is_waiting {
-                    self.compiler.apply(change.clone());
+                    self.learn(change.clone());
                     self.earlier.unconfirmed.insert(key);
                 }
                 kept.push(change);
@@ -295,7 +301,7 @@ impl Core {
             log.append(gone.iter().cloned().map(Change::Remove).collect());
         }
         for key in gone {
-            self.compiler.apply(Change::Remove(key));
+            self.learn(Change::Remove(key));
         }
     }
 }

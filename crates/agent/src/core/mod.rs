@@ -11,6 +11,7 @@ mod blocks;
 mod check;
 mod del;
 mod facts;
+mod flannel;
 mod gc;
 mod health;
 mod node;
@@ -162,6 +163,8 @@ pub struct Core {
     adding: BTreeMap<AttachmentId, Adding>,
     removing: BTreeMap<AttachmentId, Removing>,
     published_node: Option<weft_store::PublishedNode>,
+    /// Nodes that haven't moved in from flannel yet.
+    unmoved: flannel::Unmoved,
     blocks: Blocks,
     conflist_written: bool,
     /// When to look next whether what this node published is still there.

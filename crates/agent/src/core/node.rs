@@ -20,7 +20,8 @@ impl Core {
         let vtep_mac = known.and_then(|node| node.published_vtep_mac);
         let pod_cidrs = self.blocks.known(&told, self.now);
         self.claim_missing(&pod_cidrs);
-        let node = PublishedNode { name: self.node.clone(), addresses, pod_cidrs, vtep_mac };
+        let flannel = self.words_to_flannel();
+        let node = PublishedNode { name: self.node.clone(), addresses, pod_cidrs, vtep_mac, flannel };
         if self.published_node.as_ref() != Some(&node) && !self.loses_what_is_asked_for(&node) {
             self.publish(PublishWork::Publish(Published::Node(node.clone())));
             self.published_node = Some(node);

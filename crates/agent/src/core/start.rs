@@ -91,6 +91,7 @@ impl Core {
             adding: BTreeMap::new(),
             removing: BTreeMap::new(),
             published_node: None,
+            unmoved: super::flannel::Unmoved::default(),
             blocks: Blocks::default(),
             conflist_written: false,
             next_look: Instant::now(),

@@ -52,8 +52,8 @@ impl Rule for NodeRule {
                 out.warn(
                     &origin,
                     format!(
-                        "its block {} holds its own address {address}: no pod gets an address of it; \
-                         give the node, or network {}, other blocks",
+                        "its block {} holds its own address {address}: no pod gets an address of it. Where that is the bridge of a \
+                         network that pods moved in from, `weft migrate` does the rest; else give the node, or network {}, other blocks",
                         block.cidr, block.network
                     ),
                 );

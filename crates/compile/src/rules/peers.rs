@@ -60,6 +60,10 @@ impl Rule for PeersRule {
                 }
                 if let Some(underlay) = tunnelled(node, context).filter(|_| *name != context.settings.node) {
                     overlay::admit(underlay, origin, out);
+                    let second = node.address(Family::V6).filter(|_| context.second_end().is_some());
+                    if let Some(address) = second {
+                        overlay::admit(address.ip, origin, out);
+                    }
                 }
             }
             RuleKey::NodeIn(name, network) if *name != context.settings.node => {

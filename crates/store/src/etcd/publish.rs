@@ -159,6 +159,7 @@ mod tests {
                 block("blue", "10.9.0.0/24"),
             ],
             vtep_mac: None,
+            flannel: None,
         };
         let object = render_node(&node);
         for (cidr, expected) in [("10.0.0.0/24", true), ("10.9.0.0/24", true), ("10.0.1.0/24", false)] {

@@ -16,7 +16,7 @@ use weft_model::{Cidr, NetworkName, NodeName};
 
 use super::client::{Ask, Client, Failure};
 use super::time::parse_timestamp;
-use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION};
+use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION, flannel};
 use crate::store::PublishedNode;
 
 /// By whom fields are, as the server keeps it.
@@ -56,9 +56,10 @@ pub(super) struct NodeObject {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct NodeMeta {
     pub uid: String,
+    resource_version: String,
     annotations: BTreeMap<String, String>,
 }
 
@@ -134,7 +135,8 @@ pub(super) async fn publish(client: &Client, said: &PublishedNode) -> Result<(),
         ));
     };
     let wanted = annotations(said, &there.spec.pod_cidrs);
-    annotate(client, &said.name, &there, &wanted).await?;
+    let to_flannel = said.flannel.as_ref().map(|words| flannel::words(said, words)).unwrap_or_default();
+    annotate(client, &said.name, &there, &wanted, &to_flannel).await?;
     if there.status.conditions.iter().any(|c| c.r#type == CONDITION && !c.is_outdated()) {
         return Ok(());
     }
@@ -179,16 +181,24 @@ async fn annotate(
     node: &NodeName,
     there: &NodeObject,
     wanted: &BTreeMap<&'static str, String>,
+    to_flannel: &BTreeMap<&'static str, String>,
 ) -> Result<(), Failure> {
-    let patch = difference(there, wanted);
-    if patch.is_empty() {
+    let own = difference(there, wanted);
+    if !own.is_empty() {
+        write_annotations(client, node, json!({ "annotations": own })).await?;
+    }
+    if flannel::difference(&there.metadata.annotations, to_flannel).is_empty() {
         return Ok(());
     }
-    write_annotations(client, node, patch.into()).await
+    // These flannel writes too: only over what was read is written.
+    let Some(there) = read(client, node).await? else { return Ok(()) };
+    let shared = flannel::difference(&there.metadata.annotations, to_flannel);
+    let version = there.metadata.resource_version;
+    write_annotations(client, node, json!({ "annotations": shared, "resourceVersion": version })).await
 }
 
-async fn write_annotations(client: &Client, node: &NodeName, patch: Value) -> Result<(), Failure> {
-    let body = json!({ "metadata": { "annotations": patch } }).to_string();
+async fn write_annotations(client: &Client, node: &NodeName, metadata: Value) -> Result<(), Failure> {
+    let body = json!({ "metadata": metadata }).to_string();
     // By way of the status, where annotations can be written and `spec` can't: so nobody needs the right to taint nodes.
     let path = format!("{}/status?{MANAGER}", path(node));
     client.whole(&Ask::with(Method::PATCH, path, "application/merge-patch+json", body)).await.map(drop)
@@ -214,7 +224,7 @@ pub(super) async fn withdraw(
         return Ok(());
     }
     let value = if left.is_empty() { Value::Null } else { left.into() };
-    write_annotations(client, node, json!({ POD_CIDRS_ANNOTATION: value })).await
+    write_annotations(client, node, json!({ "annotations": { POD_CIDRS_ANNOTATION: value } })).await
 }
 
 /// Says that the node's network is there, where nobody has said so. `turns` is how often somebody else's word may yet be turned over.
@@ -261,7 +271,7 @@ pub(super) async fn forget(client: &Client, node: &NodeName) -> Result<(), Failu
         // The next network says for itself whether it is there.
         set_condition(client, node, json!({ "type": CONDITION, "$patch": "delete" })).await?;
     }
-    match annotate(client, node, &there, &BTreeMap::new()).await {
+    match annotate(client, node, &there, &BTreeMap::new(), &BTreeMap::new()).await {
         Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(()),
         done => done,
     }
@@ -283,6 +293,7 @@ mod tests {
             addresses: vec![NodeAddress { ip: "192.0.2.1".parse().unwrap(), prefix: Some(24) }],
             pod_cidrs: vec![cidr("default", "10.244.1.0/24"), cidr("blue", "10.9.0.0/24")],
             vtep_mac: None,
+            flannel: None,
         }
     }
 

@@ -8,7 +8,7 @@
 
 pub mod decode;
 pub mod error;
-mod flannel;
+pub(crate) mod flannel;
 pub mod intern;
 mod json;
 mod locate;

@@ -310,6 +310,7 @@ fn merged_node(people: Option<&Decoded>, nodes: &[(u64, Decoded)]) -> Option<Nod
     let Some(said) = said else { return Some(node) };
     if !said.addresses.is_empty() {
         node.addresses = said.addresses;
+        node.flannel = None;
     }
     node.published_vtep_mac = said.published_vtep_mac.or(node.published_vtep_mac);
     let given: Vec<_> = node.pod_cidrs.iter().map(|c| c.network.clone()).collect();

@@ -138,6 +138,7 @@ fn a_lost_block_is_known_to_be_lost() {
             addresses: vec![],
             pod_cidrs: vec![NodeCidr { network: network.name.clone(), cidr: block }],
             vtep_mac: None,
+            flannel: None,
         })
     };
     first.publish(&published(&n1)).unwrap();
@@ -186,6 +187,7 @@ fn a_lease_without_its_keys_is_not_relied_on() {
         addresses: vec![],
         pod_cidrs: vec![],
         vtep_mac: None,
+        flannel: None,
     });
     assert_eq!(store.relied_on_for(&n1).unwrap(), None);
     store.publish(&said).unwrap();
@@ -518,7 +520,13 @@ fn an_etcd_that_lost_its_data_is_an_outage() {
         members.put(key, value);
     }
     let other = open(members.endpoints());
-    let said = PublishedNode { name: node("n2"), addresses: vec![], pod_cidrs: vec![], vtep_mac: None };
+    let said = PublishedNode {
+        name: node("n2"),
+        addresses: vec![],
+        pod_cidrs: vec![],
+        vtep_mac: None,
+        flannel: None,
+    };
     other.publish(&Published::Node(said)).unwrap();
     let way = Proxy::to(members.port(0));
     let mut heard = Heard::begin(open(vec![way.endpoint()]));
@@ -575,7 +583,13 @@ fn a_token_that_is_forgotten_is_asked_for_again() {
     members.kill(0);
     members.begin(0);
     wait_for("the member", || {
-        let said = PublishedNode { name: node("n1"), addresses: vec![], pod_cidrs: vec![], vtep_mac: None };
+        let said = PublishedNode {
+            name: node("n1"),
+            addresses: vec![],
+            pod_cidrs: vec![],
+            vtep_mac: None,
+            flannel: None,
+        };
         store.publish(&Published::Node(said)).ok()
     });
     heard.until("the node", |h| !h.facts.is_empty());

@@ -181,6 +181,7 @@ fn a_claim_that_was_taken_away_is_made_again_or_said_to_be_lost() {
         addresses: Vec::new(),
         pod_cidrs: vec![NodeCidr { network: NetworkName::ordinary(), cidr: claim.cidrs[0] }],
         vtep_mac: None,
+        flannel: None,
     };
     store.publish(&Published::Node(said.clone())).unwrap();
     fake.put(LEASES, lease(name, "n2"));

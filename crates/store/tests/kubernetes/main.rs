@@ -13,9 +13,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use weft_model::{FactKey, NamespaceName, NodeAddress, NodeName};
+use weft_model::{FactKey, Family, NamespaceName, NodeAddress, NodeName};
 use weft_store::kubernetes::Patience;
-use weft_store::{Published, PublishedNode, Store};
+use weft_store::{FlannelWords, Published, PublishedNode, Store};
 
 use self::fake::{Fake, Faults};
 use self::watching::{NODES, Watching, impatient, node, store, store_with};
@@ -285,6 +285,7 @@ fn a_node_writes_only_what_differs() {
         addresses: vec![NodeAddress { ip: "192.0.2.1".parse().unwrap(), prefix: Some(24) }],
         pod_cidrs: Vec::new(),
         vtep_mac: None,
+        flannel: None,
     };
     store.publish(&Published::Node(said.clone())).unwrap();
     store.publish(&Published::Node(said.clone())).unwrap();
@@ -322,6 +323,44 @@ fn a_node_writes_only_what_differs() {
     assert!(error.contains("no such Node"), "{error}");
 }
 
+#[test]
+fn what_is_said_to_flannels_nodes_is_taken_back_and_flannels_own_is_left() {
+    let fake = two_nodes();
+    let store = store(&fake, None);
+    let said = PublishedNode {
+        name: NodeName::new("n1").unwrap(),
+        addresses: vec![NodeAddress { ip: "192.0.2.1".parse().unwrap(), prefix: Some(24) }],
+        pod_cidrs: Vec::new(),
+        vtep_mac: None,
+        flannel: Some(FlannelWords { tunnel: None, families: vec![Family::V4] }),
+    };
+    let flannels = || {
+        let node = fake.object(NODES, "n1").unwrap();
+        let annotations = node["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+        annotations.keys().filter(|key| key.starts_with("flannel.")).count()
+    };
+    let publish = |words: bool| {
+        let flannel = said.flannel.clone().filter(|_| words);
+        store.publish(&Published::Node(PublishedNode { flannel, ..said.clone() })).unwrap();
+    };
+    for _ in 0..2 {
+        publish(true);
+        assert_eq!(flannels(), 4);
+    }
+    publish(false);
+    assert_eq!(flannels(), 0);
+    publish(true);
+    store.forget_node(&said.name).unwrap();
+    assert_eq!(flannels(), 0);
+    // A node that flannel has written on, and keeps.
+    let mut there = fake.object(NODES, "n1").unwrap();
+    there["metadata"]["annotations"] = json!({ "flannel.alpha.coreos.com/public-ip": "198.51.100.7" });
+    fake.put(NODES, there);
+    publish(true);
+    publish(false);
+    assert_eq!(flannels(), 1);
+}
+
 /// What was said of the network that was there before a machine was started anew doesn't hold after it.
 #[test]
 fn a_machine_that_was_started_anew_has_no_network_yet() {
@@ -334,8 +373,13 @@ fn a_machine_that_was_started_anew_has_no_network_yet() {
     fake.put(NODES, before);
     let store = store(&fake, None);
     let n1 = NodeName::new("n1").unwrap();
-    let said =
-        PublishedNode { name: n1.clone(), addresses: Vec::new(), pod_cidrs: Vec::new(), vtep_mac: None };
+    let said = PublishedNode {
+        name: n1.clone(),
+        addresses: Vec::new(),
+        pod_cidrs: Vec::new(),
+        vtep_mac: None,
+        flannel: None,
+    };
     let publish = || store.publish(&Published::Node(said.clone())).unwrap();
     let says = || {
         let condition = &fake.object(NODES, "n1").unwrap()["status"]["conditions"][0];

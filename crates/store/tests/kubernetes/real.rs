@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weft_model::{FactKey, Network, NodeAddress, NodeName};
+use weft_model::{FactKey, Family, Network, NodeAddress, NodeName};
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
-use weft_store::{KubernetesOptions, KubernetesStore, Published, PublishedNode, Store};
+use weft_store::{FlannelWords, KubernetesOptions, KubernetesStore, Published, PublishedNode, Store};
 
 use super::apiserver::{self, ApiServer};
 use super::watching::{Watching, impatient};
@@ -106,7 +106,15 @@ fn the_documented_rights_are_enough_and_a_restart_is_survived() {
             .map(|cidr| weft_model::NodeCidr { network: Network::ordinary().name, cidr: *cidr })
             .collect(),
         vtep_mac: None,
+        flannel: Some(FlannelWords { tunnel: None, families: vec![Family::V4] }),
     };
+    for _ in 0..2 {
+        store.publish(&Published::Node(said.clone())).unwrap();
+    }
+    let flannels = "/metadata/annotations/flannel.alpha.coreos.com~1public-ip";
+    assert_eq!(says(&server, flannels), "192.0.2.1");
+    store.publish(&Published::Node(PublishedNode { flannel: None, ..said.clone() })).unwrap();
+    assert_eq!(says(&server, flannels), Value::Null);
     store.publish(&Published::Node(said)).unwrap();
     store.announce_ready(&node).unwrap();
     assert_eq!(says(&server, "/metadata/annotations/weft.dev~1pod-cidrs"), "default=10.244.0.0/24");

@@ -16,7 +16,7 @@ use weft_plan::{
 use crate::engine::{Context, Output};
 use crate::rules::overlay::{PEERS, Peer, Tunnel};
 use crate::rules::table::{address_type, filter, in_set, not_in_set};
-use crate::topology::{link_local, tunnel_link};
+use crate::topology::{link_local, second_tunnel_link, tunnel_link};
 
 /// (protocol . port) of each network's tunnel.
 const PORTS: &str = "tunnel_ports";
@@ -83,7 +83,13 @@ fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut
         mac: node.vtep_mac(),
         mtu: context.tunnel_mtu(network),
     });
-    let alias = format!("weft:network {}", network.name).into();
+    let alias: Box<str> = format!("weft:network {}", network.name).into();
+    if let Some((mac, local)) = context.second_end().filter(|_| network.name == NetworkName::ordinary()) {
+        let mtu = context.second_end_mtu(network);
+        let second = VxlanLink { vni: network.vni, port: network.vxlan_port, local, mac, mtu };
+        let link = Link { kind: LinkKind::Vxlan(second), alias: alias.clone() };
+        out.kernel(KernelKey::Link(second_tunnel_link(network)), KernelRow::Link(Box::new(link)), origin);
+    }
     out.kernel(KernelKey::Link(name), KernelRow::Link(Box::new(Link { kind, alias })), origin);
     // Nodes' own addresses come in by the tunnel while the way back to them is the uplink: loose, or they are dropped.
     let path = format!("net/ipv4/conf/{name}/rp_filter");
