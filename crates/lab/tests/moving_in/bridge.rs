@@ -5,22 +5,33 @@ use std::sync::Arc;
 use weft_lab::runtime::Runtime;
 use weft_lab::sandbox::in_sandbox;
 
-use crate::site::{Site, cache};
+use crate::site::{KILLED, Site, cache};
 
 const CONFLIST: &str = r#"{"cniVersion": "1.0.0", "name": "old", "plugins": [{"type": "bridge", "bridge": "cni0",
   "isDefaultGateway": true, "hairpinMode": true, "ipam": {"type": "host-local",
   "ranges": [[{"subnet": "10.42.1.0/24"}], [{"subnet": "fd42:0:0:1::/64"}]]}}]}"#;
 
+/// The same with a bridge that has no address, and one pod on it that can't move.
+const NO_GATEWAY: &str = r#"{"cniVersion": "1.0.0", "name": "old", "plugins": [{"type": "bridge", "bridge": "cni0",
+  "isGateway": false, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.42.1.0/24"}]]}}]}"#;
+
+const BRIDGE: &str = "/usr/lib/cni/bridge";
+
 const CLUSTER: &str = "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {name: default}\nspec:\n  \
   podCIDRs: [10.42.0.0/16, \"fd42::/48\"]\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec:\n  \
   podCIDRs: [10.42.1.0/24, \"fd42:0:0:1::/64\"]\n";
 
+fn has_bridge(test: &str) -> bool {
+    let has = std::path::Path::new(BRIDGE).exists();
+    if !has {
+        println!("SKIPPED: {test}: no {BRIDGE} (Debian's containernetworking-plugins)");
+    }
+    has
+}
+
 #[test]
 fn a_node_of_the_bridge_plugin_moves_in_with_its_pods() {
-    if !std::path::Path::new("/usr/lib/cni/bridge").exists() {
-        println!(
-            "SKIPPED: a_node_of_the_bridge_plugin_moves_in_with_its_pods: no /usr/lib/cni/bridge (Debian's containernetworking-plugins)"
-        );
+    if !has_bridge("a_node_of_the_bridge_plugin_moves_in_with_its_pods") {
         return;
     }
     in_sandbox("bridge::a_node_of_the_bridge_plugin_moves_in_with_its_pods", || {
@@ -40,7 +51,7 @@ fn a_node_of_the_bridge_plugin_moves_in_with_its_pods() {
         cache(&n1, "old", &b);
         site.all_reach_all("before", &[&a, &b]);
 
-        let agent = site.under_traffic(&a, &[&b], || {
+        let agent = site.under_traffic(&a, &[&b], KILLED, || {
             // Killed after the first link was taken, and then twice at once: one of them does the rest.
             let killed = site.migrate("n1", "migrate:taken");
             assert!(killed.is_err(), "{killed:?}");
@@ -77,6 +88,50 @@ fn a_node_of_the_bridge_plugin_moves_in_with_its_pods() {
         let leases = n1.run("ls", &["/var/lib/cni/networks/weft/default"]).expect("leases can be listed");
         assert!(!leases.contains("10.42.1."), "{leases}");
         drop((agent, far_agent, runtime, theirs, n1));
+        println!("{}", site.lab.close().expect("nothing is left"));
+    });
+}
+
+#[test]
+fn the_address_of_a_pod_that_stays_is_given_to_no_other() {
+    if !has_bridge("the_address_of_a_pod_that_stays_is_given_to_no_other") {
+        return;
+    }
+    in_sandbox("bridge::the_address_of_a_pod_that_stays_is_given_to_no_other", || {
+        let site = Site::start("moving-partly", 1);
+        site.fact(
+            "00-cluster.yaml",
+            &CLUSTER.replace(", \"fd42:0:0:1::/64\"", "").replace(", \"fd42::/48\"", ""),
+        );
+        let n1 = site.node("n1");
+        n1.run("mkdir", &["-p", "/etc/cni/net.d"]).expect("it can be made");
+        std::fs::write(n1.path("/etc/cni/net.d/05-old.conflist"), NO_GATEWAY).expect("it can be written");
+        let runtime = Arc::new(Runtime::new(Arc::clone(&n1)));
+        let stays = site.pod(&runtime, "stays");
+        cache(&n1, "old", &stays);
+        let ports = n1.run("ip", &["-o", "link", "show", "master", "cni0"]).expect("ports can be listed");
+        let port =
+            ports.split(": ").nth(1).and_then(|name| name.split('@').next()).expect("the pod's is one");
+        n1.run("ip", &["link", "set", port, "nomaster"]).expect("it leaves the bridge");
+        let said = site.migrate("n1", "").expect_err("one pod can't move");
+        assert!(said.contains("is on no bridge"), "{said}");
+
+        let agent = site.start_agent("n1", &runtime);
+        let new = ["a", "b", "c"].map(|name| site.pod(&runtime, name));
+        let given: Vec<_> = new.iter().flat_map(weft_lab::Pod::addresses).collect();
+        assert!(!given.contains(&&stays.addresses()[0]), "{given:?}, {:?}", stays.addresses());
+        runtime.gc().expect("GC works");
+        let address = stays.addresses()[0].to_string();
+        let is_held = || {
+            let leases = n1.run("ls", &["/var/lib/cni/networks/weft/default"]).expect("leases can be listed");
+            leases.lines().any(|name| name == address)
+        };
+        assert!(is_held(), "GC leaves it");
+        stays.stop().expect("DEL works");
+        assert!(agent.stop(), "the agent ends");
+        println!("{}", site.migrate("n1", "").expect("nothing is left"));
+        assert!(!is_held(), "its pod is gone");
+        drop((new, agent, runtime, n1));
         println!("{}", site.lab.close().expect("nothing is left"));
     });
 }

@@ -6,4 +6,6 @@ mod programs;
 
 mod bridge;
 mod flannel;
+mod flanneld;
+mod joining;
 mod site;
