@@ -33,9 +33,18 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Why the log is behind; nothing where it isn't.
 type Trouble = Arc<Mutex<Option<String>>>;
 
+/// What the writer is told.
+enum Entry {
+    Changes(Vec<Change>),
+    /// With what was said before, the log is a full snapshot of what is known.
+    Full,
+    /// And nothing is missing in what is known.
+    Whole,
+}
+
 /// Writes the log.
 pub struct FactLog {
-    changes: Option<Sender<Vec<Change>>>,
+    entries: Option<Sender<Entry>>,
     thread: Option<JoinHandle<()>>,
     trouble: Trouble,
 }
@@ -51,14 +60,14 @@ impl FactLog {
     }
 
     fn begin_with(state_dir: &Path, pause: Duration) -> io::Result<Self> {
-        let (changes, inbox) = channel();
+        let (entries, inbox) = channel();
         let trouble = Trouble::default();
         let writer = Writer::of(state_dir.join(NAME), pause, trouble.clone());
         // An agent that has ended may have left a part of one, and this one may have nothing to write for long.
         let _ = std::fs::remove_file(writer.temporary());
         let thread =
             std::thread::Builder::new().name("weft-facts".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { changes: Some(changes), thread: Some(thread), trouble })
+        Ok(Self { entries: Some(entries), thread: Some(thread), trouble })
     }
 
     /// Why what was appended is not on the disk yet, where it is not.
@@ -68,21 +77,30 @@ impl FactLog {
 
     /// Appends changes.
     pub fn append(&self, changes: Vec<Change>) {
-        if let Some(sender) = &self.changes {
-            // The thread ends after this alone.
-            let _ = sender.send(changes);
-        }
+        self.tell(Entry::Changes(changes));
     }
 
     /// Says that what was appended so far is a full snapshot: from now on this log counts.
     pub fn complete(&self) {
-        self.append(Vec::new());
+        self.tell(Entry::Full);
+    }
+
+    /// Says that no fact is missing among those that are known: the mark of [`mark_incomplete`] goes, once this log is in its place.
+    pub fn lacks_nothing(&self) {
+        self.tell(Entry::Whole);
+    }
+
+    fn tell(&self, entry: Entry) {
+        if let Some(sender) = &self.entries {
+            // The thread ends after this alone.
+            let _ = sender.send(entry);
+        }
     }
 }
 
 impl Drop for FactLog {
     fn drop(&mut self) {
-        self.changes = None;
+        self.entries = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -100,10 +118,21 @@ pub struct LastFacts {
     pub lost: Option<String>,
 }
 
-/// Reads the log of an earlier agent. `None` where there is none.
+/// Reads the log of an earlier agent. `None` where there is none, and nothing says that there should be one.
 pub fn read(state_dir: &Path) -> Option<LastFacts> {
     let path = state_dir.join(NAME);
-    let file = File::open(&path).ok()?;
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) => {
+            let is_marked = [MARK, BEHIND].iter().any(|mark| state_dir.join(mark).exists());
+            let is_missed = error.kind() != io::ErrorKind::NotFound || is_marked;
+            return is_missed.then(|| LastFacts {
+                changes: Vec::new(),
+                written: SystemTime::UNIX_EPOCH,
+                lost: Some(format!("{} can't be read: {error}", path.display())),
+            });
+        }
+    };
     let written = file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let (mut changes, mut strange, mut broken) = (Vec::new(), 0, None);
     for line in BufReader::new(file).split(b'\n') {
@@ -135,20 +164,12 @@ pub fn read(state_dir: &Path) -> Option<LastFacts> {
     Some(LastFacts { changes, written, lost })
 }
 
-/// Marks the log as one that lacks facts, whatever is written to it from now on.
+/// Marks the log as one that lacks facts, whatever is written to it from now on, until [`FactLog::lacks_nothing`].
 ///
 /// # Errors
 /// The system's.
 pub fn mark_incomplete(state_dir: &Path) -> io::Result<()> {
     File::create(state_dir.join(MARK)).map(|_| ())
-}
-
-/// Takes the mark away: the log lacks nothing any more.
-///
-/// # Errors
-/// The system's.
-pub fn mark_complete(state_dir: &Path) -> io::Result<()> {
-    remove_if_any(&state_dir.join(MARK))
 }
 
 fn remove_if_any(path: &Path) -> io::Result<()> {
@@ -218,7 +239,9 @@ struct Writer {
     is_full: bool,
     /// The log is in its place.
     is_adopted: bool,
-    /// Nothing beside it says that it is behind.
+    /// Nothing is missing in what is known.
+    is_whole: bool,
+    /// Nothing beside it says otherwise than that it holds what is known, and than [`Writer::is_whole`].
     has_no_mark: bool,
     pause: Duration,
     /// When to try again, after a failure.
@@ -237,6 +260,7 @@ impl Writer {
             needed: 0,
             is_full: false,
             is_adopted: false,
+            is_whole: false,
             has_no_mark: false,
             pause,
             due: None,
@@ -244,7 +268,7 @@ impl Writer {
         }
     }
 
-    fn run(mut self, inbox: &Receiver<Vec<Change>>) {
+    fn run(mut self, inbox: &Receiver<Entry>) {
         crate::background::step_back();
         loop {
             let heard = match self.due {
@@ -252,8 +276,12 @@ impl Writer {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match heard {
-                Ok(changes) if changes.is_empty() => self.is_full = true,
-                Ok(changes) => self.waiting.extend(changes),
+                Ok(Entry::Changes(changes)) => self.waiting.extend(changes),
+                Ok(Entry::Full) => self.is_full = true,
+                Ok(Entry::Whole) => {
+                    self.is_whole = true;
+                    self.has_no_mark = false;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     if self.due.is_some() {
@@ -311,7 +339,9 @@ impl Writer {
     /// Once the log in its place holds all that is known.
     fn unmark(&mut self) {
         if self.is_adopted && !self.has_no_mark {
-            self.has_no_mark = remove_if_any(&self.path.with_file_name(BEHIND)).is_ok();
+            let outdated = if self.is_whole { &[BEHIND, MARK][..] } else { &[BEHIND] };
+            self.has_no_mark =
+                outdated.iter().all(|mark| remove_if_any(&self.path.with_file_name(mark)).is_ok());
         }
     }
 
@@ -441,9 +471,32 @@ mod tests {
         check(&format!("{known}\n{}", &known[..9]), Some("1 lines are not understood"));
         mark_incomplete(folder.path()).unwrap();
         check(&format!("{known}\n"), Some("was damaged"));
-        mark_complete(folder.path()).unwrap();
-        mark_complete(folder.path()).unwrap();
+        // It goes when the log that lacks nothing is in its place, not before.
+        let log = FactLog::begin(folder.path()).unwrap();
+        log.append(vec![set("b")]);
+        log.lacks_nothing();
+        drop(log);
+        assert!(lost().is_some_and(|said| said.contains("was damaged")));
+        let log = FactLog::begin(folder.path()).unwrap();
+        log.lacks_nothing();
+        log.append(vec![set("b")]);
+        log.complete();
+        drop(log);
+        assert_eq!((lost(), replay(folder.path())), (None, vec!["namespace b".to_owned()]));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_lost_and_none_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let lost = || read(folder.path()).map(|last| (last.changes.len(), last.lost.unwrap()));
         assert_eq!(lost(), None);
+        mark_incomplete(folder.path()).unwrap();
+        let (changes, said) = lost().unwrap();
+        assert!(changes == 0 && said.contains("facts.log can't be read"), "{said}");
+        std::fs::remove_file(folder.path().join(MARK)).unwrap();
+        // Even root can't open it.
+        std::os::unix::fs::symlink(NAME, folder.path().join(NAME)).unwrap();
+        assert!(lost().is_some_and(|(_, said)| said.contains("facts.log can't be read")));
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl<K: NodeKernel> KernelThread<K> {
         let outcome = match changed {
             None if pending.sync => self.executor.sync(&plan),
             Some(changed) => self.executor.step(&plan, changed),
-            None if pending.tend => self.tend(&plan),
+            None if pending.tend && !plan.is_partial => self.tend(&plan),
             None => self.executor.retry(&plan, Instant::now()),
         };
         for answer in pending.differences {

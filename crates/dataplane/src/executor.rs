@@ -135,7 +135,7 @@ impl<K: Kernel> Executor<K> {
     }
 
     /// Makes the kernel equal to the plan: observes, and changes what differs among desired and owned objects. Of a partial plan
-    /// (see there) it takes nothing away and ends no connection, but for pods' links that no longer have a pod.
+    /// (see there) it makes what is absent, but changes and takes away nothing and ends no connection, but for pods' links that no longer have a pod.
     ///
     /// # Errors
     /// [`ExecutorError`]; single rows' failures are in the outcome.
@@ -405,7 +405,8 @@ fn pause(attempts: u32) -> Duration {
 }
 
 /// Keys that differ between what should be and what is: wanted rows that are absent, other or damaged, and owned rows that
-/// nobody wants; of a partial plan only the pods' links among the latter. They are sorted, but for the packet filter's elements, of which there are many and whose order is nothing.
+/// nobody wants. By a partial plan what is there stays as it is, since a fact that is missing may turn a row into another one: only wanted rows that
+/// are absent or damaged, and pods' links that nobody wants. They are sorted, but for the packet filter's elements, of which there are many and whose order is nothing.
 pub fn differing<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<&'a KernelKey> {
     unequal(plan, seen).into_iter().map(|row| row.key).collect()
 }
@@ -414,7 +415,11 @@ pub fn differing<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<&'a KernelKey
 fn unequal<'a>(plan: &'a Plan, seen: &'a Observation) -> Vec<Due<'a>> {
     let wanted = plan.kernel.iter().filter_map(|(key, entry)| {
         let before = seen.rows.get(key);
-        let differs = before != Some(&entry.value) || seen.damaged.contains_key(key);
+        let differs = match before {
+            None => true,
+            Some(there) if *there == entry.value => seen.damaged.contains_key(key),
+            Some(_) => !plan.is_partial,
+        };
         differs.then_some(Due { key, wanted: Some(&entry.value), before })
     });
     let unwanted = seen.rows.iter().filter(|(key, _)| plan.kernel.get(*key).is_none());

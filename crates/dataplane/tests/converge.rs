@@ -419,7 +419,7 @@ fn a_partial_plan_takes_away_no_more_than_pods_links() {
     let pods = [rows::pod(1, 1450), rows::pod(2, 1450), rows::route(2)];
     let mut before = Executor::new(FakeKernel::new());
     before.sync(&plan(1, all.clone().into_iter().chain(pods))).unwrap();
-    // The next agent knows less; what it says itself is done.
+    // The next agent knows less; what it says itself is made, and what is there may be as it is for a reason that it doesn't know.
     let mut executor = Executor::new(before.kernel().clone());
     let mut partial = plan(1, [rows::vxlan(4789, 1400), rows::pod(2, 1450), rows::fdb(2)]);
     partial.is_partial = true;
@@ -427,6 +427,8 @@ fn a_partial_plan_takes_away_no_more_than_pods_links() {
     let owned = |executor: &Executor<FakeKernel>, row: &Row| executor.kernel().owned.contains_key(&row.0);
     assert!(all.iter().all(|row| owned(&executor, row)));
     assert!(!owned(&executor, &rows::pod(1, 1450)) && owned(&executor, &rows::fdb(2)));
+    let tunnel = rows::vxlan(4789, 1450);
+    assert_eq!(executor.kernel().owned.get(&tunnel.0), Some(&tunnel.1));
     assert_eq!(executor.sync(&partial).unwrap().applied, 0);
     let _ = partial.kernel.take_changed();
     partial.kernel.remove(&rows::fdb(2).0);

@@ -44,7 +44,8 @@ pub struct Plan {
     pub health: Rows<HealthKey, HealthRow>,
     /// What could not be expressed, or should be known: sorted, no duplicates.
     pub warnings: Vec<Warning>,
-    /// Facts are known to be missing: what these rows lack may be wanted all the same, so that its absence alone is no reason
-    /// to take anything away. A row that is removed while this holds goes.
+    /// Facts are known to be missing: what these rows lack may be wanted all the same, and what they say may be otherwise (a service
+    /// without its slice refuses), so that a difference alone is no reason to take anything away or to change it. A row that is removed or changed
+    /// while this holds goes, or is changed.
     pub is_partial: bool,
 }

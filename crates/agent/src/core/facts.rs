@@ -171,10 +171,10 @@ impl Core {
         else {
             return;
         };
+        self.mind_lost(lost);
         if changes.is_empty() {
             return;
         }
-        self.mind_lost(lost);
         let why =
             self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
         tracing::warn!("going by the last known facts, since the store can't be reached: {why}");
@@ -247,8 +247,8 @@ impl Core {
     fn find_nothing_lost(&mut self) {
         self.earlier.lost = None;
         self.trouble(LOST, None);
-        if let Err(error) = fact_log::mark_complete(&self.config.state_dir) {
-            tracing::warn!("the next start will take the last facts for incomplete: {error}");
+        if let Some(log) = &self.log {
+            log.lacks_nothing();
         }
     }
 

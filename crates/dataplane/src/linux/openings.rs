@@ -95,7 +95,8 @@ impl LinuxKernel {
             // Open in one chain, shut in another.
             seen.rows.remove(&KernelKey::Opening(*shut));
         }
-        self.openings = Some(if wanted.is_some() { planned } else { ours });
+        // What is no longer wanted goes when a row's removal says so: which there are isn't known to a partial plan.
+        self.openings = Some(planned.union(&ours).copied().collect());
         Ok(())
     }
 }

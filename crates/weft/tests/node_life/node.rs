@@ -83,7 +83,18 @@ impl Node {
         self.folder.path().join(name)
     }
 
+    /// Starts the agent, and waits until it is ready.
     pub fn start(&mut self, crash_at: Option<&str>) {
+        self.begin(crash_at);
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.status().is_none_or(|status| status["ready"] != true) {
+            assert!(Instant::now() < end, "the agent is not ready: {:?}", self.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the agent, which may never be ready.
+    pub fn begin(&mut self, crash_at: Option<&str>) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
         command
             .args(["agent", "--config"])
@@ -93,11 +104,6 @@ impl Node {
             command.env(VARIABLE, place);
         }
         self.agent = Some(command.spawn().unwrap());
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.status().is_none_or(|status| status["ready"] != true) {
-            assert!(Instant::now() < end, "the agent is not ready: {:?}", self.status());
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 
     /// Waits for the agent to die by the crash point.

@@ -102,6 +102,76 @@ fn a_damaged_log_of_the_last_facts_takes_nothing_away() {
     sh("ip netns del pod; ip netns del another");
 }
 
+const DESCRIBED: &str = "apiVersion: weft.dev/v1
+kind: Network
+metadata: {name: default}
+spec: {podCIDRs: [10.244.0.0/16], serviceCIDRs: [10.96.0.0/16], overlay: vxlan, vni: 1, vxlanPort: 8472, mtu: 1400}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app, namespace: shop}
+spec: {clusterIP: 10.96.0.10, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app-1, namespace: shop, labels: {kubernetes.io/service-name: app}}
+addressType: IPv4
+ports: [{port: 8080, protocol: TCP}]
+endpoints: [{addresses: [10.99.2.5], conditions: {ready: true}}]
+";
+
+/// The same, each element of a set by itself.
+fn pieces() -> Vec<String> {
+    let lines = kernel();
+    let pieces = lines.iter().flat_map(|line| line.trim().trim_start_matches("elements = {").split(','));
+    pieces
+        .map(|piece| piece.trim_matches([' ', '}', '\t']).to_owned())
+        .filter(|piece| !piece.is_empty())
+        .collect()
+}
+
+#[test]
+fn whichever_line_of_the_last_facts_is_lost_nothing_goes_or_changes() {
+    let Some(mut node) = Node::new() else { return };
+    let (cluster, away) = (node.path("cluster"), node.path("away"));
+    std::fs::write(cluster.join("network.yaml"), DESCRIBED).unwrap();
+    std::fs::write(cluster.join("n2.yaml"), PEER).unwrap();
+    node.start(None);
+    node.add("pod").unwrap();
+    eventually("the peer's route and the service", || {
+        let there = pieces();
+        let has = |start: &str| there.iter().any(|piece| piece.starts_with(start));
+        has("10.99.2.0/24 via 192.0.2.2 dev weftx1") && has("10.96.0.10 . tcp . 80 : ")
+    });
+    let before = pieces();
+    node.stop();
+    let log = node.path("state/facts.log");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::rename(&cluster, &away).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() >= 5, "{text}");
+    for lost in &lines {
+        let left: Vec<&str> = lines.iter().map(|line| if line == lost { "\0" } else { line }).collect();
+        std::fs::write(&log, left.join("\n") + "\n").unwrap();
+        node.begin(None);
+        eventually("a plan is in force", || {
+            let status = node.status().unwrap_or_default();
+            status["warnings"].to_string().contains("some of the last facts are lost")
+                && status["plan"]["inForce"].as_u64() > Some(0)
+        });
+        let after = pieces();
+        let gone: Vec<&String> = before.iter().filter(|piece| !after.contains(piece)).collect();
+        assert!(gone.is_empty(), "without {lost}: {gone:#?}");
+        node.stop();
+        std::fs::remove_file(node.path("state/facts.log.incomplete")).unwrap();
+    }
+    std::fs::rename(&away, &cluster).unwrap();
+    std::fs::write(&log, &text).unwrap();
+    node.start(None);
+    node.del("pod").unwrap();
+    sh("ip netns del pod");
+}
+
 #[test]
 fn a_restart_changes_nothing_and_a_flush_is_mended() {
     let Some(mut node) = Node::new() else { return };
