@@ -5,8 +5,11 @@
 //! when a node's blocks become anybody's, the node has known for a quarter of that time that they will, and has given out none of their
 //! addresses since. A renewal counts only where the session's key and every claimed block's still hang on the lease afterwards, by a read
 //! that the leader has confirmed. A lease that is gone, or could be, is never renewed: the node takes another one, and claims again. A session that
-//! is over takes nothing back from the node's next process, and that one takes nothing from another machine of the node's name while that is
-//! heard of.
+//! is over takes nothing back from the node's next process.
+//!
+//! All of that holds between nodes. Of machines that have one node's name, one that comes later takes nothing from another that is heard of. One
+//! that was silent ([`SILENT_PAUSES`]) can lose its place without knowing: until it hears of the other machine, both give out addresses of the
+//! same blocks. From then on it relies on nothing, and says why.
 //!
 //! What is absent: which blocks ([`super::claim`]), and what a node does that relies on nothing any more (the agent).
 
@@ -30,8 +33,8 @@ const HELD: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Claims that one transaction looks at; etcd takes 128 comparisons (`--max-txn-ops`).
 const COMPARED: usize = 100;
-/// Longest pauses between renewals after which a lease's holder is taken to renew it no more. What its blocks may be relied on for is no
-/// matter here: the node's next process relies on them as well.
+/// Longest pauses between renewals after which a lease's holder is taken to renew it no more. For how long it relies on its blocks is no
+/// matter where it is this machine before it was set up anew; where it is another one, see the module.
 const SILENT_PAUSES: u32 = 4;
 /// Between attempts to renew while etcd doesn't answer, at least.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -56,6 +59,8 @@ struct State {
     claims: BTreeSet<(NetworkName, Cidr)>,
     /// Networks in which a block went to another node, and none was claimed since.
     lost: BTreeSet<NetworkName>,
+    /// Another machine has this node's place, as was heard since the last renewal: what is known of it.
+    twin: Option<String>,
     /// The node was forgotten, or the store stopped: nothing of it is to be made again.
     is_over: bool,
     /// What was published, by key, without the time of writing.
@@ -123,6 +128,9 @@ impl Session {
     /// What the node may rely on.
     pub fn hold(&self) -> Hold {
         let state = self.state();
+        if let Some(twin) = &state.twin {
+            return Hold::Lapsed(twin.clone());
+        }
         if let Some(network) = state.lost.first() {
             return Hold::Lapsed(format!(
                 "node {} was out of etcd's reach for longer than its lease lasts, and another node has its block of network \
@@ -143,6 +151,16 @@ impl Session {
         let mut state = self.state();
         (state.lease, state.time) = (lease, time);
         state.held_until = Some(sent + time * HELD / 4);
+        state.twin = None;
+    }
+
+    /// Another machine renews a lease as this node: nothing is this one's until a renewal of its own.
+    fn note_twin(&self, reason: &str) {
+        let mut state = self.state();
+        if state.twin.is_none() {
+            tracing::warn!("{reason}");
+        }
+        state.twin = Some(reason.to_owned());
     }
 
     /// True where the node may not rely on its lease at that moment.
@@ -377,6 +395,9 @@ impl Around {
             };
             patience = session.pause();
             if let Err(failure) = renewed {
+                if let Failure::Twin(reason) = &failure {
+                    session.note_twin(reason);
+                }
                 tracing::debug!("cannot renew the lease of node {}: {failure}", session.node);
                 patience /= 2;
             }

@@ -4,6 +4,7 @@ mod claimers;
 mod heard;
 #[path = "../listening/mod.rs"]
 mod listening;
+mod machines;
 mod members;
 mod proxy;
 mod tls;
@@ -249,38 +250,6 @@ fn a_store_that_was_stopped_takes_nothing_back() {
     // Nor does what it still wanted to say reach anything of the next one's.
     before.publish(&gone("web-1")).unwrap_err();
     assert_eq!(members.lease_of("/weft/pods/n1/shop/web-1"), taken);
-}
-
-/// Two machines of one name would give out the same addresses.
-#[test]
-fn another_machine_of_the_nodes_name_is_refused_while_it_is_heard_of() {
-    let Some(members) = Members::start(1, &Terms::default()) else { return };
-    let of = |machine: &str| {
-        let options = EtcdOptions { machine: machine.to_owned(), ..options(members.endpoints()) };
-        EtcdStore::open(options).unwrap()
-    };
-    let claim = |store: &EtcdStore| store.claim_pod_cidrs(&narrow(), &node("n1"), &[]);
-    let lease = || members.lease_of("/weft/sessions/n1");
-    // An agent of an earlier version names no machine.
-    let earlier = of("");
-    claim(&earlier).unwrap();
-    earlier.stop();
-    let first = of("one");
-    claim(&first).unwrap();
-    let taken = lease();
-    let second = of("two");
-    let refused = claim(&second).unwrap_err().to_string();
-    assert!(refused.contains("another machine (one) is node n1 as well"), "{refused}");
-    assert_eq!(lease(), taken);
-    // The first machine's next process is no other machine.
-    first.stop();
-    let next = of("one");
-    claim(&next).unwrap();
-    assert!(claim(&second).is_err());
-    assert!(matches!(next.hold(), Hold::Until(_)));
-    // Once it is silent, it may be this very machine before it was set up anew.
-    next.stop();
-    wait_for("the silent one's place", || claim(&second).ok());
 }
 
 /// Each attempt, and each start, takes a lease, which lasts for a day by default.
