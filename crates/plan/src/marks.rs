@@ -16,9 +16,10 @@
 //! | all others | nobody's here: they are neither set nor cleared nor asked |
 //!
 //! What always holds: the look-up happens once, at a connection's first packet, and ends before routing. From then on the
-//! bits of [`FREE`] are zero, and belong to whoever sets them without touching the others. A packet's mark is written bit by
-//! bit ([`crate::Statement::SetMarkBits`]), whatever else it bears. Whoever copies a connection's mark into its packets
-//! doesn't set [`ANSWER`] by that: it is among the bits that are zero there.
+//! bits of [`FREE`] are zero, and belong to whoever sets them without touching the others.
+//! A packet's mark is written bit by bit ([`crate::Statement::SetMarkBits`]), whatever else it bears. [`ANSWER`] isn't among those that
+//! are left to others, though no connection has it from us: programs use to restore a connection's mark into its packets, and
+//! these would pass the tunnel by.
 //!
 //! What is absent: marks of packets for services. Between two look-ups it is the connection's mark that carries (decision 0013).
 
@@ -31,8 +32,8 @@ use weft_model::net::fnv1a;
 pub const CHOSEN: u32 = 1 << 31;
 /// Where the chosen endpoint's number is.
 pub const NUMBER: u32 = (1 << 20) - 1;
-/// What is left to others once an endpoint was chosen.
-pub const FREE: u32 = !(CHOSEN | NUMBER);
+/// What is left to others once an endpoint was chosen: bits 30–24 and 22–20.
+pub const FREE: u32 = !(CHOSEN | NUMBER | ANSWER);
 /// Where the class is, while a service is looked up.
 pub const CLASS: u32 = 0xff << CLASS_SHIFT;
 /// The lowest bit of [`CLASS`].
@@ -83,9 +84,9 @@ mod tests {
     fn the_parts_of_a_mark_do_not_touch() {
         assert_eq!(CHOSEN | CLASS | GROUP, u32::MAX);
         assert_eq!((CHOSEN & CLASS) | (CHOSEN & GROUP) | (CLASS & GROUP) | (CHOSEN & NUMBER), 0);
-        assert_eq!((FREE & (CHOSEN | NUMBER), FREE.count_ones()), (0, 11));
-        // What a program restores from a connection's mark into a packet's is no answer for that.
-        assert_eq!(ANSWER & FREE, ANSWER);
+        assert_eq!((FREE & (CHOSEN | NUMBER), FREE), (0, 0x7f70_0000));
+        // What a program may set of a connection's mark, and restore into a packet's, is no answer; nor is what stands there from us.
+        assert_eq!(ANSWER & (FREE | CHOSEN | NUMBER), 0);
     }
 
     #[test]

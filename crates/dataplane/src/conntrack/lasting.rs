@@ -115,7 +115,7 @@ fn served<'a>(plan: &'a Plan, map: &Ident) -> Option<(u32, &'a Ident)> {
 /// True where the connection's mark is one that its end can have: another program's bit 31 alone says nothing.
 fn bears_number_of(entry: &Entry) -> bool {
     let mut own = marks::of_endpoint((entry.reply.source, entry.reply.source_port)).take(MARKS);
-    own.any(|mark| mark == entry.mark & !marks::FREE)
+    own.any(|mark| mark == entry.mark & (marks::CHOSEN | marks::NUMBER))
 }
 
 /// Those whose time hasn't come, in the order in which it will.
