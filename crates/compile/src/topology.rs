@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use weft_model::{
-    Cidr, FactKey, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay,
+    Cidr, FactKey, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay, Port,
+    Protocol, Vni,
 };
 use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 
@@ -103,6 +104,25 @@ impl<'a> Context<'a> {
         self.facts.network(name).or_else(|| (*name == UNDESCRIBED.name).then_some(&*UNDESCRIBED))
     }
 
+    /// The network whose tunnel has this VNI here: the first of [`Context::networks`] that wants it. Others of that VNI have none,
+    /// and no way but to nodes on the same link.
+    pub fn tunnel_of(&self, vni: Vni) -> Option<&'a Network> {
+        let ordinary = self.network(&UNDESCRIBED.name);
+        let has_it = |network: &&Network| network.vni == vni && network.tunnel_port().is_some();
+        ordinary.into_iter().chain(self.facts.networks()).find(has_it)
+    }
+
+    /// True where this network's packets have a tunnel here.
+    pub fn has_tunnel(&self, network: &Network) -> bool {
+        self.tunnel_of(network.vni).is_some_and(|holder| holder.name == network.name)
+    }
+
+    /// The network whose tunnel has this port of the node.
+    pub fn tunnel_at(&self, protocol: Protocol, port: Port) -> Option<&'a Network> {
+        let mut networks = self.networks().into_iter();
+        networks.find(|network| network.tunnel_port() == Some((protocol, port)) && self.has_tunnel(network))
+    }
+
     /// Blocks that services' virtual addresses come from: those of the networks, and those of ServiceCIDR objects. In order,
     /// each once; one may lie inside another.
     pub fn service_cidrs(&self) -> Vec<Cidr> {
@@ -152,7 +172,13 @@ impl<'a> Context<'a> {
             (Overlay::HostGw, None) => Way::None(
                 "it has no address of this family on a link that we share; use overlay auto or vxlan",
             ),
-            _ => self.tunnel(peer),
+            _ => match self.tunnel_of(network.vni) {
+                Some(holder) if holder.name == network.name => self.tunnel(peer),
+                Some(_) => Way::None(
+                    "another network has its network's VNI, and the tunnel with it; give this network one of its own in spec.vni",
+                ),
+                None => Way::None("nobody has described its network"),
+            },
         };
         match way {
             Way::Direct { via: address, .. } | Way::Tunnel { underlay: address } if self.is_own(address) => {

@@ -4,7 +4,7 @@ use weft_compile::{Compiler, DnsSettings, Settings, compile};
 use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, Family, Host, HostLink,
     HostPort, IfName, Mac, Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Overlay,
-    Port, Protocol, Service, ServicePort, SliceSource, TargetPort, TrafficPolicy,
+    Port, Protocol, Service, ServicePort, SliceSource, TargetPort, TrafficPolicy, Vni,
 };
 use weft_plan::Plan;
 
@@ -383,6 +383,51 @@ fn a_newcomer_does_not_take_the_ordinary_networks_tunnel() {
         let expected = "network blue: its VNI 9338 is that of network default, which has the tunnel";
         assert!(warned.iter().any(|warning| warning.contains(expected)), "{warned:?}");
     }
+}
+
+/// Through the other one's, its packets would be taken for the other network's.
+#[test]
+fn a_network_without_a_tunnel_of_its_own_has_no_way_through_anothers_and_keeps_no_port() {
+    let peer = || {
+        let Fact::Node(mut peer) = node("n2", "198.51.100.2/24", &["10.244.2.0/24"]) else { unreachable!() };
+        let network = NetworkName::new("blue").unwrap();
+        peer.pod_cidrs.push(NodeCidr { network, cidr: "10.9.2.0/24".parse().unwrap() });
+        Fact::Node(peer)
+    };
+    let mapped = || {
+        let Fact::Attachment(mut pod) = attachment("game", "10.244.1.7", None) else { unreachable!() };
+        pod.host_ports = vec![HostPort {
+            host_port: Port::new(8472).unwrap(),
+            container_port: Port::new(80).unwrap(),
+            protocol: Protocol::Udp,
+            host_ip: None,
+        }];
+        Fact::Attachment(pod)
+    };
+    let check = |vni: u32, way: &str, is_port_free: bool| {
+        let blue = network("blue", |blue| {
+            (blue.vni, blue.vxlan_port) = (Vni::new(vni).unwrap(), Port::new(8472).unwrap());
+        });
+        let facts = cluster().into_iter().chain([peer(), mapped()]);
+        let mut compiler = Compiler::new(settings());
+        let mut plan = Plan::default();
+        for fact in facts.chain([network("blue", |_| {}), blue]) {
+            compiler.apply(Change::set(fact));
+            compiler.flush(&mut plan);
+        }
+        let text = plan.to_string();
+        assert!(text.contains(way), "{vni}: {text}");
+        assert_eq!(text.contains("udp . 8472 : "), is_port_free, "{vni}: {text}");
+        // Whose tunnel is there changes with a network that it isn't.
+        let moved = network("default", |ordinary| ordinary.vni = Vni::new(7).unwrap());
+        compiler.apply(Change::set(moved));
+        compiler.flush(&mut plan);
+        let text = plan.to_string();
+        let through = format!("route 10.9.2.0/24 via 198.51.100.2 dev weftx{vni}");
+        assert!(text.contains(&through) && !text.contains("udp . 8472 : "), "{vni}: {text}");
+    };
+    check(77, "route 10.9.2.0/24 via 198.51.100.2 dev weftx77", false);
+    check(Network::DEFAULT_VNI, "route unreachable 10.9.2.0/24", true);
 }
 
 #[test]

@@ -204,10 +204,8 @@ impl Core {
     /// A mapping of a tunnel's port would hand all that peers send through it to the pod.
     fn refuse_tunnel_ports(&self, wanted: &[HostPort]) -> Result<(), CniError> {
         let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
-        let networks = context.networks();
         for port in wanted {
-            let taken = Some((port.protocol, port.host_port));
-            if let Some(network) = networks.iter().find(|network| network.tunnel_port() == taken) {
+            if let Some(network) = context.tunnel_at(port.protocol, port.host_port) {
                 return Err(CniError::new(
                     Code::CONFLICT,
                     format!(

@@ -106,12 +106,10 @@ fn translations(family: Family) -> [weft_plan::Rule; 2] {
 }
 
 fn mappings(attachment: &Attachment, origin: &FactKey, context: &Context<'_>, out: &mut Output) {
-    let networks = context.networks();
     for port in &attachment.host_ports {
         // An ADD is refused beforehand; here the tunnel came to the port later. Both can't be, and without the tunnel the node
         // would be cut off, with all that peers send through it handed to the pod.
-        let tunnel = networks.iter().find(|n| n.tunnel_port() == Some((port.protocol, port.host_port)));
-        if let Some(network) = tunnel {
+        if let Some(network) = context.tunnel_at(port.protocol, port.host_port) {
             out.warn(
                 origin,
                 format!(

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_model::{Cidr, Fact, FactKey, Family, Network, NetworkName, Node};
+use weft_model::{Cidr, Fact, FactKey, Family, Network, NetworkName, Node, Vni};
 use weft_plan::kernel::MAIN_TABLE;
 use weft_plan::{Atom, KernelKey, KernelRow, Route, RouteKey, RouteKind, SetSpec};
 
@@ -28,8 +28,11 @@ impl Rule for PeersRule {
             }
         }
         let here = transition.is_of_this_node(context);
+        let vnis = vnis(transition);
         let concerned = |network: &NetworkName| match &transition.key {
-            FactKey::Network(changed) => changed == network,
+            FactKey::Network(changed) if changed == network => true,
+            // Of one VNI only one network has a tunnel: another one's may come or go with this change.
+            FactKey::Network(_) => context.network(network).is_some_and(|other| vnis.contains(&other.vni)),
             _ => here,
         };
         if !here && !matches!(transition.key, FactKey::Network(_)) {
@@ -77,6 +80,18 @@ impl Rule for PeersRule {
             _ => {}
         }
     }
+}
+
+/// The VNIs that a network had before the change, and has after it.
+fn vnis(transition: &Transition) -> Vec<Vni> {
+    let FactKey::Network(name) = &transition.key else { return Vec::new() };
+    // The ordinary network is there also where nobody describes it.
+    let undescribed = Network::named(name.clone()).vni;
+    let of = |state: &Option<Fact>| match state {
+        Some(Fact::Network(network)) => network.vni,
+        _ => undescribed,
+    };
+    vec![of(&transition.before), of(&transition.after)]
 }
 
 /// The networks in which the way to a peer may be another one now.

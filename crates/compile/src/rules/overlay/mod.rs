@@ -5,8 +5,6 @@
 
 mod vxlan;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use weft_model::{Cidr, FactKey, Family, Network, Node, Overlay};
@@ -43,7 +41,8 @@ pub struct Peer<'a> {
     pub origin: &'a FactKey,
 }
 
-/// The tunnel that a network's packets take where nodes share no link; nothing where they never take one.
+/// The tunnel that a network's packets take where nodes share no link, if it has one ([`Context::has_tunnel`]); nothing where they never
+/// take one.
 pub fn of(network: &Network) -> Option<&'static dyn Tunnel> {
     match network.overlay {
         Overlay::Auto | Overlay::Vxlan => Some(&vxlan::Vxlan),
@@ -67,24 +66,20 @@ impl Rule for OverlayRule {
     }
 
     fn rows(&self, _key: &RuleKey, context: &Context<'_>, out: &mut Output) {
-        let mut tunnels = BTreeMap::new();
         for network in context.networks() {
             let origin = FactKey::Network(network.name.clone());
             if let Some(text) = too_large(network, context) {
                 out.warn(&origin, text);
             }
             let Some(tunnel) = of(network) else { continue };
-            match tunnels.entry(network.vni) {
-                Entry::Vacant(free) => {
-                    free.insert(network.name.clone());
-                    tunnel.own_end(network, &origin, context, out);
-                }
-                Entry::Occupied(other) => out.warn(
+            match context.tunnel_of(network.vni).filter(|holder| holder.name != network.name) {
+                None => tunnel.own_end(network, &origin, context, out),
+                Some(other) => out.warn(
                     &origin,
                     format!(
                         "its VNI {} is that of network {}, which has the tunnel; give it one of its own in spec.vni",
                         network.vni.get(),
-                        other.get()
+                        other.name
                     ),
                 ),
             }

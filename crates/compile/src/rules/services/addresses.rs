@@ -126,8 +126,7 @@ fn own_server(protocol: Protocol, port: Port, context: &Context<'_>) -> Option<S
     if context.settings.open_ports.contains(&(protocol, port)) {
         return Some("the node's own agent".to_owned());
     }
-    let mut tunnels = context.networks().into_iter();
-    let network = tunnels.find(|network| network.tunnel_port() == Some((protocol, port)))?;
+    let network = context.tunnel_at(protocol, port)?;
     Some(format!("the tunnel of network {}", network.name))
 }
 
