@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::doubt::Owed;
 use super::keys::{Keys, Place};
 use super::wire::KeyValue;
-use crate::object::{Interner, ObjectError, ObjectId, Outcome, decode_value, json_tree};
+use crate::object::{Interner, ObjectError, ObjectId, Outcome, decode_value, json_tree, path_of};
 use crate::store::Event;
 use crate::words::{Form, Manifest, Words, Writer, take_apart};
 
@@ -62,6 +62,7 @@ impl Follower {
         let Ok(text) = str::from_utf8(&kv.value) else {
             return self.words.pass_over(key, "it is not UTF-8");
         };
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (writer, manifest) = match place {
             Place::Network(name) => (Writer::User, network(&name, text, &mut self.names)),
             Place::Objects(writer) => {
@@ -110,19 +111,16 @@ impl Follower {
 
 /// JSON begins with a bracket; all else is YAML.
 fn form(text: &str) -> Form {
-    if text.trim_start_matches('\u{feff}').trim_start().starts_with(['{', '[']) {
-        Form::Json
-    } else {
-        Form::Yaml
-    }
+    if text.trim_start().starts_with(['{', '[']) { Form::Json } else { Form::Yaml }
 }
 
 /// A network's description: a whole object, or what would be its `spec`.
 fn network(name: &str, text: &str, names: &mut Interner) -> Manifest {
     let mut manifest = Manifest::default();
-    // The tree says of a key that stands twice.
-    let value: Result<Value, _> = json_tree(text).and_then(|_| {
-        serde_json::from_str(text).map_err(|error| ObjectError::at("", format!("this is not JSON: {error}")))
+    let value: Result<Value, _> = json_tree(text).and_then(|root| {
+        // Of a network all is read: what the tree says of a key that stands twice is an error wherever it is.
+        serde_path_to_error::deserialize(&root)
+            .map_err(|error| ObjectError::at(path_of(error.path()), error.inner()))
     });
     let mut value = match value {
         Ok(value) => value,
@@ -207,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_a_value() {
+        let mut follower = Follower::new(Keys::under("/weft"));
+        follower.put(&kv("/weft/network/default", "\u{feff}{\"podCIDRs\": [\"10.1.0.0/16\"]}", 3));
+        assert_eq!(told(&mut follower), ["set network default"]);
+        follower.put(&kv("/weft/objects/shop", &format!("\u{feff}{NS}"), 4));
+        assert_eq!(told(&mut follower), ["set namespace shop"]);
+    }
+
+    #[test]
     fn what_is_not_listed_is_gone_and_what_was_written_since_is_known() {
         let mut follower = Follower::new(Keys::under("/weft"));
         follower.put(&kv("/weft/objects/shop", NS, 3));
@@ -266,6 +273,10 @@ mod tests {
         check(r#"{"kind":"Network","metadata":{"name":"blue"},"spec":{}}"#, Err("as in the key"));
         check(r#"{"podCIDRs": ["10.1.0.0/16"], "wni": 3}"#, Err("wni"));
         check(r#"{"podCIDRs": "#, Err("not JSON"));
+        check(
+            r#"{"mtu": 1400, "podCIDRs": ["10.1.0.0/16"], "mtu": 1500}"#,
+            Err("mtu: \"mtu\" is given twice"),
+        );
         check("[]", Err("no object"));
     }
 }

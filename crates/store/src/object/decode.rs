@@ -89,6 +89,9 @@ impl ObjectId {
 
     /// What an object says that it is; of what it doesn't say, `usual`.
     fn of(root: &Node<'_>, usual: &ObjectId) -> Result<Self, ObjectError> {
+        if let Content::Odd(reason) = &root.content {
+            return Err(ObjectError::at("", reason));
+        }
         if !matches!(root.content, Content::Map(_)) {
             let reason = format!(
                 "it is {} where an object is wanted, with apiVersion, kind and metadata (is this another kind of file? \
@@ -101,6 +104,7 @@ impl ObjectId {
             None | Some((Content::Null, _)) => Ok(usual.to_owned()),
             Some((Content::Text(text), _)) if text.is_empty() => Ok(usual.to_owned()),
             Some((Content::Text(text), _)) => Ok(text.clone().into_owned()),
+            Some((Content::Odd(reason), _)) => Err(ObjectError::at(field, reason)),
             Some((_, node)) => {
                 let example = if field == "kind" { "Service" } else { "v1" };
                 let reason = format!("a text is wanted, such as {example}, and this is {}", node.is_called());
@@ -218,7 +222,7 @@ pub fn decode_value(
         outcomes.push(outcome);
         ControlFlow::Continue(())
     };
-    let _ = match (Grow { left: &Cell::new(MOST_VALUES) }).deserialize(value) {
+    let _ = match Grow::root(&Cell::new(MOST_VALUES)).deserialize(value) {
         Ok(root) => decode_node(&root, usual, 0, names, &mut take),
         Err(error) => take(Err(ObjectError::at("", error))),
     };
@@ -252,6 +256,7 @@ pub(crate) fn decode_node(
         }
         Some(Content::List(items)) => items,
         Some(Content::Null) => return ControlFlow::Continue(()),
+        Some(Content::Odd(reason)) => return take(placed(ObjectError::at("items", reason))),
         Some(_) => return take(placed(ObjectError::at("items", "it must be a list of objects"))),
         None if id.kind == "List" || id.of_items().is_known() => {
             let reason = "it is missing; write [] where there are no objects";

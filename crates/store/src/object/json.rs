@@ -1,6 +1,7 @@
 //! JSON texts: straight into an object's fields where all is as it should be, and into a tree where it isn't.
 //!
-//! What always holds: a text means the same either way. What a fast look finds is used only where it can't be wrong: the tree says what is.
+//! What always holds: a text means the same either way. What a fast look finds is used only where it can't be wrong: the tree says what is, and
+//! of what isn't read it says nothing either. (But a number beyond any float's, which JSON's reader can't put into a tree, is an error there.)
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::decode::{LARGEST_OBJECT, ObjectId, Outcome, Reader, Sink, decode, decode_node};
-use super::error::{self, ObjectError};
+use super::error::ObjectError;
 use super::locate::line_of;
 use super::tree::{Grow, MOST_VALUES, Node};
 use super::{Interner, MOST_OBJECTS, yaml};
@@ -19,36 +20,18 @@ use super::{Interner, MOST_OBJECTS, yaml};
 /// Reads a text that is one value.
 ///
 /// # Errors
-/// When it is no JSON, or has a key twice, or too many values: with the line, and the field where there is one.
+/// When it is no JSON, or has too many values: with the line.
 pub fn tree(text: &str) -> Result<Node<'_>, ObjectError> {
     let left = Cell::new(MOST_VALUES);
     let mut from = serde_json::Deserializer::from_str(text);
-    let found = Grow { left: &left }.deserialize(&mut from).and_then(|root| from.end().map(|()| root));
-    found.map_err(|error| {
-        let mut wrong = not_json(&error);
-        if error.is_data() {
-            // Along the way once more, for the field.
-            left.set(MOST_VALUES);
-            let mut track = serde_path_to_error::Track::new();
-            let mut from = serde_json::Deserializer::from_str(text);
-            let _ = Grow { left: &left }
-                .deserialize(serde_path_to_error::Deserializer::new(&mut from, &mut track));
-            wrong.field = error::path_of(&track.path());
-        }
-        wrong
-    })
+    let found = Grow::root(&left).deserialize(&mut from).and_then(|root| from.end().map(|()| root));
+    found.map_err(|error| not_json(&error))
 }
 
 fn not_json(error: &serde_json::Error) -> ObjectError {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
-    let reason = match reason {
-        "recursion limit exceeded" => {
-            "it is nested more than 127 deep; no object of Kubernetes is".to_owned()
-        }
-        reason if error.is_data() => reason.to_owned(),
-        reason => format!("this is not JSON: {reason}"),
-    };
+    let reason = if error.is_data() { reason.to_owned() } else { format!("this is not JSON: {reason}") };
     let mut wrong = ObjectError::at("", reason);
     wrong.line = Some(error.line() as u64).filter(|line| *line > 0);
     wrong
@@ -234,12 +217,12 @@ fn decode_tree(
         Ok(root) => root,
         Err(error) => return take(Err(error.moved(before))),
     };
-    // JSON is YAML, which knows its lines.
+    // JSON is YAML, which knows its lines, as far as it goes.
     let places = OnceCell::new();
     decode_node(&root, usual, value.len(), names, &mut |outcome| {
         take(outcome.map_err(|mut error| {
-            let places = places.get_or_init(|| yaml::tree(value).ok());
-            error.line = places.as_ref().and_then(|root| line_of(root, &error.field)).or(Some(1));
+            let places = places.get_or_init(|| yaml::places(value).ok());
+            error.line = places.as_ref().and_then(|root| line_of(root, &error.field));
             error.moved(before)
         }))
     })
@@ -294,6 +277,39 @@ mod tests {
         check_json("{}");
         check_json("null");
         check_json("[]");
+    }
+
+    /// However its kind is written.
+    #[test]
+    fn what_is_not_read_is_not_looked_at() {
+        let check = |rest: &str| {
+            for kind in ["Namespace", "Name\\u0073pace"] {
+                let text = format!(
+                    r#"{{"apiVersion": "v1", "kind": "{kind}", "metadata": {{"name": "a", {rest}}}, {rest}}}"#
+                );
+                check_json(&text);
+                assert!(matches!(decode_all(&text)[..], [Ok(Outcome::Facts(_))]), "{:?}", decode_all(&text));
+            }
+        };
+        let deep = |levels: usize| format!(r#""more": {}{}"#, "[".repeat(levels), "]".repeat(levels));
+        check(r#""more": 1, "more": 2"#);
+        check(r#""more": {"a": {"b": 1, "b": 2}}"#);
+        check(&deep(100));
+        check(&deep(1000));
+    }
+
+    #[test]
+    fn a_line_that_is_not_known_is_not_told() {
+        let line = |levels: usize| {
+            let more = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let text = format!(
+                "{{\"apiVersion\": \"v1\",\n\"kind\": \"Namespace\",\n\"metadata\": {{\"name\": 1}}, \"more\": {more}}}"
+            );
+            decode_all(&text)[0].as_ref().unwrap_err().line
+        };
+        assert_eq!(line(1), Some(3));
+        assert_eq!(line(100), Some(3));
+        assert_eq!(line(10_000), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod yaml;
 pub(crate) use decode::decode_node;
 pub use decode::{Decoded, ObjectId, Outcome, Sink, UnknownKind, decode_text, decode_value};
 pub use error::ObjectError;
+pub(crate) use error::path_of;
 pub use intern::Interner;
 pub use json::decode_json;
 pub(crate) use json::tree as json_tree;

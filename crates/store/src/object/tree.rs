@@ -1,21 +1,28 @@
 //! A text as a tree: what YAML and JSON have in common, and where each value stands.
 //!
-//! What always holds: no mapping has a key twice, and a tree is of at most [`MOST_VALUES`] values. What JSON has no word for is no error until
-//! somebody reads it: most of an object means nothing to Weft.
+//! What always holds: no mapping has a key twice, and a tree is of at most [`MOST_VALUES`] values. What can't be used is no error until
+//! somebody reads it, as most of an object means nothing to Weft: what JSON has no word for; and, of a JSON text, whose unread parts nobody looks
+//! at otherwise, what stands twice or too deep.
 //!
 //! What is absent: how either language is written, and which fields an object has.
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::value::{Error as Unfit, MapDeserializer, SeqDeserializer};
-use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 /// Values in one document, so that a text of 64 MiB takes no more than a few times that to read. A pod as its API server tells of it has about 250.
 pub const MOST_VALUES: usize = 2_000_000;
+
+/// Mappings and lists in each other in JSON, whose reader goes no deeper.
+const DEEPEST: usize = 127;
 
 /// One value.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +144,20 @@ impl<'de> Deserializer<'de> for &'de Node<'de> {
 #[derive(Debug, Clone, Copy)]
 pub struct Grow<'c> {
     /// Values that there may still be.
-    pub left: &'c Cell<usize>,
+    left: &'c Cell<usize>,
+    /// Mappings and lists around it.
+    depth: usize,
+}
+
+impl<'c> Grow<'c> {
+    /// A whole tree, of no more values than are `left`.
+    pub fn root(left: &'c Cell<usize>) -> Self {
+        Self { left, depth: 0 }
+    }
+
+    fn inside(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Grow<'_> {
@@ -147,7 +167,12 @@ impl<'de> DeserializeSeed<'de> for Grow<'_> {
             Some(left) => self.left.set(left),
             None => return Err(Error::custom(too_many())),
         }
-        let content = from.deserialize_any(self)?;
+        let content = if self.depth < DEEPEST {
+            from.deserialize_any(self)?
+        } else {
+            IgnoredAny::deserialize(from)?;
+            Content::Odd(format!("it is nested more than {DEEPEST} deep; no object of Kubernetes is").into())
+        };
         Ok(Node { line: 0, content })
     }
 }
@@ -186,7 +211,7 @@ impl<'de> Visitor<'de> for Grow<'_> {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content<'de>, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self)? {
+        while let Some(item) = seq.next_element_seed(self.inside())? {
             items.push(item);
         }
         Ok(Content::List(items))
@@ -194,13 +219,31 @@ impl<'de> Visitor<'de> for Grow<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content<'de>, A::Error> {
         let mut entries: Vec<(Cow<'de, str>, Node<'de>)> = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
-            entries.push((Cow::Owned(key), map.next_value_seed(self)?));
+            entries.push((Cow::Owned(key), map.next_value_seed(self.inside())?));
         }
-        match repeated(entries.iter().map(|(key, _)| key)) {
-            Some(at) => Err(Error::custom(given_twice(&entries[at].0))),
-            None => Ok(Content::Map(entries)),
+        Ok(Content::Map(match repeated(entries.iter().map(|(key, _)| key)) {
+            Some(_) => each_once(entries),
+            None => entries,
+        }))
+    }
+}
+
+/// Entries of a mapping, where one with a key that stands twice is of no use, at its second place.
+pub fn each_once<'a>(entries: Vec<(Cow<'a, str>, Node<'a>)>) -> Vec<(Cow<'a, str>, Node<'a>)> {
+    let mut places: HashMap<Cow<'a, str>, usize> = HashMap::with_capacity(entries.len());
+    let mut once: Vec<(Cow<'a, str>, Node<'a>)> = Vec::with_capacity(entries.len());
+    for (key, node) in entries {
+        match places.get(&key) {
+            Some(at) => {
+                once[*at].1 = Node { line: node.line, content: Content::Odd(given_twice(&key).into()) }
+            }
+            None => {
+                places.insert(key.clone(), once.len());
+                once.push((key, node));
+            }
         }
     }
+    once
 }
 
 /// What is said of a key that stands twice.

@@ -1,6 +1,6 @@
 //! One YAML document as a tree, in one pass and without recursion.
 //!
-//! What always holds: a tree has no more values than its text has bytes, what aliases repeat included, and is at most [`DEEPEST`] deep. Plain
+//! What always holds: a tree has no more values than its text has bytes and [`FEW`] more, what aliases repeat included, and is at most [`DEEPEST`] deep. Plain
 //! words mean what they mean to kubectl, which reads YAML 1.1 (go-yaml 2, `resolve.go`); numbers that people take for others are refused where
 //! they are read.
 
@@ -10,23 +10,46 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, Tag};
 
 use super::error::{ObjectError, keyed};
-use super::tree::{Content, MOST_VALUES, Node, given_twice, repeated, too_many};
+use super::tree::{Content, MOST_VALUES, Node, each_once, given_twice, repeated, too_many};
 
 /// Mappings and lists in each other. Objects of Kubernetes' own kinds have fewer than twenty, the schema of a large custom resource about forty.
 pub const DEEPEST: usize = 64;
+/// Values that a text may have whatever its length.
+const FEW: usize = 64;
+/// As [`DEEPEST`], where only places are asked for: JSON goes deeper.
+const DEEPEST_PLACES: usize = 128;
+
+/// What is made of keys that stand twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Doubles {
+    /// An error of the document.
+    #[default]
+    Refused,
+    /// One key, at its last place.
+    AsOne,
+}
 
 /// Reads a text that is one document.
 ///
 /// # Errors
 /// When it is no YAML, or has a key twice, or exceeds a limit: with the line, and the field where there is one.
 pub fn tree(text: &str) -> Result<Node<'_>, ObjectError> {
+    grow(text, Builder { deepest: DEEPEST, ..Builder::default() })
+}
+
+/// A tree that tells where the values of a JSON text stand, which may be deeper than those of YAML, and have keys twice.
+pub(super) fn places(text: &str) -> Result<Node<'_>, ObjectError> {
+    grow(text, Builder { deepest: DEEPEST_PLACES, doubles: Doubles::AsOne, ..Builder::default() })
+}
+
+fn grow<'a>(text: &'a str, mut builder: Builder<'a>) -> Result<Node<'a>, ObjectError> {
+    builder.most = MOST_VALUES.min(text.len() + FEW);
     let mut options = Options::default();
     options.set_emit_comments(false);
-    let mut builder = Builder { most: MOST_VALUES.min(text.len() + 64), ..Builder::default() };
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
             let reason = match error.kind() {
-                ErrorKind::RecursionLimitExceeded => too_deep(),
+                ErrorKind::RecursionLimitExceeded => too_deep(builder.deepest),
                 kind => format!("this is not YAML: {kind}"),
             };
             let mut wrong = ObjectError::at("", reason);
@@ -105,6 +128,8 @@ struct Builder<'a> {
     anchors: HashMap<usize, Anchored<'a>>,
     values: usize,
     most: usize,
+    deepest: usize,
+    doubles: Doubles,
 }
 
 impl<'a> Builder<'a> {
@@ -124,8 +149,8 @@ impl<'a> Builder<'a> {
                     return Err("an alias stands inside what it repeats".into());
                 };
                 let (values, height) = (anchored.values, anchored.height);
-                if self.open.len() + height > DEEPEST {
-                    return Err(too_deep().into());
+                if self.open.len() + height > self.deepest {
+                    return Err(too_deep(self.deepest).into());
                 }
                 self.count(values)?;
                 let content = self.anchors[&id].node.content.clone();
@@ -158,8 +183,8 @@ impl<'a> Builder<'a> {
     }
 
     fn begin(&mut self, inside: Inside<'a>, anchor: usize, line: u32) -> Result<(), Wrong> {
-        if self.open.len() >= DEEPEST {
-            return Err(too_deep().into());
+        if self.open.len() >= self.deepest {
+            return Err(too_deep(self.deepest).into());
         }
         self.open.push(Open { line, anchor, before: self.values, height: 0, inside });
         self.count(1)
@@ -169,7 +194,7 @@ impl<'a> Builder<'a> {
         let Some(Open { line, anchor, before, height, inside }) = self.open.pop() else { return Ok(()) };
         let content = match inside {
             Inside::List(items) => Content::List(items),
-            Inside::Map { entries, .. } => Content::Map(mapping(entries)?),
+            Inside::Map { entries, .. } => Content::Map(mapping(entries, self.doubles)?),
         };
         let node = Node { line, content };
         self.remember(anchor, &node, self.values - before, height + 1)?;
@@ -234,12 +259,15 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn too_deep() -> String {
-    format!("it is nested more than {DEEPEST} deep; no object of Kubernetes is")
+fn too_deep(deepest: usize) -> String {
+    format!("it is nested more than {deepest} deep; no object of Kubernetes is")
 }
 
 /// A mapping's entries, merged and each there once.
-fn mapping<'a>(entries: Vec<(Key<'a>, Node<'a>)>) -> Result<Vec<(Cow<'a, str>, Node<'a>)>, Wrong> {
+fn mapping<'a>(
+    entries: Vec<(Key<'a>, Node<'a>)>,
+    doubles: Doubles,
+) -> Result<Vec<(Cow<'a, str>, Node<'a>)>, Wrong> {
     let mut own = Vec::with_capacity(entries.len());
     let mut merged = Vec::new();
     for (key, node) in entries {
@@ -253,6 +281,9 @@ fn mapping<'a>(entries: Vec<(Key<'a>, Node<'a>)>) -> Result<Vec<(Cow<'a, str>, N
         }
     }
     if let Some(at) = repeated(own.iter().map(|(key, _)| key)) {
+        if doubles == Doubles::AsOne {
+            return Ok(each_once(own));
+        }
         let (key, node) = &own[at];
         return Err(Wrong { line: Some(node.line), reason: given_twice(key) });
     }
@@ -367,13 +398,14 @@ fn number(word: &str) -> Option<Content<'static>> {
 fn zero_in_front(word: &str, digits: &str) -> Content<'static> {
     let by_tens = digits.trim_start_matches('0');
     let by_tens = if by_tens.is_empty() { "0" } else { by_tens };
+    let sign = if word.starts_with('-') && by_tens != "0" { "-" } else { "" };
     let reason = match u64::from_str_radix(digits, 8) {
         Ok(by_eights) if by_eights.to_string() != by_tens => {
             format!(
-                "{word} begins with 0, so that kubectl reads it as {by_eights}; write {by_eights} or {by_tens}, or a text in quotes"
+                "{word} begins with 0, so that kubectl reads it as {sign}{by_eights}; write {sign}{by_eights} or {sign}{by_tens}, or a text in quotes"
             )
         }
-        _ => format!("{word} begins with 0; write {by_tens}, or a text in quotes"),
+        _ => format!("{word} begins with 0; write {sign}{by_tens}, or a text in quotes"),
     };
     Content::Odd(reason.into())
 }
@@ -425,6 +457,9 @@ mod tests {
         };
         odd("0123", "kubectl reads it as 83; write 83 or 123");
         odd("089", "write 89");
+        odd("-0123", "kubectl reads it as -83; write -83 or -123");
+        odd("-089", "write -89");
+        odd("-00", "write 0,");
         odd("-.inf", "no number that JSON has");
         odd("!!binary aGk=", "binary");
         odd("!!int x", "as its tag says");

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weft_model::FactKey;
+
 use super::board::Board;
 use super::gathered::{Gathered, counted};
 use super::table::{Missing, Table, Which};
@@ -31,44 +33,17 @@ impl Words {
     }
 
     /// Takes in what a text says now.
-    pub fn accept(&mut self, path: &str, writer: &Writer, manifest: Manifest) {
-        let missing = if manifest.errors.is_empty() { Missing::Remove } else { Missing::Keep };
-        let twice = self.table.set_file(path, writer, manifest.facts, manifest.published_at, missing);
-        let mut notices: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (line, text) in manifest.errors {
-            let about = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
-            let text = format!("{text}. What was in force of it stays; mend the {}", self.text);
-            notices.entry(about).or_default().push(text);
-        }
-        let mut of_text = Vec::new();
-        if manifest.more_errors > 0 {
-            of_text.push(format!("{} more objects in it can't be read", counted(manifest.more_errors)));
-        }
-        of_text.extend(
-            twice
-                .iter()
-                .take(MOST_TWICE)
-                .map(|key| format!("{key} stands in it twice; the first one counts")),
+    pub fn accept(&mut self, path: &str, writer: &Writer, mut manifest: Manifest) {
+        let missing = missing(&manifest);
+        let twice = self.table.set_file(
+            path,
+            writer,
+            std::mem::take(&mut manifest.facts),
+            manifest.published_at,
+            missing,
         );
-        if twice.len() > MOST_TWICE {
-            of_text.push(format!("and so do {} more", counted(twice.len() - MOST_TWICE)));
-        }
-        if !of_text.is_empty() {
-            notices.entry(path.to_owned()).or_default().append(&mut of_text);
-        }
-        let remark = |text| match missing {
-            Missing::Keep => Remark::Unread { text, only: None },
-            Missing::Remove => Remark::Warning(text),
-        };
-        let mut notices: Vec<(String, Remark)> =
-            notices.into_iter().map(|(about, texts)| (about, remark(texts.join("; ")))).collect();
-        if manifest.more_unknown > 0 {
-            let count = counted(manifest.more_unknown);
-            let text =
-                format!("Weft has no use for {count} more objects of other kinds, and passes them over");
-            notices.push((format!("kinds in {path}"), Remark::Info(text)));
-        }
-        self.board.set_file(path, notices, &manifest.unknown);
+        let unknown = std::mem::take(&mut manifest.unknown);
+        self.board.set_file(path, remarks(manifest, path, self.text, &twice), &unknown);
     }
 
     /// A text is gone.
@@ -130,6 +105,47 @@ impl Words {
         }
         events
     }
+}
+
+/// What becomes of what a text said before and says no more.
+fn missing(manifest: &Manifest) -> Missing {
+    if manifest.errors.is_empty() { Missing::Remove } else { Missing::Keep }
+}
+
+/// What there is to say of a text, as people call it, and of what, but for the kinds in it. `twice` are the objects that stand in it twice.
+fn remarks(manifest: Manifest, path: &str, text: &str, twice: &[FactKey]) -> Vec<(String, Remark)> {
+    let missing = missing(&manifest);
+    let mut notices: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (line, said) in manifest.errors {
+        let about = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
+        let said = format!("{said}. What was in force of it stays; mend the {text}");
+        notices.entry(about).or_default().push(said);
+    }
+    let mut of_text = Vec::new();
+    if manifest.more_errors > 0 {
+        of_text.push(format!("{} more objects in it can't be read", counted(manifest.more_errors)));
+    }
+    of_text.extend(
+        twice.iter().take(MOST_TWICE).map(|key| format!("{key} stands in it twice; the first one counts")),
+    );
+    if twice.len() > MOST_TWICE {
+        of_text.push(format!("and so do {} more", counted(twice.len() - MOST_TWICE)));
+    }
+    if !of_text.is_empty() {
+        notices.entry(path.to_owned()).or_default().append(&mut of_text);
+    }
+    let remark = |text| match missing {
+        Missing::Keep => Remark::Unread { text, only: None },
+        Missing::Remove => Remark::Warning(text),
+    };
+    let mut notices: Vec<(String, Remark)> =
+        notices.into_iter().map(|(about, texts)| (about, remark(texts.join("; ")))).collect();
+    if manifest.more_unknown > 0 {
+        let count = counted(manifest.more_unknown);
+        let text = format!("Weft has no use for {count} more objects of other kinds, and passes them over");
+        notices.push((format!("kinds in {path}"), Remark::Info(text)));
+    }
+    notices
 }
 
 #[cfg(test)]
@@ -231,14 +247,17 @@ mod tests {
         };
         let meta = r#""metadata":{"name":"web","namespace":"shop"}"#;
         check(&format!("{meta},\"kind\":\"ConfigMap\""), "\"kind\" is given twice; remove one");
-        check(&format!("\n{meta},\n{meta}"), "a.json:3: \"metadata\" is given twice; remove one");
+        check(
+            &format!("\n{meta},\n{meta}"),
+            "a.json:3: service: metadata: \"metadata\" is given twice; remove one",
+        );
         check(
             r#""metadata":{"name":"web","namespace":"shop","labels":{"a":"1","a":"2"}}"#,
-            "metadata.labels: \"a\" is given twice",
+            "metadata.labels.a: \"a\" is given twice",
         );
         check(
             &format!("{meta},\"spec\":{{\"selector\":{{}},\"selector\":{{\"a\":\"b\"}}}}"),
-            "spec: \"selector\" is",
+            "spec.selector: \"selector\" is",
         );
         let list = |items: &str| format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",{items}}}");
         let once = r#""items":[]"#;
@@ -248,7 +267,7 @@ mod tests {
             let item = format!(
                 "\"items\":[\n{{\"apiVersion\":\"v1\",\"kind\":\"{first}\",{meta},\"kind\":\"Service\"}}]"
             );
-            check_broken("a.json", &list(&item), "a.json:2: items[0]: \"kind\" is given twice");
+            check_broken("a.json", &list(&item), "a.json:2: items[0].kind: \"kind\" is given twice");
         }
     }
 
@@ -302,7 +321,15 @@ mod tests {
         );
         check_broken("a.yaml", &deep, "nested more than 64 deep");
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
-        check_broken("a.json", &JSON.replace("[{\"port\":80}]", &deep), "nested more than 127 deep");
+        check_broken(
+            "a.json",
+            &JSON.replace("[{\"port\":80}]", &deep),
+            "spec.ports[0]: a mapping is wanted, and this is a list",
+        );
+        let lists = (0..64).fold(JSON.to_owned(), |inner, _| {
+            format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{inner}]}}")
+        });
+        check_broken("a.json", &lists, "nested more than 127 deep");
     }
 
     #[test]
