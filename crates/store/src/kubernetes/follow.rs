@@ -122,7 +122,7 @@ pub(super) struct Follower {
     mirror: Mirror,
     /// Until when lists are asked for in pages: of late a streamed one came to nothing.
     paged_until: Option<Instant>,
-    /// Lists in pages, in a row, that the server had forgotten before their last page.
+    /// Lists in pages that the server had forgotten before their last page, since one was complete.
     aged: u32,
     /// A list was complete before.
     was_listed: bool,
@@ -344,7 +344,12 @@ impl Follower {
                 Ok(page) => page,
                 Err(failure) => {
                     let is_aged = failure.is(StatusCode::GONE) && !next.is_empty();
-                    self.aged = if is_aged { self.aged + 1 } else { 0 };
+                    self.aged = match limit {
+                        // As a whole it can't be had either: pages may pass by now.
+                        0 => 0,
+                        // What else fails in between says nothing of how long pages take.
+                        _ => self.aged + u32::from(is_aged),
+                    };
                     return failure.into();
                 }
             };

@@ -3,6 +3,7 @@
 //! It speaks HTTP/1.1, one request a connection, and knows objects, versions, lists, streamed lists, watches with
 //! bookmarks, patches, and deletions with preconditions and finalizers. What goes wrong is said by [`Faults`].
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -27,6 +28,8 @@ pub struct Faults {
     pub no_end: bool,
     /// A list's next page is always asked for too late.
     pub forgets_pages: bool,
+    /// And the next list in pages is refused, as the server has too much to do.
+    pub busy_between_pages: bool,
     /// Kinds that the server doesn't know, by the last part of their path.
     pub unknown: Vec<&'static str>,
     /// Answers to the next requests, before anything else: status and `Retry-After`.
@@ -63,6 +66,8 @@ struct State {
     /// Watches of an older epoch are closed.
     epoch: u64,
     requests: Vec<(Instant, String)>,
+    /// The next list in pages is refused.
+    is_busy: Cell<bool>,
 }
 
 /// See the module.
@@ -359,7 +364,11 @@ impl State {
         let limit = query.get("limit").map_or(0, |l| l.parse().unwrap());
         let limit = if limit == 0 { usize::MAX } else { limit };
         let after = query.get("continue").map_or("", String::as_str);
+        if after.is_empty() && limit < usize::MAX && self.is_busy.take() {
+            return Err(429);
+        }
         if after == "expired" || (self.faults.forgets_pages && !after.is_empty()) {
+            self.is_busy.set(self.faults.busy_between_pages);
             return Err(410);
         }
         let rest: Vec<(&String, &Value)> = objects.iter().filter(|(name, _)| name.as_str() > after).collect();

@@ -248,6 +248,23 @@ fn a_list_whose_pages_always_come_too_late_is_asked_for_as_a_whole() {
     assert_eq!((asked("/nodes?limit=500"), asked("/nodes?limit=0")), (4, 1));
 }
 
+/// Other failures in between are no reason to begin counting anew, or a server that is busy as well would be asked for pages for ever.
+#[test]
+fn pages_that_come_too_late_count_whatever_else_fails_in_between() {
+    let fake = Fake::start();
+    for i in 0..1234 {
+        fake.put(NODES, node(&format!("n{i:04}"), 1));
+    }
+    fake.set_faults(Faults {
+        no_streams: true,
+        forgets_pages: true,
+        busy_between_pages: true,
+        ..Faults::default()
+    });
+    let watching = Watching::synced(store(&fake, None));
+    assert_eq!(watching.facts.len(), 1234);
+}
+
 #[test]
 fn a_list_that_breaks_off_takes_nothing_away() {
     let fake = two_nodes();
