@@ -59,9 +59,9 @@ impl Output {
 pub fn run(env: impl Fn(&str) -> Option<String>, stdin: impl Read) -> Output {
     let mut input = Vec::new();
     // With no command there is nothing to read for, and a person at a terminal would wait.
-    let outcome = Command::from_env(&env).and_then(|_| {
+    let outcome = Command::from_env(&env).and_then(|command| {
         input = read_input(stdin)?;
-        serve(&env, &input)
+        serve(command, &env, &input)
     });
     Output::of(outcome, Version::of_input(&input))
 }
@@ -79,8 +79,8 @@ fn read_input(stdin: impl Read) -> Result<Vec<u8>, CniError> {
     Ok(input)
 }
 
-fn serve(env: Env<'_>, input: &[u8]) -> Result<String, CniError> {
-    match Command::from_env(env)? {
+fn serve(command: Command, env: Env<'_>, input: &[u8]) -> Result<String, CniError> {
+    match command {
         Command::Version => Ok(version(input)),
         Command::Of(verb) => {
             let request = Request::parse(verb, env, input)?;
