@@ -1,6 +1,6 @@
 //! VXLAN (RFC 7348): a device without learning and without multicast; who is where is written by us.
 //!
-//! Over IPv6 the UDP checksum is on, the kernel's default and RFC 7348's rule; over IPv4 it is off, as RFC 7348 asks.
+//! The UDP checksum is on, as the kernel makes such a device, over both families; RFC 7348 asks for zero over IPv4 and takes either.
 //! Checksum offload of the underlay is left as the driver has it: whether a card corrupts it shows only in packets
 //! between two nodes.
 
