@@ -143,28 +143,28 @@ pub struct Attach {
     pub prev_result: Option<AddResult>,
 }
 
-/// GC of one network.
+/// GC of one network, whose configuration may be one plugin's view of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gc {
+pub struct Gc<C = NetConf> {
     /// The network's configuration.
-    pub conf: NetConf,
+    pub conf: C,
     /// The attachments that live; all others may go. Nothing means that the runtime did not say: do nothing.
     pub valid: Option<Vec<AttachmentRef>>,
 }
 
-/// One call, checked.
+/// One call, checked: as any plugin gets it, or with one plugin's view of attachments and configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum Request<A = Attach, C = NetConf> {
     /// Give a container an interface.
-    Add(Box<Attach>),
+    Add(Box<A>),
     /// Take it away.
-    Del(Box<Attach>),
+    Del(Box<A>),
     /// Look whether it is as ADD left it.
-    Check(Box<Attach>),
+    Check(Box<A>),
     /// Take away what is not named.
-    Gc(Gc),
+    Gc(Gc<C>),
     /// Would an ADD be served?
-    Status(NetConf),
+    Status(C),
 }
 
 impl Request {

@@ -27,28 +27,10 @@ pub struct Attach {
 }
 
 /// GC of one network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gc {
-    /// The network's configuration.
-    pub conf: WeftConf,
-    /// The attachments that live; all others may go. Nothing means that the runtime did not say: do nothing.
-    pub valid: Option<Vec<AttachmentRef>>,
-}
+pub type Gc = request::Gc<WeftConf>;
 
 /// One call, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// Give a container an interface.
-    Add(Box<Attach>),
-    /// Take it away.
-    Del(Box<Attach>),
-    /// Look whether it is as ADD left it.
-    Check(Box<Attach>),
-    /// Take away what is not named.
-    Gc(Gc),
-    /// Would an ADD be served?
-    Status(WeftConf),
-}
+pub type Request = request::Request<Attach, WeftConf>;
 
 impl Request {
     /// Reads what is Weft's own. A DEL's wishes may be broken: nothing hangs on them.
