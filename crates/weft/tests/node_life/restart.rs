@@ -40,24 +40,21 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-#[test]
-fn without_the_store_the_last_facts_hold() {
-    let Some(mut node) = Node::new() else { return };
-    let (cluster, away) = (node.path("cluster"), node.path("away"));
-    std::fs::write(cluster.join("n2.yaml"), PEER).unwrap();
+/// A node that had a pod and a peer, and what the kernel held before its agent was stopped.
+fn stopped_beside_a_peer() -> Option<(Node, Vec<String>)> {
+    let mut node = Node::new()?;
+    std::fs::write(node.path("cluster/n2.yaml"), PEER).unwrap();
     node.start(None);
     node.add("pod").unwrap();
     eventually("the peer's route", || output("ip route").contains("10.99.2.0/24 via 192.0.2.2"));
     let before = kernel();
     node.stop();
-    std::fs::rename(&cluster, &away).unwrap();
-    node.start(None);
-    let status = node.status().unwrap();
-    assert!(status["stale"]["reason"].is_string(), "{status}");
-    assert_eq!(difference(&before, &kernel()), [""; 0], "a start without the store changes nothing");
-    node.add("another").unwrap();
-    node.del("another").unwrap();
-    // What went while the store was away goes when it is back, and not before.
+    Some((node, before))
+}
+
+/// The folder that was away has no peer any more, which the agent must hear; then both pods' namespaces go.
+fn the_store_comes_back_without_the_peer(node: &Node) {
+    let (cluster, away) = (node.path("cluster"), node.path("away"));
     std::fs::remove_file(away.join("n2.yaml")).unwrap();
     std::fs::rename(&away, &cluster).unwrap();
     eventually("the store is back", || node.status().is_some_and(|status| status["stale"].is_null()));
@@ -67,15 +64,24 @@ fn without_the_store_the_last_facts_hold() {
 }
 
 #[test]
-fn a_damaged_log_of_the_last_facts_takes_nothing_away() {
-    let Some(mut node) = Node::new() else { return };
+fn without_the_store_the_last_facts_hold() {
+    let Some((mut node, before)) = stopped_beside_a_peer() else { return };
     let (cluster, away) = (node.path("cluster"), node.path("away"));
-    std::fs::write(cluster.join("n2.yaml"), PEER).unwrap();
+    std::fs::rename(&cluster, &away).unwrap();
     node.start(None);
-    node.add("pod").unwrap();
-    eventually("the peer's route", || output("ip route").contains("10.99.2.0/24 via 192.0.2.2"));
-    let before = kernel();
-    node.stop();
+    let status = node.status().unwrap();
+    assert!(status["stale"]["reason"].is_string(), "{status}");
+    assert_eq!(difference(&before, &kernel()), [""; 0], "a start without the store changes nothing");
+    node.add("another").unwrap();
+    node.del("another").unwrap();
+    // What went while the store was away goes when it is back, and not before.
+    the_store_comes_back_without_the_peer(&node);
+}
+
+#[test]
+fn a_damaged_log_of_the_last_facts_takes_nothing_away() {
+    let Some((mut node, before)) = stopped_beside_a_peer() else { return };
+    let (cluster, away) = (node.path("cluster"), node.path("away"));
     // Of the peer nothing can be read any more.
     let log = node.path("state/facts.log");
     let text = std::fs::read_to_string(&log).unwrap();
@@ -94,12 +100,7 @@ fn a_damaged_log_of_the_last_facts_takes_nothing_away() {
     node.add("another").unwrap();
     node.del("another").unwrap();
     assert!(output("ip route").contains("10.99.2.0/24 via 192.0.2.2"));
-    std::fs::remove_file(away.join("n2.yaml")).unwrap();
-    std::fs::rename(&away, &cluster).unwrap();
-    eventually("the store is back", || node.status().is_some_and(|status| status["stale"].is_null()));
-    eventually("the peer is gone", || !output("ip route").contains("10.99.2.0/24"));
-    node.del("pod").unwrap();
-    sh("ip netns del pod; ip netns del another");
+    the_store_comes_back_without_the_peer(&node);
 }
 
 const DESCRIBED: &str = "apiVersion: weft.dev/v1
