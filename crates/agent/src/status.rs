@@ -277,7 +277,7 @@ fn peer(node: &Node, context: &Context<'_>) -> Peer {
                 format!(
                     "{} through {} to {underlay}",
                     block.cidr,
-                    weft_compile::topology::tunnel_link(&network)
+                    weft_compile::topology::tunnel_link(network.vni)
                 )
             }
             Way::None(why) => format!("{}: no way, {why}", block.cidr),

@@ -235,16 +235,16 @@ fn share_a_link(own: NodeAddress, theirs: NodeAddress, assumed: bool) -> bool {
     }
 }
 
-/// The tunnel link of a network: `weftx` and the VNI, at most 13 bytes.
-pub fn tunnel_link(network: &Network) -> IfName {
-    let name = format!("{TUNNEL_LINK_PREFIX}{}", network.vni.get());
+/// The tunnel link of a network with this VNI: `weftx` and the VNI, at most 13 bytes.
+pub fn tunnel_link(vni: Vni) -> IfName {
+    let name = format!("{TUNNEL_LINK_PREFIX}{}", vni.get());
     // A VNI has at most eight digits, so the name is valid.
     IfName::new(&name).unwrap_or_else(|_| IfName::loopback())
 }
 
-/// The second tunnel link of a network, which only takes packets: `weftx`, the VNI and `v6`, at most 15 bytes.
-pub fn second_tunnel_link(network: &Network) -> IfName {
-    let name = format!("{TUNNEL_LINK_PREFIX}{}v6", network.vni.get());
+/// The second one, which only takes packets: `weftx`, the VNI and `v6`, at most 15 bytes.
+pub fn second_tunnel_link(vni: Vni) -> IfName {
+    let name = format!("{TUNNEL_LINK_PREFIX}{}v6", vni.get());
     IfName::new(&name).unwrap_or_else(|_| IfName::loopback())
 }
 

@@ -75,8 +75,7 @@ impl Core {
     /// What this node says to nodes that are flannel's.
     pub(super) fn words_to_flannel(&mut self) -> Option<FlannelWords> {
         let facts = self.compiler.facts();
-        let ordinary = NetworkName::ordinary();
-        let network = facts.network(&ordinary).cloned().unwrap_or_else(|| Network::named(ordinary));
+        let network = facts.network_or_default(&NetworkName::ordinary());
         let own = facts.node(&self.node).cloned().unwrap_or_else(|| Node::named(self.node.clone()));
         let words = self.unmoved.words(&network, own.vtep_mac());
         self.trouble("flannel", words.as_ref().err().cloned());

@@ -5,11 +5,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use weft_compile::topology::{second_tunnel_link, tunnel_link};
 use weft_compile::{Settings, compile};
 use weft_dataplane::{Kernel, LinuxKernel, Op, observe_host, order};
 use weft_ipam::Boot;
 use weft_model::{Attachment, Fact, FactKey, Host, IfName, NetworkName, Overlay, Vni};
-use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 use weft_plan::{KernelKey, KernelRow, text};
 
 use super::leases::Held;
@@ -22,8 +22,6 @@ use crate::records::{RECORDS, Record, Records};
 
 /// flannel's devices are called by their VNI: IPv4's, and IPv6's.
 const FLANNEL_TUNNELS: [&str; 2] = ["flannel.", "flannel-v6."];
-/// How our second one ends (`weft-compile`, `second_tunnel_link`).
-const SECOND: &str = "v6";
 /// Where the bridge plugin's caller keeps flannel's configuration of each pod.
 const FLANNEL_STATE: &str = "flannel";
 
@@ -164,14 +162,14 @@ fn tunnels(kernel: &mut LinuxKernel, network: &Network) -> Result<Vec<(IfName, T
         let of_prefix = former.iter().find_map(|former| {
             let number = former.name.as_str().strip_prefix(prefix)?;
             let vni = Vni::new(former.vni).ok().filter(|vni| number == vni.get().to_string())?;
-            Some((former, vni.get()))
+            Some((former, vni))
         });
         let Some((former, vni)) = of_prefix else { continue };
-        let second = if found.is_empty() { "" } else { SECOND };
+        let link = if found.is_empty() { tunnel_link(vni) } else { second_tunnel_link(vni) };
         let tunnel = Tunnel {
             former_link: former.name.to_string(),
-            link: format!("{TUNNEL_LINK_PREFIX}{vni}{second}"),
-            vni,
+            link: link.to_string(),
+            vni: vni.get(),
             port: former.port,
         };
         found.push((former.name, tunnel));

@@ -38,7 +38,7 @@ impl Tunnel for Vxlan {
     }
 
     fn block(&self, to: &Peer<'_>, block: Cidr, source: Option<IpAddr>, out: &mut Output) {
-        let link = tunnel_link(to.network);
+        let link = tunnel_link(to.network.vni);
         let via = next_hop(to.node, block.family(), block);
         neighbour(link, via, to, out);
         let key = RouteKey { table: MAIN_TABLE, destination: block, metric: 0 };
@@ -48,7 +48,7 @@ impl Tunnel for Vxlan {
     }
 
     fn peer(&self, to: &Peer<'_>, underlay: IpAddr, families: &[Family], out: &mut Output) {
-        let link = tunnel_link(to.network);
+        let link = tunnel_link(to.network.vni);
         let fdb = Fdb { destination: underlay };
         out.kernel(KernelKey::Fdb(link, to.node.vtep_mac()), KernelRow::Fdb(fdb), to.origin);
         for family in families {
@@ -75,7 +75,7 @@ fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut
     let (Some(node), Some(local)) = (context.own_node(), context.own_underlay()) else {
         return;
     };
-    let name = tunnel_link(network);
+    let name = tunnel_link(network.vni);
     let kind = LinkKind::Vxlan(VxlanLink {
         vni: network.vni,
         port: network.vxlan_port,
@@ -88,7 +88,7 @@ fn own_end(network: &Network, origin: &FactKey, context: &Context<'_>, out: &mut
         let mtu = context.second_end_mtu(network);
         let second = VxlanLink { vni: network.vni, port: network.vxlan_port, local, mac, mtu };
         let link = Link { kind: LinkKind::Vxlan(second), alias: alias.clone() };
-        out.kernel(KernelKey::Link(second_tunnel_link(network)), KernelRow::Link(Box::new(link)), origin);
+        out.kernel(KernelKey::Link(second_tunnel_link(network.vni)), KernelRow::Link(Box::new(link)), origin);
     }
     out.kernel(KernelKey::Link(name), KernelRow::Link(Box::new(Link { kind, alias })), origin);
     // Nodes' own addresses come in by the tunnel while the way back to them is the uplink: loose, or they are dropped.
