@@ -312,6 +312,7 @@ impl<K: Kernel> Executor<K> {
                     }
                 }
                 Err(error) => {
+                    let error = self.for_good(op, error);
                     self.postpone(op, &error, now);
                     outcome.failed.push((key.clone(), error));
                 }
@@ -375,6 +376,17 @@ impl<K: Kernel> Executor<K> {
                 Some(row) => self.links.insert(*name, row.clone()),
                 None => self.links.remove(name),
             };
+        }
+    }
+
+    /// An element that has no set, of which nobody took the set away: the kernel refuses that one, and no comparison mends it.
+    fn for_good(&self, op: &Op<'_>, error: KernelError) -> KernelError {
+        let KernelKey::Element(set, _) = op.key() else { return error };
+        match self.failed.get(&KernelKey::Set(set.clone())) {
+            Some(refused) if error.may_pass() && !refused.error.may_pass() => {
+                KernelError::After(Box::new(refused.error.clone()))
+            }
+            _ => error,
         }
     }
 

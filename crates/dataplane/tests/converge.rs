@@ -413,6 +413,34 @@ fn what_fails_is_tried_again_only_after_a_pause() {
     assert_eq!((late.applied, executor.failures().count()), (1, 0));
 }
 
+/// An element waits for its set where somebody took that away, and not where the kernel has never taken it.
+#[test]
+fn only_what_somebody_took_away_is_waited_for() {
+    let passes = |executor: &Executor<FakeKernel>, row: &Row| {
+        executor.failures().find(|(key, _)| **key == row.0).map(|(_, error)| error.may_pass())
+    };
+    let (set, first, late) = (rows::set("ports"), rows::element("ports", 1), rows::element("ports", 2));
+    for (refused, expected) in [(false, Some(true)), (true, Some(false))] {
+        let mut executor = Executor::new(FakeKernel::new());
+        if refused {
+            executor.kernel_mut().trouble.refuse_sets = [Ident::new("ports")].into();
+        }
+        let mut plan = plan(1, [set.clone(), first.clone()]);
+        executor.sync(&plan).unwrap();
+        // The pod comes later: by then the kernel's answer is only that there is no such set.
+        executor.kernel_mut().calm();
+        executor.kernel_mut().lose(&set.0);
+        plan.kernel.forget_changed();
+        plan.kernel.set(late.0.clone(), late.1.clone(), FactKey::Host);
+        plan.generation += 1;
+        let changed = plan.kernel.take_changed();
+        executor.step(&plan, changed).unwrap();
+        assert_eq!(passes(&executor, &late), expected);
+        executor.sync(&plan).unwrap();
+        assert_eq!(executor.failures().count(), 0, "it has come since");
+    }
+}
+
 #[test]
 fn a_partial_plan_takes_away_no_more_than_pods_links() {
     let all = [rows::vxlan(4789, 1450), rows::fdb(1), rows::peer_route(1), rows::set("ports")];

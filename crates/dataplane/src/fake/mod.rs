@@ -129,7 +129,7 @@ impl FakeKernel {
         if let KernelKey::Element(set, _) = key
             && !self.owned.contains_key(&KernelKey::Set(set.clone()))
         {
-            return Err(refused_change("add", key, libc::ENOENT));
+            return Err(KernelError::Disturbed(format!("there is no {set} for {key:?}")));
         }
         if let (KernelKey::Sysctl(path), KernelRow::Sysctl(value)) = (key, row) {
             let now = self.sysctls.get(&**path).cloned().unwrap_or_else(|| "0".into());

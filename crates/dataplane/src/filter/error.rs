@@ -45,14 +45,24 @@ pub enum FilterError {
         attempts: usize,
     },
     /// A set, chain, rule or the table itself was refused.
-    #[error("the kernel refuses {object}: {refusal}{mend}")]
+    #[error("the kernel refuses {object}: {refusal}")]
     Declaration {
         /// The object in nft's words.
         object: String,
         /// The kernel's answer.
         refusal: Refusal,
-        /// What may help; empty, or a clause that begins with "; ".
-        mend: String,
+    },
+    /// A set, chain, rule or the table itself needs a part of the packet filter that this kernel was built without.
+    #[error(
+        "the kernel lacks what {object} needs: {refusal}; load or build in {needs} (weft preflight names the modules)"
+    )]
+    Lack {
+        /// The object in nft's words.
+        object: String,
+        /// The kernel's answer.
+        refusal: Refusal,
+        /// The options of the kernel.
+        needs: String,
     },
     /// A transaction was refused as a whole.
     #[error("the kernel refuses the whole transaction: {refusal}{mend}")]

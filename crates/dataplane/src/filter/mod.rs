@@ -12,6 +12,7 @@
 pub mod attribute;
 pub mod error;
 pub mod expression;
+mod fault;
 pub mod lower;
 mod nft;
 mod observe;

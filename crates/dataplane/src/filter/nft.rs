@@ -14,13 +14,13 @@ use weft_plan::{Ident, KernelKey, KernelRow, SetSpec};
 
 use super::attribute::{Messages, Writer};
 use super::error::{ElementFault, FilterError, Quarantined};
-use super::expression::{Expression, Source};
+use super::expression::Expression;
+use super::fault::{self, Known};
 use super::observe::{self, Counter, SeenChain};
 use super::prepare::{self, Before, Chains, Sets};
 use super::socket::{Nfnl, Refused};
 use super::transaction::{self, About, Act, Steps};
-use super::{lower, uapi as k};
-use crate::netlink::Refusal;
+use super::uapi as k;
 
 /// The most elements of a transaction in which nothing else changes. While anybody listens to the packet filter's changes, in whatever
 /// network namespace, the kernel makes a notification of 8 KiB for each (`nf_tables_setelem_notify`), and keeps them until the
@@ -76,7 +76,8 @@ enum Insist {
     OnNothing,
 }
 
-enum Stop {
+#[derive(Debug)]
+pub(super) enum Stop {
     /// Another program was faster: look again.
     Again,
     Error(FilterError),
@@ -196,11 +197,9 @@ impl Nft {
         match refused.into_iter().next() {
             None => Ok(true),
             Some((_, refusal)) if refusal.errno == libc::ENOENT => Ok(false),
-            Some((_, refusal)) => Err(FilterError::Declaration {
-                object: format!("to delete table inet {TABLE}"),
-                refusal,
-                mend: String::new(),
-            }),
+            Some((_, refusal)) => {
+                Err(FilterError::Declaration { object: format!("to delete table inet {TABLE}"), refusal })
+            }
         }
     }
 
@@ -213,7 +212,7 @@ impl Nft {
         let before = self.look(changes, &mut declared, declares)?;
         let (steps, mut quarantined) = prepare::steps(changes, &before)?;
         if !steps.is_empty() {
-            match self.run(steps, changes, &mut declared.generation, &mut quarantined) {
+            match self.run(steps, (changes, &before), &mut declared.generation, &mut quarantined) {
                 Ok(()) => {}
                 Err(Stop::Again) => {
                     // Elements go in all the same; for more it has to be listed again.
@@ -307,13 +306,13 @@ impl Nft {
     fn run(
         &mut self,
         mut steps: Steps<'_>,
-        changes: &[Change<'_>],
+        (changes, before): (&[Change<'_>], &Before),
         generation: &mut Option<u32>,
         quarantined: &mut Vec<Quarantined>,
     ) -> Result<(), Stop> {
         if steps.elements.len() > ELEMENTS && steps.are_of_elements() {
             for part in transaction::split(steps, ELEMENTS) {
-                self.run(part, changes, generation, quarantined)?;
+                self.run(part, (changes, before), generation, quarantined)?;
             }
             return Ok(());
         }
@@ -326,7 +325,7 @@ impl Nft {
                 // Half of what would fit on average: elements differ in size.
                 let limit = steps.elements.len() * (capacity / 2) / batch.bytes.len();
                 for part in transaction::split(steps, limit.max(1)) {
-                    self.run(part, changes, generation, quarantined)?;
+                    self.run(part, (changes, before), generation, quarantined)?;
                 }
                 return Ok(());
             }
@@ -338,7 +337,8 @@ impl Nft {
                 *generation = generation.map(after);
                 return Ok(());
             }
-            settle(&mut steps, refused, &batch.about, changes, &mut replaced, quarantined)?;
+            let known = Known { changes, before, is_certain: generation.is_some() };
+            settle(&mut steps, refused, &batch.about, known, &mut replaced, quarantined)?;
             if steps.is_empty() {
                 return Ok(());
             }
@@ -384,7 +384,7 @@ fn settle(
     steps: &mut Steps<'_>,
     mut refused: Vec<Refused>,
     about: &[About<'_>],
-    changes: &[Change<'_>],
+    known: Known<'_>,
     replaced: &mut BTreeSet<usize>,
     quarantined: &mut Vec<Quarantined>,
 ) -> Result<(), Stop> {
@@ -398,7 +398,7 @@ fn settle(
     let declaration =
         refused.iter().find(|(at, _)| !matches!(about[*at as usize], About::Come(_) | About::Go(_)));
     if let Some((at, refusal)) = declaration {
-        return Err(declaration_fault(&about[*at as usize], refusal.clone(), steps));
+        return Err(fault::of_declaration(&about[*at as usize], refusal.clone(), steps, known));
     }
     for (at, refusal) in refused {
         match &about[at as usize] {
@@ -426,7 +426,7 @@ fn settle(
                 gone.insert(list[0]);
                 // An element that was only being kept is no row of the caller's.
                 if let Some(change) = steps.elements[list[0]].change {
-                    let (key, fault) = (changes[change].key().clone(), ElementFault::Refused(refusal));
+                    let (key, fault) = (known.changes[change].key().clone(), ElementFault::Refused(refusal));
                     quarantined.push(Quarantined { key, fault });
                 }
             }
@@ -444,64 +444,4 @@ fn settle(
 /// What stays the same for an element while others leave the list: the address of its key.
 fn identity(steps: &Steps<'_>, list: &[usize]) -> usize {
     std::ptr::from_ref(steps.elements[list[0]].key) as usize
-}
-
-fn declaration_fault(about: &About<'_>, refusal: Refusal, steps: &Steps<'_>) -> Stop {
-    let rule = |chain: &Ident, at: usize| {
-        let list = steps.rules.iter().find(|(name, _)| *name == chain)?.1;
-        list.get(at)
-    };
-    let missing =
-        matches!(refusal.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT);
-    let (object, needs) = match about {
-        About::Batch => return whole(refusal),
-        About::Table => (format!("table inet {TABLE}"), "CONFIG_NF_TABLES_INET".to_owned()),
-        About::Chain(name) => {
-            (format!("chain {name}"), "CONFIG_NF_TABLES_INET, and CONFIG_NFT_NAT for type nat".into())
-        }
-        About::Set(name) => (format!("set or map {name}"), "CONFIG_NF_TABLES".into()),
-        About::Rule(name, at) => match rule(name, *at) {
-            Some(rule) => (format!("rule {} of chain {name} ({rule})", at + 1), features(rule)),
-            None => (format!("a rule of chain {name}"), String::new()),
-        },
-        About::Come(_) | About::Go(_) => ("an element".to_owned(), String::new()),
-    };
-    let mend = if missing && !needs.is_empty() {
-        format!("; the kernel may lack a feature: it needs {needs}")
-    } else {
-        String::new()
-    };
-    Stop::Error(FilterError::Declaration { object, refusal, mend })
-}
-
-/// The kernel's options that a rule needs beside `CONFIG_NF_TABLES`.
-fn features(rule: &weft_plan::Rule) -> String {
-    let mut names: Vec<&str> = lower::rule(rule)
-        .iter()
-        .filter_map(|expression| match expression {
-            Expression::Load(Source::Ct(_), _) | Expression::SetCt(..) | Expression::Notrack => {
-                Some("CONFIG_NFT_CT")
-            }
-            Expression::Load(Source::FibDaddrType, _) => Some("CONFIG_NFT_FIB_INET"),
-            Expression::Load(Source::Random(_), _) => Some("CONFIG_NFT_NUMGEN"),
-            Expression::Nat(..) => Some("CONFIG_NFT_NAT"),
-            Expression::Masquerade(_) => Some("CONFIG_NFT_MASQ"),
-            Expression::Reject(..) => Some("CONFIG_NFT_REJECT_INET"),
-            _ => None,
-        })
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names.join(", ")
-}
-
-/// A refusal of the transaction as such.
-fn whole(refusal: Refusal) -> Stop {
-    let mend = match refusal.errno {
-        libc::ERESTART => return Stop::Again,
-        libc::EPERM => "; CAP_NET_ADMIN over this network namespace is needed",
-        libc::EOPNOTSUPP | libc::EINVAL => "; the kernel needs CONFIG_NF_TABLES",
-        _ => "",
-    };
-    Stop::Error(FilterError::Transaction { refusal, mend })
 }

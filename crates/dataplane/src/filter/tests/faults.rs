@@ -133,7 +133,7 @@ fn a_refused_chain_leaves_all_as_it_was() {
         assert_eq!(listing(), before);
         let late = base("late", (HookKind::Input, true, 0), vec![Rule::new("", [Statement::Masquerade])]);
         let error = nft.apply(&[Change::Set(&late.0, &late.1)]).unwrap_err();
-        insta::assert_snapshot!(error, @"the kernel refuses rule 1 of chain late (masquerade fully-random): Operation not supported on transport endpoint; the kernel may lack a feature: it needs CONFIG_NFT_MASQ");
+        insta::assert_snapshot!(error, @"the kernel lacks what rule 1 of chain late (masquerade fully-random) needs: Operation not supported on transport endpoint; load or build in CONFIG_NFT_MASQ (weft preflight names the modules)");
         assert_eq!(listing(), before);
         assert!(matches!(
             nft.apply(&[Change::Set(&KernelKey::Sysctl("net/x".into()), &late.1)]),
