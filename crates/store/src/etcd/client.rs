@@ -4,7 +4,7 @@
 //! request must be one that may happen twice. A token that has run out is asked for again, once.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -12,7 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::connection::{Broken, Connection, Endpoint, EtcdTls};
+use super::connection::{Broken, Connection, Endpoint, Trust};
 use super::wire::{self, Authenticated, ServerError, code};
 
 /// Connections that are kept open for the next request.
@@ -28,10 +28,10 @@ pub struct EtcdUser {
 }
 
 /// How etcd is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Access {
     pub endpoints: Vec<Endpoint>,
-    pub tls: Option<EtcdTls>,
+    pub tls: Option<Arc<Trust>>,
     pub user: Option<EtcdUser>,
     pub patience: Duration,
 }
@@ -96,6 +96,11 @@ impl Client {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom it believes, where it speaks TLS.
+    pub fn trust(&self) -> Option<&Arc<Trust>> {
+        self.access.tls.as_ref()
     }
 
     /// The member that is asked first.
@@ -191,7 +196,7 @@ impl Client {
             }
         }
         let endpoint = &self.access.endpoints[at];
-        let opened = Connection::open(endpoint, self.access.tls.as_ref(), self.access.patience).await;
+        let opened = Connection::open(endpoint, self.access.tls.as_deref(), self.access.patience).await;
         let mut connection = opened.map_err(failed)?;
         let answer = connection.exchange(path, token, body).await.map_err(failed)?;
         self.keep(at, connection);
@@ -244,7 +249,7 @@ impl Client {
             Broken::TooLarge => Failure::TooLarge,
         };
         let endpoint = &self.access.endpoints[at];
-        let opened = Connection::open(endpoint, self.access.tls.as_ref(), self.access.patience).await;
+        let opened = Connection::open(endpoint, self.access.tls.as_deref(), self.access.patience).await;
         let mut connection = opened.map_err(away)?;
         let body = Bytes::from(question.to_string());
         let answer =

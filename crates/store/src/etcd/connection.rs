@@ -1,7 +1,8 @@
 //! One connection to one member: TCP or TLS, HTTP/1.1 with JSON both ways.
 //!
 //! What always holds: nothing is waited for without end, but the next piece of a watch; no answer is read beyond [`LARGEST`].
-//! Certificates are read anew for each connection, so that replaced files count without a restart.
+//! Certificates are read anew for each connection, so that replaced files count without a restart; where they can't be used at the moment,
+//! what stood in them before does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -18,11 +19,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::http::{Refused, chain, client_config};
+use crate::http::{Kept, Refused, chain, client_config};
+use crate::store::Notice;
 
 /// Bytes above which an answer, or one piece of a watch, is not read.
 pub(super) const LARGEST: usize = 64 << 20;
@@ -114,17 +117,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects; `patience` is for this, and for each piece of an answer later.
-    pub async fn open(
-        endpoint: &Endpoint,
-        tls: Option<&EtcdTls>,
-        patience: Duration,
-    ) -> Result<Self, Broken> {
+    pub async fn open(endpoint: &Endpoint, tls: Option<&Trust>, patience: Duration) -> Result<Self, Broken> {
         let connecting = timeout(patience, Self::connect(endpoint, tls));
         let sender = connecting.await.map_err(|_| silent(patience))??;
         Ok(Self { sender, host: format!("{}:{}", endpoint.host, endpoint.port), patience })
     }
 
-    async fn connect(endpoint: &Endpoint, tls: Option<&EtcdTls>) -> Result<SendRequest<Full<Bytes>>, Broken> {
+    async fn connect(endpoint: &Endpoint, tls: Option<&Trust>) -> Result<SendRequest<Full<Bytes>>, Broken> {
         let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(Broken::lost)?;
         let tcp = first_of(addresses).await?;
         tcp.set_nodelay(true).map_err(Broken::lost)?;
@@ -137,7 +136,7 @@ impl Connection {
         }
         let tls = tls.ok_or_else(|| Broken::lost("caFile is needed for https"))?;
         let name = ServerName::try_from(endpoint.host.clone()).map_err(Broken::lost)?;
-        let config = Arc::new(tls.client_config().map_err(Broken::Lost)?);
+        let config = tls.config().map_err(Broken::Lost)?;
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(Broken::lost)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(failed)?;
         tokio::spawn(connection);
@@ -238,12 +237,44 @@ fn silent(patience: Duration) -> Broken {
     Broken::Lost(format!("no answer for {} s", patience.as_secs_f32()))
 }
 
+/// Whom to believe and as whom, as the files say it.
+#[derive(Debug)]
+pub(super) struct Trust {
+    files: EtcdTls,
+    kept: Kept<ClientConfig>,
+}
+
+impl Trust {
+    pub fn of(files: EtcdTls) -> Self {
+        Self { files, kept: Kept::nothing("certificates for etcd") }
+    }
+
+    /// What the next connection is made with.
+    fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        // Certificate and key are two files, which are replaced one after the other.
+        self.kept.or_last(self.files.client_config().or_else(|_| self.files.client_config()))
+    }
+
+    /// Reads again what couldn't be read.
+    pub fn read_again(&self) {
+        if self.kept.is_outdated() {
+            // Whether it can be read stands in the notice.
+            let _ = self.config();
+        }
+    }
+
+    /// What is wrong with the files, as it is and as it changes.
+    pub fn subscribe(&self) -> watch::Receiver<Notice> {
+        self.kept.subscribe()
+    }
+}
+
 impl EtcdTls {
     /// Reads the files.
     ///
     /// # Errors
     /// Names the field, the file and the mend.
-    pub(super) fn client_config(&self) -> Result<ClientConfig, String> {
+    fn client_config(&self) -> Result<ClientConfig, String> {
         let roots = certificates("caFile", &self.ca_file)?;
         let identity = match &self.own {
             Some((certificate, key)) => {

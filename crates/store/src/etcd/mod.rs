@@ -32,7 +32,7 @@ use weft_model::{Cidr, Network, NodeName};
 
 use crate::store::{Claim, Event, Hold, Published, Store, StoreError};
 use client::{Access, Client, Failure};
-use connection::Endpoint;
+use connection::{Endpoint, Trust};
 use keys::Keys;
 use session::{Around, Session};
 
@@ -126,7 +126,7 @@ impl EtcdOptions {
         let endpoints = self.endpoints.iter().map(|text| Endpoint::parse(text)).collect::<Result<_, _>>();
         Ok(Access {
             endpoints: endpoints.map_err(|reason| failed(("store.etcd.endpoints", reason)))?,
-            tls: self.tls.clone(),
+            tls: self.tls.clone().map(|files| Arc::new(Trust::of(files))),
             user: self.user.clone(),
             patience: self.patience,
         })

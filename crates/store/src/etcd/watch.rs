@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::BodyExt;
@@ -17,13 +18,13 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{interval, sleep};
 
 use super::client::{Client, Failure};
-use super::connection::LARGEST;
+use super::connection::{LARGEST, Trust};
 use super::doubt::Doubt;
 use super::follow::Follower;
 use super::keys::{Keys, end_of};
 use super::wire::{self, Header, Ranged, Streamed, Watched, What, encode};
 use crate::http::{Line, Splitter, chain};
-use crate::store::{Event, Hold};
+use crate::store::{Event, Hold, Notice};
 
 type Sink<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
 
@@ -60,14 +61,22 @@ enum Ended {
     Silent,
 }
 
-/// What the node may rely on, and what was told of it.
-struct Holds<'a> {
+/// What is told beside facts: what the node may rely on, and what is wrong with its certificates.
+struct Asides<'a> {
     now: &'a (dyn Fn() -> Hold + Sync),
     told: Option<Hold>,
+    certificates: Option<(Arc<Trust>, Receiver<Notice>)>,
 }
 
-impl Holds<'_> {
+impl Asides<'_> {
     fn tell(&mut self, sink: Sink<'_>) -> ControlFlow<()> {
+        if let Some((trust, notices)) = &mut self.certificates {
+            trust.read_again();
+            if notices.has_changed().unwrap_or(false) {
+                let notice = notices.borrow_and_update().clone();
+                sink(Event::Notice(notice))?;
+            }
+        }
         let hold = (self.now)();
         if self.told.as_ref() == Some(&hold) {
             return ControlFlow::Continue(());
@@ -83,7 +92,7 @@ pub(super) struct Watch<'a> {
     follower: Follower,
     /// Time between questions to the member that is listened to.
     pulse: Duration,
-    holds: Holds<'a>,
+    asides: Asides<'a>,
     /// The cluster that was listed last.
     cluster: Option<i64>,
     /// The highest term of a leader's that was heard of.
@@ -106,12 +115,13 @@ pub(super) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub fn new(client: Client, keys: Keys, pulse: Duration, hold: &'a (dyn Fn() -> Hold + Sync)) -> Self {
+        let certificates = client.trust().map(|trust| (trust.clone(), trust.subscribe()));
         Self {
             client,
             follower: Follower::new(keys.clone()),
             keys,
             pulse,
-            holds: Holds { now: hold, told: None },
+            asides: Asides { now: hold, told: None, certificates },
             cluster: None,
             term: 0,
             broke_off: None,
@@ -130,7 +140,7 @@ impl<'a> Watch<'a> {
     pub async fn run(&mut self, stopped: &mut Receiver<bool>, sink: Sink<'_>) {
         let (mut pause, mut fruitless) = (FIRST_PAUSE, 0);
         loop {
-            if self.holds.tell(sink).is_break() {
+            if self.asides.tell(sink).is_break() {
                 return;
             }
             let begun = Instant::now();
@@ -255,7 +265,7 @@ impl<'a> Watch<'a> {
                     tokio::select! {
                         biased;
                         _ = tick.tick() => {
-                            if self.holds.tell(sink).is_break() {
+                            if self.asides.tell(sink).is_break() {
                                 return Ended::Unheard;
                             }
                         }

@@ -1,7 +1,8 @@
 //! Where the API server is, and as whom it is spoken to: a kubeconfig, and what overrides it.
 //!
-//! What always holds: every connection reads the files again, and every request its token, so that what rotates is
-//! followed. Credentials never appear in an error. A server's certificate is always verified.
+//! What always holds: credentials never appear in an error. A server's certificate is always verified.
+//!
+//! What is absent: when files are read again ([`super::credentials`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,12 @@ pub(super) struct Access {
 }
 
 impl AccessSource {
+    /// Where certificates are named: the kubeconfig, or the CA's file.
+    pub(super) fn place(&self) -> String {
+        let file = self.kubeconfig.as_ref().or(self.ca_file.as_ref());
+        file.map_or_else(|| "store.kubernetes".to_owned(), |path| path.display().to_string())
+    }
+
     /// Reads all that is named.
     ///
     /// # Errors

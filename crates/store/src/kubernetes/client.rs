@@ -1,7 +1,8 @@
 //! Requests to the API server: one connection for all where it speaks HTTP/2, else one for each.
 //!
 //! What always holds: every wait has an end. A connection that is silent is asked whether it lives, and given up when it
-//! doesn't answer. What the server says against a request arrives as [`Failure`], with its reason.
+//! doesn't answer. Who is no longer known to the server (401) over a connection from before is asked for again over a new one, with what his
+//! files say now. What the server says against a request arrives as [`Failure`], with its reason.
 //!
 //! What is absent: what a request means, and when to try again.
 
@@ -15,7 +16,6 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -24,9 +24,10 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::access::{Access, AccessSource, Token};
+use super::access::AccessSource;
+use super::credentials::{Credentials, Ready};
 use super::time::parse_http_date;
-use crate::http::{chain, client_config};
+use crate::http::chain;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -125,10 +126,19 @@ enum Line {
 /// The connection that requests share.
 struct Shared {
     sender: Sender2,
-    server: Uri,
-    token: Token,
+    ready: Arc<Ready>,
     /// Tells it from those before.
     number: u64,
+}
+
+/// A connection for one request.
+struct Chosen {
+    line: Line,
+    ready: Arc<Ready>,
+    /// 0 for one that isn't shared.
+    number: u64,
+    /// It was there before this request.
+    is_from_before: bool,
 }
 
 /// How it stands with the connection that requests share.
@@ -143,20 +153,34 @@ struct Standing {
 
 /// See the module.
 pub(super) struct Client {
-    source: AccessSource,
+    pub credentials: Credentials,
     standing: Mutex<Standing>,
 }
 
 impl Client {
     pub fn new(source: AccessSource) -> Self {
-        Self { source, standing: Mutex::default() }
+        Self { credentials: Credentials::of(source), standing: Mutex::default() }
     }
 
     /// Sends a request, and returns the answer as soon as its head is there.
     pub async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, Failure> {
-        let (line, server, token, number) = self.line().await?;
-        let token = token.read().map_err(|error| Failure::Lost(error.to_string()))?;
-        let request = request(ask, &server, token.as_deref(), &line)?;
+        let chosen = self.line().await?;
+        let is_from_before = chosen.is_from_before;
+        match self.send_over(ask, chosen).await {
+            // Nothing was done. A certificate belongs to its connection, and may have run out, or have lost who vouches for it, since.
+            Err(failure) if is_from_before && failure.is(StatusCode::UNAUTHORIZED) => {
+                let chosen = self.line().await?;
+                self.send_over(ask, chosen).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_over(&self, ask: &Ask, chosen: Chosen) -> Result<Response<Incoming>, Failure> {
+        let Chosen { line, ready, number, .. } = chosen;
+        let server = &ready.server;
+        let token = self.credentials.token(&ready.token).map_err(Failure::Lost)?;
+        let request = request(ask, server, (*token).as_deref(), &line)?;
         let sent = async {
             match line {
                 Line::Shared(mut sender) => sender.send_request(request).await,
@@ -175,7 +199,6 @@ impl Client {
             return Ok(response);
         }
         if response.status() == StatusCode::UNAUTHORIZED {
-            // A certificate belongs to its connection: the next one has the certificate that is valid now.
             self.hang_up(number).await;
         }
         Err(refused(response).await)
@@ -204,61 +227,53 @@ impl Client {
         self.standing.lock().await.shared.take_if(|shared| shared.number == number);
     }
 
-    /// A connection; the last is its number, 0 for one that isn't shared.
-    async fn line(&self) -> Result<(Line, Uri, Token, u64), Failure> {
+    /// A connection: the shared one, where it stands.
+    async fn line(&self) -> Result<Chosen, Failure> {
         let began = Instant::now();
         let mut standing = self.standing.lock().await;
         if let Some(shared) = standing.shared.as_ref().filter(|shared| !shared.sender.is_closed()) {
             let line = Line::Shared(shared.sender.clone());
-            return Ok((line, shared.server.clone(), shared.token.clone(), shared.number));
+            let (ready, number) = (shared.ready.clone(), shared.number);
+            return Ok(Chosen { line, ready, number, is_from_before: true });
         }
         // Who waited for somebody else's attempt has seen it fail: to try again in turns would take as long for each.
         if let Some((_, failure)) = standing.failed.as_ref().filter(|(at, _)| *at >= began) {
             return Err(failure.clone());
         }
         standing.shared = None;
-        match self.open().await {
-            Ok((line, server, token)) => {
-                let Line::Shared(sender) = &line else { return Ok((line, server, token, 0)) };
-                standing.made += 1;
-                let number = standing.made;
-                let sender = sender.clone();
-                standing.shared =
-                    Some(Shared { sender, server: server.clone(), token: token.clone(), number });
-                Ok((line, server, token, number))
-            }
-            Err(failure) => {
-                standing.failed = Some((Instant::now(), failure.clone()));
-                Err(failure)
-            }
+        let (line, ready) = self
+            .open()
+            .await
+            .inspect_err(|failure| standing.failed = Some((Instant::now(), failure.clone())))?;
+        let mut number = 0;
+        if let Line::Shared(sender) = &line {
+            standing.made += 1;
+            number = standing.made;
+            standing.shared = Some(Shared { sender: sender.clone(), ready: ready.clone(), number });
         }
+        Ok(Chosen { line, ready, number, is_from_before: false })
     }
 
-    async fn open(&self) -> Result<(Line, Uri, Token), Failure> {
-        let access = self.source.load().map_err(|error| Failure::Lost(error.to_string()))?;
-        let (server, token) = (access.server.clone(), access.token.clone());
-        let failed = |reason: String| Failure::Lost(format!("cannot reach {server}: {reason}"));
-        match timeout(CONNECT * 2, connect(access)).await {
-            Ok(line) => Ok((line.map_err(failed)?, server, token)),
+    async fn open(&self) -> Result<(Line, Arc<Ready>), Failure> {
+        let ready = self.credentials.ready().map_err(Failure::Lost)?;
+        let failed = |reason: String| Failure::Lost(format!("cannot reach {}: {reason}", ready.server));
+        match timeout(CONNECT * 2, connect(&ready)).await {
+            Ok(line) => Ok((line.map_err(failed)?, ready)),
             Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs() * 2))),
         }
     }
 }
 
-async fn connect(access: Access) -> Result<Line, String> {
-    let host = access.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let is_tls = access.server.scheme_str() == Some("https");
-    let port = access.server.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+async fn connect(ready: &Ready) -> Result<Line, String> {
+    let host = ready.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = ready.server.port_u16().unwrap_or(if ready.tls.is_some() { 443 } else { 80 });
     let addresses: Vec<_> = lookup_host((host.as_str(), port)).await.map_err(|e| e.to_string())?.collect();
     let stream = first_of(&addresses, CONNECT, TcpStream::connect).await?;
     let _ = stream.set_nodelay(true);
-    if !is_tls {
-        return single(stream).await;
-    }
-    let name = access.tls_name.clone().unwrap_or(host);
+    let Some(tls) = &ready.tls else { return single(stream).await };
+    let name = ready.tls_name.clone().unwrap_or(host);
     let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
-    let connector = TlsConnector::from(Arc::new(tls(access)?));
-    let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|e| e.to_string())?;
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -303,12 +318,6 @@ async fn single(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) ->
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| chain(&e))?;
     tokio::spawn(async move { drop(connection.await) });
     Ok(Line::Single(sender))
-}
-
-fn tls(access: Access) -> Result<ClientConfig, String> {
-    let mut config = client_config(access.roots, access.identity).map_err(|refused| refused.to_string())?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 fn request(

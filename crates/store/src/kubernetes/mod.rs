@@ -14,6 +14,7 @@ mod backoff;
 mod beginning;
 mod claim;
 mod client;
+mod credentials;
 mod follow;
 mod hold;
 mod kind;
@@ -144,14 +145,16 @@ impl KubernetesStore {
             action: "cannot prepare for the Kubernetes API server".into(),
             reason,
         };
-        options.access.load().map_err(|error| failed(error.to_string()))?;
+        let client = Arc::new(Client::new(options.access.clone()));
+        client.credentials.ready().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("weft-kubernetes")
             .enable_all()
             .build()
             .map_err(|error| failed(format!("no thread: {error}")))?;
-        let client = Arc::new(Client::new(options.access.clone()));
+        let (reader, pause) = (client.clone(), options.patience.longest_pause);
+        runtime.spawn(async move { reader.credentials.read_again(pause).await });
         let allocates = options.networks.iter().any(|described| described.blocks == BlockSource::Nodes);
         let holds = allocates.then(|| Arc::new(Holds::of(&options)));
         if let Some(holds) = &holds {
@@ -178,10 +181,11 @@ impl KubernetesStore {
             |reason: String| StoreError::Server { action: format!("cannot look up node {node}"), reason };
         let found =
             self.wait(async { publish::read(&self.client, node).await.map_err(|e| failed(e.to_string())) })?;
-        let access = self.options.access.load().map_err(|error| failed(error.to_string()))?;
+        let ready = self.client.credentials.ready().map_err(failed)?;
+        let server = &ready.server;
         match found {
-            Some(_) => Ok(access.server.to_string()),
-            None => Err(failed(format!("{} has no Node of this name; is `node` its name?", access.server))),
+            Some(_) => Ok(server.to_string()),
+            None => Err(failed(format!("{server} has no Node of this name; is `node` its name?"))),
         }
     }
 
@@ -221,6 +225,14 @@ impl KubernetesStore {
     }
 }
 
+/// What something changes to next; never, where nobody changes it any more.
+async fn next<T: Clone>(told: &mut watch::Receiver<T>) -> T {
+    match told.changed().await {
+        Ok(()) => told.borrow_and_update().clone(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
 fn server_error(action: String) -> impl Fn(Failure) -> StoreError {
     move |failure| StoreError::Server { action: action.clone(), reason: failure.to_string() }
 }
@@ -249,6 +261,7 @@ impl Store for KubernetesStore {
         let mut assembly = Assembly::new(self.options.patience.grace);
         let mut held = self.holds.as_ref().map(|holds| holds.subscribe());
         let mut objections = self.announcing.subscribe();
+        let [mut access, mut token] = self.client.credentials.subscribe();
         if let Some(held) = &mut held
             && sink(Event::Hold(held.borrow_and_update().clone())).is_break()
         {
@@ -265,10 +278,7 @@ impl Store for KubernetesStore {
                 };
                 let news = async {
                     match &mut held {
-                        Some(held) => match held.changed().await {
-                            Ok(()) => held.borrow_and_update().clone(),
-                            Err(_) => std::future::pending().await,
-                        },
+                        Some(held) => next(held).await,
                         None => std::future::pending().await,
                     }
                 };
@@ -283,9 +293,9 @@ impl Store for KubernetesStore {
                         }),
                     },
                     hold = news => vec![Event::Hold(hold)],
-                    Ok(()) = objections.changed() => {
-                        vec![Event::Notice(objections.borrow_and_update().clone())]
-                    }
+                    notice = next(&mut objections) => vec![Event::Notice(notice)],
+                    notice = next(&mut access) => vec![Event::Notice(notice)],
+                    notice = next(&mut token) => vec![Event::Notice(notice)],
                     () = wake => assembly.tick(Instant::now()).into_iter().collect(),
                 };
                 if events.into_iter().try_for_each(&mut *sink).is_break() {

@@ -54,11 +54,19 @@ pub struct ApiServer {
     etcd_ports: [u16; 2],
     etcd: Option<Running>,
     server: Option<Running>,
+    /// Arguments of the server's, and who vouches for its certificate.
+    terms: (Vec<String>, Option<PathBuf>),
 }
 
 impl ApiServer {
     /// Starts both, and waits until they serve.
     pub fn start(programs: &Path) -> Self {
+        Self::start_with(programs, Vec::new(), None)
+    }
+
+    /// The same with more arguments for the server and, where it makes no certificate of its own, with the CA that vouches for it, beside
+    /// which lie its `server.crt` and `server.key`.
+    pub fn start_with(programs: &Path, arguments: Vec<String>, ca: Option<PathBuf>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Self {
             programs: programs.to_owned(),
@@ -67,6 +75,7 @@ impl ApiServer {
             etcd_ports: [free_port(), free_port()],
             etcd: None,
             server: None,
+            terms: (arguments, ca),
         };
         server.write_tokens();
         server.start_etcd();
@@ -109,14 +118,21 @@ impl ApiServer {
     /// Starts the API server, and waits until it serves.
     pub fn start_server(&mut self) {
         let file = |name: &str| self.path(name).display().to_string();
-        let args = [
+        let (public, key) = match &self.terms.1 {
+            Some(ca) => (ca.with_file_name("server.crt"), ca.with_file_name("server.key")),
+            None => {
+                let key = self.path("certificates/apiserver.key");
+                (key.clone(), key)
+            }
+        };
+        let mut args = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_ports[0]),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
             format!("--cert-dir={}", file("certificates")),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
-            // The server makes itself a certificate before it looks for these.
-            format!("--service-account-key-file={}", file("certificates/apiserver.key")),
-            format!("--service-account-signing-key-file={}", file("certificates/apiserver.key")),
+            // The server makes itself a certificate, where it has none, before it looks for these.
+            format!("--service-account-key-file={}", public.display()),
+            format!("--service-account-signing-key-file={}", key.display()),
             format!("--token-auth-file={}", file("tokens.csv")),
             "--authorization-mode=RBAC".into(),
             "--bind-address=127.0.0.1".into(),
@@ -124,6 +140,7 @@ impl ApiServer {
             format!("--secure-port={}", self.port),
             "--disable-admission-plugins=ServiceAccount".into(),
         ];
+        args.extend(self.terms.0.iter().cloned());
         self.server = Some(self.spawn("kube-apiserver", &args));
         let deadline = Instant::now() + Duration::from_secs(120);
         while !self.is_ready() {
@@ -151,7 +168,7 @@ impl ApiServer {
 
     /// The file of the CA that signs its certificate.
     pub fn ca(&self) -> PathBuf {
-        self.path("certificates/apiserver.crt")
+        self.terms.1.clone().unwrap_or_else(|| self.path("certificates/apiserver.crt"))
     }
 
     /// A file with a token.

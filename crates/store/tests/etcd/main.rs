@@ -1,5 +1,7 @@
 //! The etcd store with a real etcd that fails in the ways in which it can.
 
+#[path = "../certificates/mod.rs"]
+mod certificates;
 mod claimers;
 mod heard;
 #[path = "../listening/mod.rs"]

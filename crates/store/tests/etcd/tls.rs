@@ -1,43 +1,14 @@
 //! Members that are reached by TLS only: who they are, and what happens when that is renewed.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use weft_store::{EtcdOptions, EtcdStore, EtcdTls, Store};
 
+use super::certificates::certificates;
 use super::heard::Heard;
 use super::members::{Members, Terms};
 use super::{narrow, node, options, wait_for};
-
-/// Two CAs, and certificates that the first has signed: `NAME.crt` and `NAME.key`. False without the program.
-fn certificates(folder: &Path) -> bool {
-    let openssl = |arguments: &str| {
-        let done = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().ok()?;
-        assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
-        Some(())
-    };
-    let extensions = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
-    std::fs::write(folder.join("extensions"), extensions).unwrap();
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    let made = || {
-        for ca in ["ca", "impostor"] {
-            openssl(&format!("req -x509 {key} -subj /CN={ca} -days 2 -keyout {ca}.key -out {ca}.crt"))?;
-        }
-        for name in ["server", "client"] {
-            openssl(&format!("req -new {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"))?;
-            openssl(&format!(
-                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.crt"
-            ))?;
-        }
-        Some(())
-    };
-    let are_made = made().is_some();
-    if !are_made {
-        println!("SKIPPED: no openssl, so there are no certificates: apt-get install openssl");
-    }
-    are_made
-}
 
 /// How members are started that show `server.crt`, and want to see a client's certificate.
 fn terms(folder: &Path) -> Terms {
@@ -94,6 +65,15 @@ fn renewed_certificates_count_without_a_restart() {
     wait_for("a claim", || store.claim_pod_cidrs(&narrow(), &n1, &[]).ok());
     let mut heard = Heard::begin(store.clone());
     heard.until("the first snapshot", |h| h.synced == 1);
+    // Half of a file is none: what stood there before counts.
+    let whole = std::fs::read(file("client.crt")).unwrap();
+    std::fs::write(file("client.crt"), &whole[..whole.len() / 2]).unwrap();
+    members.kill(0);
+    members.begin(0);
+    heard.until("word of the half", |h| h.notices.values().any(|text| text.contains("client.crt")));
+    heard.until("the member again", |h| !h.is_stale);
+    std::fs::write(file("client.crt"), whole).unwrap();
+    heard.until("the notice's end", |h| h.notices.is_empty());
     members.kill(0);
     let names = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
     // The server first: meanwhile nobody fits.

@@ -106,6 +106,11 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> SocketAddr {
+        self.address
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.0.lock().unwrap()
     }

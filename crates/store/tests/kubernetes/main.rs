@@ -2,11 +2,15 @@
 
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
+#[path = "../certificates/mod.rs"]
+mod certificates;
 mod claims;
 mod fake;
+mod front;
 #[path = "../listening/mod.rs"]
 mod listening;
 mod real;
+mod renewal;
 mod watching;
 
 use std::collections::BTreeSet;

@@ -36,7 +36,7 @@ fn binding(role: &str) -> Value {
     })
 }
 
-fn give_rights(server: &ApiServer) {
+pub fn give_rights(server: &ApiServer) {
     let rules: Vec<Value> = RIGHTS.map(rule).into();
     let role = json!({ "metadata": { "name": "weft" }, "rules": rules });
     server.ask("POST", &format!("{ROLES}/clusterroles"), Some(&role));
@@ -49,7 +49,7 @@ fn give_rights(server: &ApiServer) {
     server.ask("POST", &format!("{namespaced}/rolebindings"), Some(&binding("Role")));
 }
 
-fn wait_for(server: &ApiServer, path: &str) {
+pub fn wait_for(server: &ApiServer, path: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !matches!(server.try_ask("GET", path, "", None), Some((200, _))) {
         assert!(Instant::now() < deadline, "{path} doesn't come");

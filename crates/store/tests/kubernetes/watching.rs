@@ -52,7 +52,7 @@ pub fn claiming(fake: &Fake, node: &str) -> Arc<KubernetesStore> {
     Arc::new(KubernetesStore::open(options).unwrap())
 }
 
-fn options(fake: &Fake, token_file: Option<PathBuf>, patience: Patience) -> KubernetesOptions {
+pub fn options(fake: &Fake, token_file: Option<PathBuf>, patience: Patience) -> KubernetesOptions {
     KubernetesOptions {
         node: NodeName::new("n1").unwrap(),
         access: AccessSource { server: Some(fake.address()), token_file, ..AccessSource::default() },

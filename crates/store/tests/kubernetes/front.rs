@@ -1,0 +1,126 @@
+//! TLS and HTTP/2 before the fake, as a real server has them: it shows a certificate, wants to see the client's, and renews whom it trusts.
+//!
+//! As a kube-apiserver does, it looks at a request's certificate again however old the connection is: one of before a renewal is refused
+//! with 401.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::handshake;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
+
+type Answer = Result<Response<BoxBody<Bytes, hyper::Error>>, hyper::Error>;
+
+/// What is shown to whom, and how often that was renewed.
+struct Terms {
+    config: Arc<ServerConfig>,
+    renewals: u32,
+}
+
+/// See the module. It ends when it is dropped.
+pub struct Front {
+    address: SocketAddr,
+    terms: Arc<Mutex<Terms>>,
+    _runtime: Runtime,
+}
+
+impl Front {
+    /// Begins before the server at `behind`, with `server.crt`, `server.key` and `ca.crt` of the folder.
+    pub fn before(behind: SocketAddr, folder: &Path) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let terms = Arc::new(Mutex::new(Terms { config: config(folder), renewals: 0 }));
+        let shared = terms.clone();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, shared.clone(), behind));
+            }
+        });
+        Self { address, terms, _runtime: runtime }
+    }
+
+    /// `https://127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// From now on it is as this folder says, and nobody's connection of before counts.
+    pub fn renew(&self, folder: &Path) {
+        let mut terms = self.terms.lock().unwrap();
+        terms.config = config(folder);
+        terms.renewals += 1;
+    }
+}
+
+fn config(folder: &Path) -> Arc<ServerConfig> {
+    let certificates = |name: &str| -> Vec<CertificateDer<'static>> {
+        let read = CertificateDer::pem_file_iter(folder.join(name)).unwrap();
+        read.collect::<Result<_, _>>().unwrap()
+    };
+    let mut roots = RootCertStore::empty();
+    certificates("ca.crt").into_iter().for_each(|root| roots.add(root).unwrap());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.unwrap().with_client_cert_verifier(clients);
+    let mut config = builder.with_single_cert(certificates("server.crt"), key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
+async fn serve(stream: TcpStream, terms: Arc<Mutex<Terms>>, behind: SocketAddr) {
+    let (config, made) = {
+        let terms = terms.lock().unwrap();
+        (terms.config.clone(), terms.renewals)
+    };
+    // Whom it doesn't trust gets no further.
+    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let is_known = terms.lock().unwrap().renewals == made;
+        async move { if is_known { forward(request, behind).await } else { Ok(unauthorized()) } }
+    });
+    let served = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
+    // A client that has gone away is no failure.
+    drop(served.await);
+}
+
+fn unauthorized() -> Response<BoxBody<Bytes, hyper::Error>> {
+    let body =
+        Full::new(Bytes::from_static(b"{\"kind\":\"Status\",\"code\":401,\"message\":\"Unauthorized\"}"));
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed());
+    *response.status_mut() = hyper::StatusCode::UNAUTHORIZED;
+    response
+}
+
+async fn forward(request: Request<Incoming>, behind: SocketAddr) -> Answer {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let asked = Request::builder().method(head.method).uri(target).header("content-length", body.len());
+    let stream = TcpStream::connect(behind).await.unwrap();
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move { drop(connection.await) });
+    let answer = sender.send_request(asked.body(Full::new(body)).unwrap()).await?;
+    let (head, body) = answer.into_parts();
+    let mut response = Response::new(body.boxed());
+    *response.status_mut() = head.status;
+    Ok(response)
+}
