@@ -128,8 +128,8 @@ fn service_cidr(n: u8, variant: u8) -> Change {
     if variant < 64 {
         return Change::Remove(FactKey::ServiceCidr(name));
     }
-    // One of them is what a network may say too.
-    let all = ["10.96.0.0/16", "10.98.0.0/16", "fd00:98::/112"];
+    // One of them is what a network may say too; others hold nodes, and nodes' pods.
+    let all = ["10.96.0.0/16", "10.98.0.0/16", "fd00:98::/112", "192.0.9.0/24", "10.244.0.0/22"];
     let cidrs = all.iter().enumerate().filter(|(at, _)| bit(variant, *at as u8));
     let cidrs = cidrs.map(|(_, text)| text.parse().unwrap()).collect();
     Change::set(Fact::ServiceCidr(ServiceCidr { name, cidrs }))

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod asked;
+mod blocks;
 mod rows;
 mod sources;
 mod table;
@@ -44,7 +45,10 @@ impl Rule for ServicesRule {
         }
         beside(transition, context, &mut |key| dirty(service(key)));
         sources::affected(transition, context, dirty);
-        if transition.concerns_this_node(context) || changes_timeouts(transition) {
+        if transition.concerns_this_node(context)
+            || changes_timeouts(transition)
+            || blocks::moves_a_lodger(transition, context)
+        {
             dirty(RuleKey::Constant);
         }
         let all_that = |concerned: &dyn Fn(&Service) -> bool, dirty: &mut dyn FnMut(RuleKey)| {

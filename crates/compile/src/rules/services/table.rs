@@ -1,27 +1,22 @@
 //! What services have once: the maps, the chains that pick and translate, and what becomes of packets that no map knows.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use ipnet::IpNet;
-use weft_model::{Cidr, FactKey, Family, IfName, Protocol};
+use weft_model::{FactKey, Family, Protocol};
 use weft_plan::filter::{
     Comparison, ConntrackState, ConntrackStatus, Flush, HookKind, NatTarget, Reject, Value,
 };
-use weft_plan::kernel::{MAIN_TABLE, POD_LINK_PREFIX};
+use weft_plan::kernel::POD_LINK_PREFIX;
 use weft_plan::marks::{CHOSEN, CLASS};
-use weft_plan::{
-    Atom, Field, Ident, KernelKey, KernelRow, Route, RouteKey, RouteKind, Rule, SetSpec, Statement, Type,
-    Verdict,
-};
+use weft_plan::{Atom, Field, Ident, Rule, SetSpec, Statement, Type, Verdict};
 
+use super::blocks;
 use super::sources::{self, let_in};
 use crate::engine::{Context, Output};
 use crate::rules::edge::CLUSTER;
 use crate::rules::table::{Pair, address_type, filter, in_set, nat, not_in_set};
 use crate::services::kept_seconds;
 use crate::services::marks::{Class, SMALL};
-use crate::topology::aggregate;
 
 /// (address . protocol . port . mark) → (endpoint's address . port), of all that serve: connections of theirs go on, whoever
 /// gets new ones.
@@ -167,10 +162,10 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
             &origin,
         );
     }
-    swallowed(context, &origin, out);
-    for block in aggregate(closed_blocks(context)) {
+    blocks::warn(context, &origin, out);
+    for block in blocks::closed(context) {
         out.block(RANGES.of(block.family()), block, &origin);
-        give_source(block, context, &origin, out);
+        blocks::give_source(block, context, &origin, out);
     }
     let sides = [Side::Inside, Side::Outside];
     for (family, side, seconds) in Family::ALL
@@ -198,58 +193,6 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
     let elsewhere = Statement::Match(Field::FibDaddrType, Comparison::IsNot, Value::Local);
     out.base_chain(UNKNOWN_OUT, filter(HookKind::Output, -4), unknown(Some(&elsewhere)), &origin);
     out.base_chain(MASQUERADE, nat(HookKind::Postrouting, 93), masquerade(context), &origin);
-}
-
-/// Blocks of services, but for those that hold this node's own address: by closing one of these the node would cut itself off
-/// from its peers and the store, and nobody could tell it better any more. Services there are served all the same.
-fn closed_blocks(context: &Context<'_>) -> Vec<Cidr> {
-    let blocks = context.service_cidrs().into_iter();
-    blocks.filter(|block| own_address_in(*block, context).is_none()).collect()
-}
-
-/// The address by which peers reach this node, if the block holds it. Others of its addresses may well be services', as those
-/// that kube-proxy gives to a link of its own.
-fn own_address_in(block: Cidr, context: &Context<'_>) -> Option<IpAddr> {
-    context.own_address(block.family()).filter(|address| block.contains(*address))
-}
-
-/// What is in a block of services is services' own: machines and pods there are not reached through this node.
-fn swallowed(context: &Context<'_>, origin: &FactKey, out: &mut Output) {
-    for block in context.service_cidrs() {
-        if let Some(address) = own_address_in(block, context) {
-            let text = format!(
-                "its own address {address} lies in {block}, a block of services: here it is treated as none, and packets to addresses \
-                 that no service has leave this node untranslated; give services another block"
-            );
-            out.warn(origin, text);
-        }
-    }
-    let blocks = closed_blocks(context);
-    let within = |net: IpNet| blocks.iter().find(|block| block.net().contains(&net));
-    let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
-    for link in &context.facts.host().links {
-        for net in link.addresses.iter().filter(|net| !single(net)).map(IpNet::trunc) {
-            if let Some(block) = within(net) {
-                out.warn(
-                    origin,
-                    format!(
-                        "the network {net} of its link {} lies in {block}, a block of services: what pods and others send to \
-                         machines there through this node is dropped; give services another block",
-                        link.name
-                    ),
-                );
-            }
-        }
-    }
-    for block in context.own_node().into_iter().flat_map(|node| &node.pod_cidrs) {
-        if let Some(services) = within(block.cidr.net()) {
-            let text = format!(
-                "its block {} lies in {services}, a block of services: its pods are not reached; give one of them another block",
-                block.cidr
-            );
-            out.warn(origin, text);
-        }
-    }
 }
 
 fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
@@ -500,21 +443,4 @@ fn masquerade(context: &Context<'_>) -> Vec<Rule> {
         )
     })
     .collect()
-}
-
-/// The node's own packets to virtual addresses have its address from the start, also where there is no default route: the
-/// kernel asks for a route before anything is translated.
-fn give_source(block: Cidr, context: &Context<'_>, origin: &FactKey, out: &mut Output) {
-    let Some(source) = context.route_source(block.family()) else {
-        return;
-    };
-    let key = RouteKey { table: MAIN_TABLE, destination: block, metric: 0 };
-    let route = Route {
-        kind: RouteKind::Unicast,
-        link: Some(IfName::loopback()),
-        via: None,
-        onlink: false,
-        source: Some(source),
-    };
-    out.kernel(KernelKey::Route(key), KernelRow::Route(route), origin);
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ipnet::IpNet;
 use weft_model::{
     Change, Cidr, Fact, FactKey, Family, Host, HostLink, IfName, IngressMode, Labels, LoadBalancerAddress,
-    Network, Node, NodeName, ObjectKey, Port, Protocol, Service, ServicePort, TargetPort,
-    TrafficDistribution, TrafficPolicy,
+    Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Port, Protocol, Service,
+    ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
 };
 use weft_plan::Plan;
 
@@ -353,13 +353,47 @@ fn whoever_lies_in_a_block_of_services_is_named() {
     insta::assert_snapshot!(bench.warnings(), @"node n1: the network 10.96.7.0/24 of its link eth0 lies in 10.96.0.0/16, a block of services: what pods and others send to machines there through this node is dropped; give services another block");
     bench.set(host(&["192.0.2.1/24"], 1500));
     assert_eq!(bench.warnings(), "");
-    let mut n1 = Node::named(NodeName::new("n1").unwrap());
-    n1.pod_cidrs = vec![weft_model::NodeCidr {
-        network: weft_model::NetworkName::ordinary(),
-        cidr: "10.96.8.0/24".parse().unwrap(),
-    }];
-    bench.set(Fact::Node(n1));
-    assert!(bench.warnings().contains("its block 10.96.8.0/24 lies in 10.96.0.0/16, a block of services"));
+}
+
+/// Neither this node nor a peer is cut off by what somebody wrote of services.
+#[test]
+fn nodes_and_their_pods_are_reached_in_a_block_of_services() {
+    let mut bench = Bench::new();
+    let mut lives = |name: &str, address: Option<&str>, block: Option<&str>| {
+        let mut node = Node::named(NodeName::new(name).unwrap());
+        node.addresses.extend(address.map(|ip| NodeAddress { ip: ip.parse().unwrap(), prefix: Some(24) }));
+        let network = NetworkName::ordinary();
+        node.pod_cidrs.extend(block.map(|cidr| NodeCidr { network, cidr: cidr.parse().unwrap() }));
+        bench.set(Fact::Node(node));
+        let text = bench.1.to_string();
+        let block = |word: &str| word.parse().or_else(|_| word.parse().map(Cidr::host)).ok();
+        let holds = |lines: &str, address: &str| {
+            let lines = text.lines().filter(|line| line.contains(lines));
+            let mut blocks = lines.filter_map(|line| line.split(' ').find_map(block));
+            blocks.any(|block: Cidr| block.contains(address.parse().unwrap()))
+        };
+        let closed = |address: &str| {
+            let is_closed = holds("element service_range4 {", address);
+            assert_eq!(holds(" dev lo ", address), is_closed, "{text}");
+            is_closed
+        };
+        let all = ["10.96.0.1", "10.96.7.1", "10.96.7.2", "10.96.7.3", "10.96.8.9", "10.96.9.1"];
+        let open: Vec<&str> = all.into_iter().filter(|address| !closed(address)).collect();
+        format!("{}\n{}", open.join(" "), bench.warnings()).trim().to_owned()
+    };
+    assert_eq!(lives("n1", Some("192.0.2.1"), Some("10.244.1.0/24")), "");
+    assert_eq!(lives("n2", Some("192.0.2.2"), Some("10.244.2.0/24")), "");
+    insta::assert_snapshot!(lives("n2", Some("10.96.7.2"), Some("10.244.2.0/24")), @r"
+    10.96.7.2
+    node n2: its address 10.96.7.2 lies in 10.96.0.0/16, a block of services: it stays reached, and packets there to addresses that no service has are not dropped; give one of them another block
+    ");
+    insta::assert_snapshot!(lives("n1", Some("192.0.2.1"), Some("10.96.8.0/24")), @r"
+    10.96.7.2 10.96.8.9
+    node n1: its block 10.96.8.0/24 lies in 10.96.0.0/16, a block of services: it stays reached, and packets there to addresses that no service has are not dropped; give one of them another block
+    node n2: its address 10.96.7.2 lies in 10.96.0.0/16, a block of services: it stays reached, and packets there to addresses that no service has are not dropped; give one of them another block
+    ");
+    assert_eq!(lives("n2", None, None).lines().count(), 2);
+    assert_eq!(lives("n1", Some("192.0.2.1"), Some("10.244.1.0/24")), "");
 }
 
 #[test]
@@ -456,10 +490,7 @@ fn all_pods_blocks_are_forwarded_where_there_are_services() {
             settings.services = None;
         }
         let mut node = Node::named(settings.node.clone());
-        let block = |cidr: &str| weft_model::NodeCidr {
-            network: weft_model::NetworkName::ordinary(),
-            cidr: cidr.parse().unwrap(),
-        };
+        let block = |cidr: &str| NodeCidr { network: NetworkName::ordinary(), cidr: cidr.parse().unwrap() };
         node.pod_cidrs = vec![block("10.244.1.0/24"), block("10.9.1.0/24")];
         let pod_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
         let network = Network { pod_cidrs, ..Network::ordinary() };
