@@ -137,9 +137,56 @@ fn a_port_of_the_agents_own_stays_its_own() {
 #[test]
 fn one_port_is_one_services() {
     let other = service(|s| s.key = key("also"));
-    let warning = "warning service shop/web: what it asks for is already given to service shop/also; it is left out \
-                   until that goes";
+    let warning = "warning service shop/web: healthCheckNodePort 31000 is given to service shop/also already; it is left \
+                   out until that goes";
     check(vec![service(|_| {}), other], &[OPENING, "health 31000 of shop/also local endpoints 0", warning]);
+}
+
+/// The first by name has the port, whatever it wants it for.
+#[test]
+fn a_node_port_and_a_health_port_are_one_place() {
+    let node_port = |name: &str, protocol| {
+        service(|s| {
+            s.key = key(name);
+            s.kind = ServiceKind::NodePort;
+            s.cluster_ips = Vec::new();
+            (s.ports[0].node_port, s.ports[0].protocol) = (Some(port(31_000)), protocol);
+        })
+    };
+    let mut compiler = Compiler::new(settings());
+    let mut plan = Plan::default();
+    let mut lines_after = |changes: Vec<Change>| {
+        for change in changes {
+            compiler.apply(change);
+        }
+        compiler.flush(&mut plan);
+        let node_port =
+            plan.to_string().lines().filter(|line| line.contains("192.0.2.1 . tcp . 31000")).count();
+        (node_port, lines(&plan).join("\n"))
+    };
+    let link = HostLink {
+        name: IfName::new("eth0").unwrap(),
+        mtu: 1500,
+        router_advertisements: false,
+        addresses: vec!["192.0.2.1/24".parse().unwrap()],
+    };
+    let host = Change::set(Fact::Host(Host { links: vec![link], ..Host::default() }));
+    let asked = format!("{OPENING}\nhealth 31000 of shop/web local endpoints 0");
+    assert_eq!(lines_after(vec![host, Change::set(service(|_| {}))]), (0, asked.clone()));
+    let first = "warning service shop/web: healthCheckNodePort 31000 is given to service shop/also already; it is left out \
+                 until that goes";
+    assert_eq!(lines_after(vec![Change::set(node_port("also", Protocol::Tcp))]), (1, first.to_owned()));
+    assert_eq!(lines_after(vec![Change::set(node_port("also", Protocol::Udp))]), (0, asked.clone()));
+    let later = "warning service shop/zzz: node port 31000/tcp is given to service shop/web already; it is left out until \
+                 that goes";
+    let with_later = Change::set(node_port("zzz", Protocol::Tcp));
+    assert_eq!(lines_after(vec![with_later]), (0, format!("{asked}\n{later}")));
+    let gone = |name| Change::Remove(weft_model::FactKey::Service(key(name)));
+    assert_eq!(lines_after(vec![gone("web")]), (1, String::new()));
+    let twice = Change::set(service(|s| s.ports[0].node_port = Some(port(31_000))));
+    let own =
+        "warning service shop/web: healthCheckNodePort 31000 is its own node port too; give it another one";
+    assert_eq!(lines_after(vec![gone("zzz"), twice]), (1, own.to_owned()));
 }
 
 #[test]

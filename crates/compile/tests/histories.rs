@@ -10,8 +10,8 @@ use weft_model::{
     Attachment, AttachmentId, Change, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host,
     HostLink, HostPort, IfName, IngressMode, Labels, LoadBalancerAddress, Mac, Namespace, NamespaceName,
     Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, ObjectName, Overlay, Pod, Port,
-    Protocol, Service, ServiceCidr, ServicePort, Shape, SliceSource, TargetPort, TrafficDistribution,
-    TrafficPolicy, Vni,
+    Protocol, Service, ServiceCidr, ServiceKind, ServicePort, Shape, SliceSource, TargetPort,
+    TrafficDistribution, TrafficPolicy, Vni,
 };
 use weft_plan::Plan;
 
@@ -210,6 +210,11 @@ fn service(n: u8, variant: u8, more: u16) -> Change {
         node_port: Port::new(30080 + u32::from(more % 2)).ok().filter(|_| more & 2 != 0),
     }];
     let has = |at: u16| more >> at & 1 == 1;
+    // Another's node port, now and then.
+    if has(1) && has(4) {
+        service.kind = ServiceKind::LoadBalancer;
+        service.health_check_node_port = Port::new(30080 + u32::from(n % 2)).ok();
+    }
     let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
     service.internal_policy = policy(has(2));
     service.external_policy = policy(has(3));

@@ -1,9 +1,11 @@
-//! Which services this proxy serves, and at which of the node's addresses their node ports are found.
+//! Which services this proxy serves, which of several that want one place has it, and at which of the node's addresses node ports
+//! are found.
 
 use std::net::IpAddr;
 
-use weft_model::{Service, ServiceKind};
+use weft_model::{ObjectKey, Service, ServiceKind};
 
+use super::published::Place;
 use crate::engine::Context;
 use crate::settings::ServiceSettings;
 
@@ -18,6 +20,12 @@ pub fn is_ours(service: &Service, settings: &ServiceSettings) -> bool {
         && !matches!(service.kind, ServiceKind::ExternalName(_))
         && service.labels.get(HEADLESS).is_none()
         && service.labels.get(PROXY_NAME) == settings.proxy_name.as_deref()
+}
+
+/// Whose a place is, of those who want it.
+pub fn holder<'a>(place: Place, settings: &ServiceSettings, context: &Context<'a>) -> Option<&'a ObjectKey> {
+    let ours = |key: &&ObjectKey| context.facts.service(key).is_some_and(|found| is_ours(found, settings));
+    context.facts.published().wanting(place).find(ours)
 }
 
 /// This machine's addresses at which node ports are served: all, or those in the configured blocks. In no order; one that

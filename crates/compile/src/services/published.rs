@@ -1,4 +1,5 @@
-//! Which services want one place: a cluster, external or balancer's address with a port, or a node port.
+//! Which services want one place: a cluster, external or balancer's address with a port, or a port of the node's own, be it a
+//! node port or the one where load balancers ask after the service.
 //!
 //! An API server gives a cluster address to one service and a node port too, a folder of manifests doesn't, and anybody may
 //! write any external address into a service. What always holds: a place is one service's, with all that it says of it: policies,
@@ -8,12 +9,12 @@
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
-use weft_model::{IngressMode, ObjectKey, Port, Protocol, Service};
+use weft_model::{IngressMode, ObjectKey, Port, Protocol, Service, ServiceKind, TrafficPolicy};
 
 /// Something that one service can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// An address; without one, each of the node's own: a node port.
+    /// An address; without one, each of the node's own: a node or health port.
     pub address: Option<IpAddr>,
     /// The protocol.
     pub protocol: Protocol,
@@ -22,6 +23,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// A port at each of the node's own addresses.
+    pub fn of_node(protocol: Protocol, port: Port) -> Self {
+        Self { address: None, protocol, port }
+    }
+
     /// All that a service wants.
     pub fn all_of(service: &Service) -> impl Iterator<Item = Place> + '_ {
         claims(service).map(|(_, place)| place)
@@ -38,13 +44,21 @@ enum Right {
 }
 
 fn claims(service: &Service) -> impl Iterator<Item = (Right, Place)> + '_ {
-    service.ports.iter().flat_map(move |port| {
+    let of_ports = service.ports.iter().flat_map(move |port| {
         let at = |address, number| Place { address, protocol: port.protocol, port: number };
         let cluster = service.cluster_ips.iter().map(move |ip| (Right::Cluster, at(Some(*ip), port.port)));
         let outside = outside_addresses(service).map(move |ip| (Right::Outside, at(Some(ip), port.port)));
         let node_port = port.node_port.map(|number| (Right::Outside, at(None, number)));
         cluster.chain(outside).chain(node_port)
-    })
+    });
+    let health = health_port(service).map(|port| (Right::Outside, Place::of_node(Protocol::Tcp, port)));
+    of_ports.chain(health)
+}
+
+/// The port at which load balancers ask after a service, if they do: for others than these every node is as good.
+pub fn health_port(service: &Service) -> Option<Port> {
+    let asked = service.kind == ServiceKind::LoadBalancer && service.external_policy == TrafficPolicy::Local;
+    service.health_check_node_port.filter(|_| asked)
 }
 
 /// A service's external addresses and those of its balancer that packets still have when they come to a node.

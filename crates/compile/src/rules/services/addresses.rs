@@ -9,7 +9,7 @@ use weft_plan::Atom;
 use crate::engine::Context;
 use crate::services::published::{Place, outside_addresses};
 use crate::services::sources::SourceList;
-use crate::services::{is_ours, node_port_addresses};
+use crate::services::{holder, is_ours, node_port_addresses};
 use crate::settings::ServiceSettings;
 
 /// One way to a service's port.
@@ -75,7 +75,7 @@ pub fn frontends(
         ..external(ip, port.port)
     }));
     if let Some(number) = port.node_port
-        && has(Place { address: None, protocol, port: number })
+        && has(Place::of_node(protocol, number))
         && own_server(protocol, number, context).is_none()
     {
         let own = node_port_addresses(settings, context).filter(of_family);
@@ -85,12 +85,6 @@ pub fn frontends(
     found.sort_by_key(|frontend| (frontend.address, frontend.port, frontend.inside, frontend.outside));
     found.dedup_by_key(|frontend| (frontend.address, frontend.port));
     found
-}
-
-/// Whose a place is, of those who want it.
-fn holder<'a>(place: Place, settings: &ServiceSettings, context: &Context<'a>) -> Option<&'a ObjectKey> {
-    let ours = |key: &&ObjectKey| context.facts.service(key).is_some_and(|found| is_ours(found, settings));
-    context.facts.published().wanting(place).find(ours)
 }
 
 /// Whose node port one of the node's own addresses and a service's port make up, where it isn't the port's own: who asks for
@@ -105,7 +99,7 @@ fn node_port_at<'a>(
     if !node_port_addresses(settings, context).any(|own| own == ip) {
         return None;
     }
-    let place = Place { address: None, protocol: port.protocol, port: port.port };
+    let place = Place::of_node(port.protocol, port.port);
     let has = |key: &&ObjectKey| {
         let found = context.facts.service(key).filter(|found| found.families.contains(&Family::of(ip)));
         found.is_some_and(|found| is_ours(found, settings) && **key != service.key)
@@ -177,7 +171,12 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
             continue;
         };
         let Place { address, protocol, port } = place;
-        if address.is_some_and(|ip| others(ip).is_some()) {
+        // A health port is the matter of those who answer there.
+        let is_asked = match address {
+            Some(ip) => others(ip).is_none(),
+            None => service.ports.iter().any(|own| own.protocol == protocol && own.node_port == Some(port)),
+        };
+        if !is_asked {
             continue;
         }
         let name = address.map_or_else(|| "node port".to_owned(), |ip| format!("{ip} port"));
