@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_compile::{DnsSettings, PodNames, ServiceSettings, Settings};
-use weft_model::{Cidr, IfName, NodeName, Port, Protocol, machine_address};
+use weft_model::{Cidr, IfName, NodeName, Port, PortRange, Protocol, machine_address};
 use weft_plan::DnsName;
 use weft_store::kubernetes::PodScope;
 
@@ -28,6 +28,8 @@ pub use etcd::EtcdConfig;
 
 /// The DNS server's port.
 const DNS_PORT: u16 = 53;
+/// Where node ports lie unless somebody says otherwise, as with an API server.
+const NODE_PORTS: &str = "30000-32767";
 
 /// Where the cluster's facts come from. One field is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +131,9 @@ pub struct ServicesConfig {
     pub proxy_name: Option<Arc<str>>,
     /// Blocks in which the node's addresses must be to serve node ports; empty means all of them.
     pub node_port_addresses: Vec<Cidr>,
+    /// The ports that node ports and services' health ports are taken from; 30000 to 32767 where it is not given. Not for a
+    /// Kubernetes cluster, whose API server has a range of its own.
+    pub node_port_range: Option<PortRange>,
     /// The TCP port, at all of the node's addresses, at which it says how it does: `/healthz` and `/livez`. 0 for none.
     pub health_port: u16,
 }
@@ -136,7 +141,26 @@ pub struct ServicesConfig {
 impl Default for ServicesConfig {
     fn default() -> Self {
         // As kube-proxy has it.
-        Self { enabled: true, proxy_name: None, node_port_addresses: Vec::new(), health_port: 10_256 }
+        Self {
+            enabled: true,
+            proxy_name: None,
+            node_port_addresses: Vec::new(),
+            node_port_range: None,
+            health_port: 10_256,
+        }
+    }
+}
+
+impl ServicesConfig {
+    /// The ports that services may have of the node's own. What an API server has taken in lies in its range, whichever that is
+    /// (`--service-node-port-range`); what stands in a folder or in etcd nobody has looked at.
+    fn node_ports(&self, store: &StoreConfig) -> Option<PortRange> {
+        match store {
+            StoreConfig::Kubernetes(_) => None,
+            StoreConfig::Directory(_) | StoreConfig::Etcd(_) => {
+                self.node_port_range.or_else(|| NODE_PORTS.parse().ok())
+            }
+        }
     }
 }
 
@@ -310,6 +334,10 @@ impl AgentConfig {
             let reason = format!("{DNS_PORT} is where names are answered; write another port, or 0 for none");
             return Err(("services.healthPort", reason));
         }
+        if matches!(self.store, StoreConfig::Kubernetes(_)) && self.services.node_port_range.is_some() {
+            let reason = "the cluster's API server bounds node ports (its --service-node-port-range); leave it out here";
+            return Err(("services.nodePortRange", reason.to_owned()));
+        }
         // The specification's own rule for names (section 1, "Network configuration format").
         let name = self.cni.network_name.as_bytes();
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
@@ -371,6 +399,7 @@ impl AgentConfig {
         settings.services = self.services.enabled.then(|| ServiceSettings {
             proxy_name: self.services.proxy_name.clone(),
             node_port_addresses: self.services.node_port_addresses.clone(),
+            node_ports: self.services.node_ports(&self.store),
         });
         settings.open_ports.extend(self.health_port().map(|port| (Protocol::Tcp, port)));
         Ok(settings)
@@ -474,6 +503,9 @@ mod tests {
             &format!("{store}\nservices: {{healthPort: 53}}\n"),
             "services.healthPort: 53 is where names are answered; write another port",
         );
+        for range in ["30000", "40000-30000", "0-1"] {
+            check(&format!("{store}\nservices: {{nodePortRange: {range}}}\n"), "services.nodePortRange: ");
+        }
         assert!(AgentConfig::read(&path).is_err());
         for fine in ["services: {healthPort: 0}", "dns: {enabled: false}\nservices: {healthPort: 53}"] {
             std::fs::write(&path, format!("{store}\n{fine}\n")).unwrap();
@@ -481,5 +513,27 @@ mod tests {
         }
         std::fs::write(&path, store).unwrap();
         assert!(AgentConfig::read(&path).is_ok());
+    }
+    #[test]
+    fn node_ports_are_bounded_where_nobody_else_does_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.yaml");
+        let range = |text: &str| {
+            std::fs::write(&path, format!("node: n1\n{text}\n")).unwrap();
+            let config = AgentConfig::read(&path).map_err(|error| error.to_string())?;
+            let services = config.settings().unwrap().services.unwrap();
+            Ok::<_, String>(services.node_ports.map(|range| range.to_string()))
+        };
+        let folder = "store: {directory: /x}";
+        assert_eq!(range(folder), Ok(Some("30000-32767".into())));
+        let wider = "services: {nodePortRange: 1024-65535}";
+        assert_eq!(range(&format!("{folder}\n{wider}")), Ok(Some("1024-65535".into())));
+        let cluster = "store: {kubernetes: {kubeconfig: /x}}";
+        assert_eq!(range(cluster), Ok(None));
+        let said = range(&format!("{cluster}\n{wider}")).unwrap_err();
+        assert!(
+            said.contains("services.nodePortRange: the cluster's API server bounds node ports"),
+            "{said}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Cidr, NodeName, Port, Protocol};
+use weft_model::{Cidr, NodeName, Port, PortRange, Protocol};
 use weft_plan::DnsName;
 
 /// How `10-1-2-3.NAMESPACE.pod.ZONE` is answered.
@@ -43,6 +43,9 @@ pub struct ServiceSettings {
     pub proxy_name: Option<Arc<str>>,
     /// Blocks in which the node's addresses must be to serve node ports; empty means all of them.
     pub node_port_addresses: Vec<Cidr>,
+    /// The ports that services may have at the node's own addresses, node ports and health ports; without one, whatever they say: then
+    /// somebody else has seen to it.
+    pub node_ports: Option<PortRange>,
 }
 
 /// Everything that isn't a fact of the cluster.

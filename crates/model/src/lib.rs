@@ -20,6 +20,7 @@ pub mod net;
 pub mod network;
 pub mod node;
 pub mod pod;
+mod port_range;
 pub mod service;
 pub mod service_cidr;
 pub mod table;
@@ -36,6 +37,7 @@ pub use net::{Cidr, Family, IfName, InvalidNet, Mac, Port, Protocol, Vni, machin
 pub use network::{Network, Overlay, Shape};
 pub use node::{Flannel, FlannelBackend, Node, NodeAddress, NodeCidr};
 pub use pod::{ContainerPort, Pod};
+pub use port_range::PortRange;
 pub use service::{
     IngressMode, LoadBalancerAddress, Service, ServiceKind, ServicePort, TargetPort, TrafficDistribution,
     TrafficPolicy,

@@ -27,7 +27,7 @@ pub struct InvalidNet {
     pub reason: String,
 }
 
-fn invalid(what: &'static str, value: impl fmt::Display, reason: impl Into<String>) -> InvalidNet {
+pub(crate) fn invalid(what: &'static str, value: impl fmt::Display, reason: impl Into<String>) -> InvalidNet {
     InvalidNet { what, value: value.to_string(), reason: reason.into() }
 }
 

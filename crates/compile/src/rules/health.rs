@@ -16,7 +16,7 @@ use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::services::eligible::{Standing, candidates, standings};
 use crate::services::published::{Place, health_port};
-use crate::services::{holder, is_ours, node_port_addresses};
+use crate::services::{holder, is_ours, node_port_addresses, out_of_range};
 use crate::settings::ServiceSettings;
 
 /// See the module.
@@ -81,6 +81,9 @@ fn refused(
         return Some(format!(
             "healthCheckNodePort {port} is a port of the node's own agent; give the service another one"
         ));
+    }
+    if let Some(why) = out_of_range(port, settings) {
+        return Some(format!("spec.healthCheckNodePort: {port} {why}"));
     }
     let is_node_port = |own: &ServicePort| own.protocol == Protocol::Tcp && own.node_port == Some(port);
     if service.ports.iter().any(is_node_port) {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use weft_model::{ObjectKey, Service, ServiceKind};
+use weft_model::{ObjectKey, Port, Service, ServiceKind};
 
 use super::published::Place;
 use crate::engine::Context;
@@ -20,6 +20,15 @@ pub fn is_ours(service: &Service, settings: &ServiceSettings) -> bool {
         && !matches!(service.kind, ServiceKind::ExternalName(_))
         && service.labels.get(HEADLESS).is_none()
         && service.labels.get(PROXY_NAME) == settings.proxy_name.as_deref()
+}
+
+/// Why a service may not have this port at the node's own addresses, in words.
+pub fn out_of_range(port: Port, settings: &ServiceSettings) -> Option<String> {
+    let range = settings.node_ports.filter(|range| !range.contains(port))?;
+    Some(format!(
+        "lies outside of {range}, the ports of the node that services may have: it is left out; write one of these, or widen \
+         services.nodePortRange in the agents' configuration"
+    ))
 }
 
 /// Whose a place is, of those who want it.

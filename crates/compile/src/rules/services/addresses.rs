@@ -9,7 +9,7 @@ use weft_plan::Atom;
 use crate::engine::Context;
 use crate::services::published::{Place, outside_addresses};
 use crate::services::sources::SourceList;
-use crate::services::{holder, is_ours, node_port_addresses};
+use crate::services::{holder, is_ours, node_port_addresses, out_of_range};
 use crate::settings::ServiceSettings;
 
 /// One way to a service's port.
@@ -77,6 +77,7 @@ pub fn frontends(
     if let Some(number) = port.node_port
         && has(Place::of_node(protocol, number))
         && own_server(protocol, number, context).is_none()
+        && out_of_range(number, settings).is_none()
     {
         let own = node_port_addresses(settings, context).filter(of_family);
         found.extend(own.map(|ip| external(ip, number)));
@@ -96,7 +97,8 @@ fn node_port_at<'a>(
     settings: &'a ServiceSettings,
     context: &Context<'a>,
 ) -> Option<&'a ObjectKey> {
-    if !node_port_addresses(settings, context).any(|own| own == ip) {
+    let is_served = out_of_range(port.port, settings).is_none();
+    if !is_served || !node_port_addresses(settings, context).any(|own| own == ip) {
         return None;
     }
     let place = Place::of_node(port.protocol, port.port);
@@ -122,6 +124,12 @@ fn own_server(protocol: Protocol, port: Port, context: &Context<'_>) -> Option<S
     }
     let network = context.tunnel_at(protocol, port)?;
     Some(format!("the tunnel of network {}", network.name))
+}
+
+/// True for ports by which machines are looked after, SSH's above all. What services are mostly published for is not one of them.
+fn may_be_a_servers(port: Port) -> bool {
+    const FIRST_UNPRIVILEGED: u16 = 1024;
+    port.get() < FIRST_UNPRIVILEGED && ![80, 443].contains(&port.get())
 }
 
 /// [`own_server`], of a service's port at an address that may be the node's.
@@ -165,16 +173,17 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
             ));
         }
     }
-    texts.extend(refused_for_own(service, context));
+    texts.extend(refused_for_own(service, settings, context));
     for place in Place::all_of(service) {
         let Some(holder) = holder(place, settings, context).filter(|holder| **holder != service.key) else {
             continue;
         };
         let Place { address, protocol, port } = place;
         // A health port is the matter of those who answer there.
+        let is_node_port = |own: &ServicePort| own.protocol == protocol && own.node_port == Some(port);
         let is_asked = match address {
             Some(ip) => others(ip).is_none(),
-            None => service.ports.iter().any(|own| own.protocol == protocol && own.node_port == Some(port)),
+            None => service.ports.iter().any(is_node_port) && out_of_range(port, settings).is_none(),
         };
         if !is_asked {
             continue;
@@ -189,12 +198,16 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
     texts
 }
 
-/// What a service doesn't get because the node itself has it.
-fn refused_for_own(service: &Service, context: &Context<'_>) -> Vec<String> {
+/// What a service doesn't get because the node itself has it, or may have; and what the node no longer gets.
+fn refused_for_own(service: &Service, settings: &ServiceSettings, context: &Context<'_>) -> Vec<String> {
     let mut texts = Vec::new();
-    for port in &service.ports {
+    for (index, port) in service.ports.iter().enumerate() {
         let protocol = port.protocol;
         if let Some(number) = port.node_port
+            && let Some(why) = out_of_range(number, settings)
+        {
+            texts.push(format!("spec.ports[{index}].nodePort: {number} {why}"));
+        } else if let Some(number) = port.node_port
             && let Some(server) = own_server(protocol, number, context)
         {
             texts.push(format!(
@@ -206,6 +219,12 @@ fn refused_for_own(service: &Service, context: &Context<'_>) -> Vec<String> {
                 let number = port.port;
                 texts.push(format!(
                     "its address {ip} is this node's own, where {server} is asked at port {number}/{protocol}: it is left out there"
+                ));
+            } else if may_be_a_servers(port.port) && context.facts.host().addresses().any(|own| own == ip) {
+                let number = port.port;
+                texts.push(format!(
+                    "its address {ip} is this node's own: a server of the node's at port {number}/{protocol} there is reached by nobody \
+                     now, the service is; give the service another address or port if that is not meant"
                 ));
             }
         }

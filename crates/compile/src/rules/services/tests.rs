@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use weft_model::{
     Change, Cidr, Fact, FactKey, Family, Host, HostLink, IfName, IngressMode, Labels, LoadBalancerAddress,
     Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Port, Protocol, Service,
-    ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
+    ServiceKind, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
 };
 use weft_plan::Plan;
 
@@ -232,6 +232,53 @@ fn a_node_port_comes_before_an_external_address_of_the_nodes_own() {
 }
 
 /// A folder of manifests gives one address to two, and none of their rows stays for the other's packets.
+/// A manifest takes nobody's way to the machine, sshd's above all.
+#[test]
+fn node_ports_lie_in_their_range() {
+    let mut settings = settings();
+    settings.services.as_mut().unwrap().node_ports = "30000-32767".parse().ok();
+    let mut bench = Bench::new();
+    bench.0 = Compiler::new(settings);
+    bench.set(host(&["192.0.2.1/24"], 1500));
+    let mut check = |number: u32, expected: &str| {
+        bench.set(service("shop/web", |service| service.ports[0].node_port = Port::new(number).ok()));
+        bench.set(service("shop/second", |service| {
+            service.kind = ServiceKind::LoadBalancer;
+            service.external_policy = TrafficPolicy::Local;
+            service.health_check_node_port = Port::new(number + 1).ok();
+        }));
+        let answers = bench.1.to_string().contains(&format!("health {} of", number + 1));
+        assert_eq!(answers, expected.is_empty());
+        assert_eq!(bench.at("192.0.2.1").len(), usize::from(expected.is_empty()));
+        assert_eq!(bench.warnings(), expected);
+    };
+    check(30_000, "");
+    check(32_766, "");
+    let why = "lies outside of 30000-32767, the ports of the node that services may have: it is left out; write one of these, or \
+               widen services.nodePortRange in the agents' configuration";
+    check(
+        22,
+        &format!(
+            "service shop/second: spec.healthCheckNodePort: 23 {why}\nservice shop/web: spec.ports[0].nodePort: 22 {why}"
+        ),
+    );
+    // What nobody has as a node port is anybody's as an external one; kube-proxy leads it too.
+    let outside = |number| {
+        service("shop/ssh", |service| {
+            service.external_ips = vec!["192.0.2.1".parse().unwrap()];
+            service.ports[0].port = Port::new(number).unwrap();
+        })
+    };
+    bench.set(outside(22));
+    assert_eq!(bench.at("192.0.2.1"), ["service4 192.0.2.1 . tcp . 22"]);
+    let told = bench.warnings();
+    insta::assert_snapshot!(told.lines().find(|line| line.contains("shop/ssh")).unwrap(), @"service shop/ssh: its address 192.0.2.1 is this node's own: a server of the node's at port 22/tcp there is reached by nobody now, the service is; give the service another address or port if that is not meant");
+    for usual in [443, 8080] {
+        bench.set(outside(usual));
+        assert!(!bench.warnings().contains("shop/ssh"));
+    }
+}
+
 #[test]
 fn a_cluster_address_is_one_services() {
     let mut bench = Bench::new();
