@@ -183,25 +183,31 @@ fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
 pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
     let (store, node, pods) = (config.store.clone(), config.node_name()?, config.pods());
     let state_dir = config.state_dir.clone();
+    let word = move || {
+        machine::word(&state_dir).unwrap_or_else(|error| {
+            let folder = state_dir.display();
+            tracing::warn!("another machine of this node's name would not be noticed: {folder}: {error}");
+            String::new()
+        })
+    };
     Ok(Arc::new(LateStore::new(Box::new(move || match &store {
         StoreConfig::Directory(folder) => {
-            Ok(Arc::new(DirectoryStore::open(folder, DirectoryOptions::default())?) as Arc<dyn Store>)
+            let machine = Some((node.clone(), word())).filter(|(_, word)| !word.is_empty());
+            let options = DirectoryOptions { machine, ..DirectoryOptions::default() };
+            Ok(Arc::new(DirectoryStore::open(folder, options)?) as Arc<dyn Store>)
         }
         StoreConfig::Kubernetes(kubernetes) => {
-            let options = kubernetes
+            let mut options = kubernetes
                 .options(node.clone(), pods)
                 .map_err(|(field, reason)| StoreError::Server { action: field.into(), reason })?;
+            options.machine = word();
             Ok(Arc::new(KubernetesStore::open(options)?))
         }
         StoreConfig::Etcd(etcd) => {
             let mut options = etcd
                 .options()
                 .map_err(|(field, reason)| StoreError::Settings { field: field.to_owned(), reason })?;
-            options.machine = machine::word(&state_dir).unwrap_or_else(|error| {
-                let folder = state_dir.display();
-                tracing::warn!("another machine of this node's name would not be noticed: {folder}: {error}");
-                String::new()
-            });
+            options.machine = word();
             Ok(Arc::new(EtcdStore::open(options)?))
         }
     }))))

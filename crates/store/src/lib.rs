@@ -16,6 +16,7 @@ pub mod etcd;
 mod http;
 pub mod kubernetes;
 pub mod object;
+mod seat;
 pub mod store;
 mod words;
 

@@ -416,6 +416,7 @@ impl Bench for Cluster {
             pods: PodScope::All,
             namespace: NamespaceName::new("kube-system").unwrap(),
             patience: Patience::default(),
+            machine: String::new(),
         };
         Arc::new(KubernetesStore::open(options).unwrap())
     }

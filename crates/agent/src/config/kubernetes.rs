@@ -79,7 +79,15 @@ impl KubernetesConfig {
             token_file: self.token_file.clone(),
             ca_file: self.ca_file.clone(),
         };
-        Ok(KubernetesOptions { node, access, networks, pods, namespace, patience: Patience::default() })
+        Ok(KubernetesOptions {
+            node,
+            access,
+            networks,
+            pods,
+            namespace,
+            patience: Patience::default(),
+            machine: String::new(),
+        })
     }
 }
 

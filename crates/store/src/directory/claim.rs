@@ -156,7 +156,7 @@ fn create(dir: &Path, cidr: Cidr, node: &NodeName) -> Result<bool, StoreError> {
 }
 
 /// Gives the staged file its name, if nothing has it.
-fn place(staged: &Path, path: &Path, dir: &Path) -> Result<bool, StoreError> {
+pub(super) fn place(staged: &Path, path: &Path, dir: &Path) -> Result<bool, StoreError> {
     let failed = |source| StoreError::Claim { path: path.to_owned(), source };
     match std::fs::hard_link(staged, path) {
         Ok(()) => return Ok(true),

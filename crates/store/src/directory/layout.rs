@@ -45,6 +45,10 @@ pub(super) fn node_file(root: &Path, node: &NodeName) -> PathBuf {
     root.join(WEFT).join("nodes").join(format!("{node}.json"))
 }
 
+pub(super) fn machine_file(root: &Path, node: &NodeName) -> PathBuf {
+    root.join(WEFT).join("machines").join(node.as_str())
+}
+
 pub(super) fn pods_dir(root: &Path, node: &NodeName) -> PathBuf {
     root.join(WEFT).join("pods").join(node.as_str())
 }

@@ -6,9 +6,10 @@
 //! .weft/nodes/NODE.json                 what a node says of itself
 //! .weft/pods/NODE/NAMESPACE_NAME.json   what it says of a pod on it
 //! .weft/claims/NETWORK/BLOCK            the node that has a block, "/" written as "_"
+//! .weft/machines/NODE                   the machine that is the node
 //! ```
 //!
-//! What always holds: only node NODE writes files that bear its name. A file that can't be read, is half written or is
+//! What always holds: only node NODE writes files that bear its name, and of machines that have that name by mistake, one does. A file that can't be read, is half written or is
 //! broken in part never reads as a deletion. The folder's disappearance is an outage, not an empty cluster.
 //! `docs/interfaces/cluster-state.md` is the long form.
 
@@ -16,6 +17,7 @@ mod claim;
 mod follow;
 mod layout;
 mod notify;
+mod place;
 mod publish;
 mod scan;
 mod version;
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use weft_model::{Cidr, Network, NodeName};
 
+use self::place::Place;
 use crate::store::{Claim, Event, Published, Store, StoreError};
 
 /// Times and limits of a directory store.
@@ -45,6 +48,11 @@ pub struct DirectoryOptions {
     pub shared_poll: Duration,
     /// Bytes above which a file is not read.
     pub max_file: u64,
+    /// This machine's node, and what tells the machine from another one of that name: a word of its own, the same after each start. `None`
+    /// where nothing does.
+    pub machine: Option<(NodeName, String)>,
+    /// Time between looks at which machine is the node.
+    pub look: Duration,
 }
 
 impl Default for DirectoryOptions {
@@ -56,6 +64,8 @@ impl Default for DirectoryOptions {
             safety_poll: Duration::from_secs(30),
             shared_poll: Duration::from_secs(1),
             max_file: 64 << 20,
+            machine: None,
+            look: Duration::from_secs(5),
         }
     }
 }
@@ -65,6 +75,7 @@ impl Default for DirectoryOptions {
 pub struct DirectoryStore {
     root: PathBuf,
     options: DirectoryOptions,
+    place: Option<Place>,
     /// Nobody reads it: once there is a byte in it, every watch sees it for good.
     stopped: PipeReader,
     stop: PipeWriter,
@@ -79,7 +90,14 @@ impl DirectoryStore {
         let failed = |source| StoreError::OpenFolder { path: root.to_owned(), source };
         std::fs::read_dir(root).map_err(failed)?;
         let (stopped, stop) = std::io::pipe().map_err(failed)?;
-        Ok(Self { root: root.to_owned(), options, stopped, stop })
+        let place = options.machine.clone();
+        let place = place.map(|(node, machine)| Place::of(node, machine, options.look));
+        Ok(Self { root: root.to_owned(), options, place, stopped, stop })
+    }
+
+    /// Refuses to speak for this machine's node while another machine is it.
+    fn admit(&self, node: &NodeName) -> Result<(), StoreError> {
+        self.place.as_ref().map_or(Ok(()), |place| place.admit(&self.root, node))
     }
 
     /// The folder.
@@ -104,7 +122,7 @@ impl DirectoryStore {
 
 impl Store for DirectoryStore {
     fn watch(&self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), StoreError> {
-        watch::watch(&self.root, &self.options, &self.stopped, sink)
+        watch::watch(&self.root, (&self.options, self.place.as_ref()), &self.stopped, sink)
     }
 
     fn stop(&self) {
@@ -113,6 +131,11 @@ impl Store for DirectoryStore {
     }
 
     fn publish(&self, fact: &Published) -> Result<(), StoreError> {
+        self.admit(match fact {
+            Published::Node(node) => &node.name,
+            Published::Pod(pod) => &pod.node,
+            Published::PodGone { node, .. } => node,
+        })?;
         publish::publish(&self.root, fact)
     }
 
@@ -122,11 +145,13 @@ impl Store for DirectoryStore {
         node: &NodeName,
         in_use: &[Cidr],
     ) -> Result<Claim, StoreError> {
+        self.admit(node)?;
         claim::claim(&self.root, network, node, in_use)
     }
 
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         publish::forget(&self.root, node)?;
-        claim::forget(&self.root, node)
+        claim::forget(&self.root, node)?;
+        Place::forget(self.place.as_ref(), &self.root, node)
     }
 }

@@ -62,7 +62,7 @@ fn sweep(pods: &Path) {
 
 /// Puts `bytes` in place of a file in one step. The temporary file is hidden, and its name is always the same: only
 /// one node writes it, and what a kill leaves is overwritten next time, or swept.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
         return Err(ErrorKind::InvalidInput.into());
     };

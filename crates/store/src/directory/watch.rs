@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::DirectoryOptions;
 use super::follow::Follower;
 use super::notify::{Hint, Notify};
+use super::place::{IsFirst, Place, Told};
 use super::scan::{self, Found};
 use crate::store::{Event, Remark, StoreError};
 
@@ -22,6 +23,11 @@ const RETRY: Duration = Duration::from_millis(500);
 struct Watch<'a> {
     root: &'a Path,
     options: &'a DirectoryOptions,
+    place: Option<&'a Place>,
+    /// What was told of the node's place.
+    told: Told,
+    /// When to look at it again.
+    next_look: Instant,
     follower: Follower,
     notify: Notify,
     /// The folder that was there at first.
@@ -36,7 +42,7 @@ struct Watch<'a> {
 /// Runs until the sink breaks or the pipe has a byte.
 pub(super) fn watch(
     root: &Path,
-    options: &DirectoryOptions,
+    (options, place): (&DirectoryOptions, Option<&Place>),
     stopped: &PipeReader,
     sink: Sink<'_>,
 ) -> Result<(), StoreError> {
@@ -45,6 +51,9 @@ pub(super) fn watch(
     let mut watch = Watch {
         root,
         options,
+        place,
+        told: Told::default(),
+        next_look: Instant::now(),
         follower: Follower::new(root, options),
         notify: Notify::new().map_err(no_watch)?,
         identity: scan::identity(root).map_err(failed)?,
@@ -52,6 +61,9 @@ pub(super) fn watch(
         is_recovering: false,
         next_scan: Instant::now(),
     };
+    if deliver(watch.look_at_place(IsFirst::Yes), sink).is_break() {
+        return Ok(());
+    }
     // Watched first and read after it, so that nothing falls in between.
     let found = scan::scan(root).map_err(failed)?;
     watch.watch_all(&found);
@@ -81,7 +93,10 @@ impl Watch<'_> {
     fn run(&mut self, stopped: &PipeReader, sink: Sink<'_>) -> nix::Result<()> {
         let mut due: Option<Instant> = None;
         loop {
-            let wake = due.map_or(self.next_scan, |due| due.min(self.next_scan));
+            let mut wake = due.map_or(self.next_scan, |due| due.min(self.next_scan));
+            if self.place.is_some() {
+                wake = wake.min(self.next_look);
+            }
             let timeout = wake.saturating_duration_since(Instant::now());
             // Rounded up: waking a little early would spin until the time has come.
             let timeout =
@@ -99,10 +114,23 @@ impl Watch<'_> {
             }
             let mut events = Vec::new();
             due = self.turn(&mut events);
+            if Instant::now() >= self.next_look {
+                events.extend(self.look_at_place(IsFirst::No));
+            }
             if deliver(events, sink).is_break() {
                 return Ok(());
             }
         }
+    }
+
+    /// Looks which machine is the node, and says what has changed. Where the folder is away, nothing has.
+    fn look_at_place(&mut self, is_first: IsFirst) -> Vec<Event> {
+        let Some(place) = self.place else { return Vec::new() };
+        if let Err(error) = place.look(self.root, is_first) {
+            tracing::debug!("cannot look which machine is this node: {error}");
+        }
+        self.next_look = Instant::now() + self.options.look;
+        place.news(&mut self.told)
     }
 
     /// One turn: takes the hints, looks at the folder where it is time, settles. Returns when files are due.

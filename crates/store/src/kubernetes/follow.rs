@@ -13,6 +13,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use weft_model::{FactKey, NodeName};
 
@@ -73,11 +74,13 @@ pub(super) struct OwnNode {
     name: NodeName,
     /// The server knew it.
     was_there: AtomicBool,
+    /// Which machine it is, by its object.
+    machine: watch::Sender<Option<String>>,
 }
 
 impl OwnNode {
-    pub fn of(name: &NodeName) -> Arc<Self> {
-        Arc::new(Self { name: name.clone(), was_there: AtomicBool::new(false) })
+    pub fn of(name: &NodeName, machine: watch::Sender<Option<String>>) -> Arc<Self> {
+        Arc::new(Self { name: name.clone(), was_there: AtomicBool::new(false), machine })
     }
 }
 
@@ -452,6 +455,12 @@ impl Follower {
         if self.kind == Kind::Node {
             let is_there = self.mirror.knows(&FactKey::Node(self.own.name.clone()));
             self.own.was_there.store(is_there, Ordering::SeqCst);
+            let machine = self.mirror.machine();
+            self.own.machine.send_if_modified(|told| {
+                let differs = told.as_deref() != machine;
+                *told = machine.map(str::to_owned);
+                differs
+            });
         }
     }
 

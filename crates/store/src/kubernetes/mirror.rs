@@ -40,14 +40,16 @@ struct HeadMeta {
     name: String,
     namespace: String,
     resource_version: String,
-    annotations: Option<Ends>,
+    annotations: Option<Annotations>,
 }
 
-/// Of all annotations, the one of the bookmark that ends the first part of a streamed list.
+/// Of all annotations, the one of the bookmark that ends the first part of a streamed list, and the one of the own Node that is no fact.
 #[derive(Default, Deserialize)]
-struct Ends {
+struct Annotations {
     #[serde(default, rename = "k8s.io/initial-events-end")]
     list_ends: Option<String>,
+    #[serde(default, rename = "weft.dev/machine")]
+    machine: Option<String>,
 }
 
 /// A page of a list.
@@ -115,6 +117,8 @@ pub(super) struct Mirror {
     is_doubtful: bool,
     /// A notice about the whole kind stands.
     is_warned: bool,
+    /// Which machine is the own node, by its object.
+    machine: Option<String>,
     /// Objects that can't be read: what the notice is about, and the list that held it last.
     broken: BTreeMap<FactKey, (String, u32)>,
 }
@@ -131,6 +135,7 @@ impl Mirror {
             is_listing: false,
             is_doubtful: false,
             is_warned: false,
+            machine: None,
             broken: BTreeMap::new(),
         }
     }
@@ -138,6 +143,11 @@ impl Mirror {
     /// True where the object was told.
     pub fn knows(&self, key: &FactKey) -> bool {
         self.known.contains_key(key)
+    }
+
+    /// Which machine is the own node, as its object says; nothing where this isn't the mirror of Nodes.
+    pub fn machine(&self) -> Option<&str> {
+        self.machine.as_deref()
     }
 
     /// A full list begins.
@@ -250,7 +260,13 @@ impl Mirror {
 
     fn take_object(&mut self, text: &str, news: &mut News) {
         match decode_text(&self.kind.id(), text, &mut self.names) {
-            Ok(outcome) => self.take_outcome(outcome, news),
+            Ok(outcome) => {
+                let own = FactKey::Node(self.node.clone());
+                if matches!(&outcome, Outcome::Facts(facts) if facts.iter().any(|f| f.fact.key() == own)) {
+                    self.machine = head(text).annotations.and_then(|annotations| annotations.machine);
+                }
+                self.take_outcome(outcome, news);
+            }
             Err(error) => self.set_broken(text, error.to_string(), news),
         }
     }

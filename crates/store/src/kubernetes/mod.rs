@@ -9,6 +9,7 @@
 
 mod access;
 mod announce;
+mod asides;
 mod assembly;
 mod backoff;
 mod beginning;
@@ -22,6 +23,7 @@ mod lease;
 mod lines;
 mod mirror;
 mod networks;
+mod place;
 mod publish;
 mod time;
 
@@ -37,6 +39,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use weft_model::{Change, Cidr, Fact, NamespaceName, Network, NodeName};
 
 use self::announce::Announcing;
+use self::asides::Asides;
 use self::assembly::Assembly;
 use self::claim::Claims;
 use self::client::{Client, Failure};
@@ -44,6 +47,7 @@ use self::follow::{Follower, OwnNode};
 use self::hold::Holds;
 use self::kind::Kind;
 use self::lease::Leases;
+use self::place::Place;
 use crate::store::{Claim, Event, Published, Store, StoreError};
 
 pub use self::access::{AccessError, AccessSource};
@@ -84,6 +88,8 @@ pub struct Patience {
     /// How long a block is nobody's after its claim has ended; longer than `held`, by more than servers' clocks differ. The
     /// same on all nodes.
     pub spare: Duration,
+    /// Time between looks at which machine is the node, while another one asks.
+    pub ask: Duration,
     /// How long a single request may take with all that belongs to it.
     pub request: Duration,
 }
@@ -102,6 +108,7 @@ impl Default for Patience {
             look: Duration::from_secs(120),
             held: Duration::from_secs(600),
             spare: Duration::from_secs(900),
+            ask: Duration::from_secs(5),
             request: Duration::from_secs(90),
         }
     }
@@ -122,6 +129,9 @@ pub struct KubernetesOptions {
     pub namespace: NamespaceName,
     /// How long to wait, for what.
     pub patience: Patience,
+    /// What tells this machine from another one whose node has the same name by mistake: a word of its own, the same after each start.
+    /// Empty where nothing does.
+    pub machine: String,
 }
 
 /// A [`Store`] over a Kubernetes API server.
@@ -131,6 +141,9 @@ pub struct KubernetesStore {
     /// What this node holds, where nodes claim their blocks.
     holds: Option<Arc<Holds>>,
     announcing: Arc<Announcing>,
+    place: Option<Arc<Place>>,
+    /// Which machine is the node, as the watch of Nodes tells it.
+    machine: watch::Sender<Option<String>>,
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
 }
@@ -161,11 +174,20 @@ impl KubernetesStore {
             runtime.spawn(holds.clone().keep(client.clone()));
         }
         let announcing = Arc::new(Announcing::of(&options.node));
+        let machine = watch::Sender::default();
+        let place = (!options.machine.is_empty()).then(|| {
+            Arc::new(Place::of(&options.node, &options.machine, options.patience.ask, machine.clone()))
+        });
+        if let Some(place) = &place {
+            runtime.spawn(place.clone().keep(client.clone()));
+        }
         Ok(Self {
             options,
             client,
             holds,
             announcing,
+            place,
+            machine,
             stop: watch::Sender::new(false),
             runtime: Some(runtime),
         })
@@ -212,24 +234,33 @@ impl KubernetesStore {
         Claims { leases, node, spare: self.options.patience.spare }
     }
 
+    /// Refuses to speak for this machine's node while another machine is it.
+    async fn admit(&self, node: &NodeName) -> Result<(), StoreError> {
+        match &self.place {
+            Some(place) => place.admit(&self.client, node).await,
+            None => Ok(()),
+        }
+    }
+
+    fn asides(&self) -> Asides {
+        let [access, token] = self.client.credentials.subscribe();
+        Asides {
+            held: self.holds.as_ref().map(|holds| holds.subscribe()),
+            place: self.place.as_ref().map(|place| (place.clone(), place.subscribe())),
+            notices: [self.announcing.subscribe(), access, token],
+        }
+    }
+
     fn followers(&self, out: &mpsc::Sender<follow::Told>) -> JoinSet<()> {
         let mut followers = JoinSet::new();
         let options = &self.options;
-        let own = OwnNode::of(&options.node);
+        let own = OwnNode::of(&options.node, self.machine.clone());
         for kind in Kind::ALL {
             let follower =
                 Follower::new(kind, self.client.clone(), &own, options.pods, options.patience, out.clone());
             followers.spawn_on(follower.run(), self.runtime().handle());
         }
         followers
-    }
-}
-
-/// What something changes to next; never, where nobody changes it any more.
-async fn next<T: Clone>(told: &mut watch::Receiver<T>) -> T {
-    match told.changed().await {
-        Ok(()) => told.borrow_and_update().clone(),
-        Err(_) => std::future::pending().await,
     }
 }
 
@@ -254,17 +285,19 @@ impl Store for KubernetesStore {
             return Ok(());
         }
         let mut stopped = self.stop.subscribe();
+        if let Some(place) = &self.place {
+            // Where the server can't be asked, it is looked for with the first thing that is said.
+            self.runtime().block_on(async {
+                let _ = timeout(self.options.patience.ask, place.look_first(&self.client)).await;
+            });
+        }
         // Little waits here: a server that is faster than the plan is held back.
         let (out, mut inbox) = mpsc::channel(16);
         let mut followers = self.followers(&out);
         drop(out);
         let mut assembly = Assembly::new(self.options.patience.grace);
-        let mut held = self.holds.as_ref().map(|holds| holds.subscribe());
-        let mut objections = self.announcing.subscribe();
-        let [mut access, mut token] = self.client.credentials.subscribe();
-        if let Some(held) = &mut held
-            && sink(Event::Hold(held.borrow_and_update().clone())).is_break()
-        {
+        let mut asides = self.asides();
+        if asides.first().into_iter().try_for_each(&mut *sink).is_break() {
             return Ok(());
         }
         let ended = self.runtime().block_on(async {
@@ -273,12 +306,6 @@ impl Store for KubernetesStore {
                 let wake = async {
                     match due {
                         Some(due) => sleep_until(due).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let news = async {
-                    match &mut held {
-                        Some(held) => next(held).await,
                         None => std::future::pending().await,
                     }
                 };
@@ -292,10 +319,7 @@ impl Store for KubernetesStore {
                             reason: "its threads have ended; this is an error in Weft".into(),
                         }),
                     },
-                    hold = news => vec![Event::Hold(hold)],
-                    notice = next(&mut objections) => vec![Event::Notice(notice)],
-                    notice = next(&mut access) => vec![Event::Notice(notice)],
-                    notice = next(&mut token) => vec![Event::Notice(notice)],
+                    events = asides.next() => events,
                     () = wake => assembly.tick(Instant::now()).into_iter().collect(),
                 };
                 if events.into_iter().try_for_each(&mut *sink).is_break() {
@@ -314,6 +338,7 @@ impl Store for KubernetesStore {
     fn publish(&self, fact: &Published) -> Result<(), StoreError> {
         match fact {
             Published::Node(node) => self.wait(async {
+                self.admit(&node.name).await?;
                 if let Some(reason) = self.holds.as_ref().and_then(|holds| holds.refusal(node)) {
                     return Err(StoreError::Server {
                         action: format!("cannot publish node {}", node.name),
@@ -335,7 +360,10 @@ impl Store for KubernetesStore {
                 .wait(async { publish::announce(&self.client, node, publish::TURNS).await.map_err(failed) });
             return said.map(drop);
         }
-        self.wait(async { self.announcing.say(&self.client).await.map_err(failed) })?;
+        self.wait(async {
+            self.admit(node).await?;
+            self.announcing.say(&self.client).await.map_err(failed)
+        })?;
         if self.announcing.begin() {
             let (client, announcing) = (self.client.clone(), self.announcing.clone());
             self.runtime().spawn(announcing.go_on(client, self.options.patience.look));
@@ -352,9 +380,15 @@ impl Store for KubernetesStore {
         let described = self.options.networks.iter().find(|d| d.network.name == network.name);
         let claims = self.claims(node);
         match described.map(|d| d.blocks) {
-            Some(BlockSource::Cluster) => self.wait(claims.given(network)),
+            Some(BlockSource::Cluster) => self.wait(async {
+                self.admit(node).await?;
+                claims.given(network).await
+            }),
             _ => {
-                let (claim, held) = self.wait(claims.claim(network, in_use))?;
+                let (claim, held) = self.wait(async {
+                    self.admit(node).await?;
+                    claims.claim(network, in_use).await
+                })?;
                 if let Some(holds) = self.holds.as_ref().filter(|_| *node == self.options.node) {
                     holds.set(&network.name, &held);
                 }
@@ -380,6 +414,10 @@ impl Store for KubernetesStore {
             let _silent = match *node == self.options.node {
                 true => Some(self.announcing.end().await),
                 false => None,
+            };
+            let _unplaced = match self.place.as_ref().filter(|_| *node == self.options.node) {
+                Some(place) => Some(place.forget().await),
+                None => None,
             };
             let _forgotten = match self.holds.as_ref().filter(|_| *node == self.options.node) {
                 Some(holds) => Some(holds.forget().await),

@@ -32,6 +32,9 @@ const NOT_UP: &str = "WeftIsNotUpYet";
 /// How the reasons of other networks begin (`CalicoIsDown`, `FlannelIsUp`): where Weft works, they have left.
 const NETWORKS: [&str; 4] = ["Calico", "Cilium", "Flannel", "Weave"];
 
+/// Annotation: which machine is the node ([`super::place`]).
+pub(super) const MACHINE_ANNOTATION: &str = "weft.dev/machine";
+
 /// How often somebody else's word is turned over.
 pub(super) const TURNS: u32 = 2;
 
@@ -110,6 +113,10 @@ fn path(node: &NodeName) -> String {
 }
 
 impl NodeObject {
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.get(key).map(String::as_str)
+    }
+
     /// Since when the cluster has heard nothing of the node's kubelet; nothing while it does.
     pub fn unheard_since(&self) -> Option<SystemTime> {
         let ready = self.status.conditions.iter().find(|c| c.r#type == "Ready")?;
@@ -204,6 +211,18 @@ async fn write_annotations(client: &Client, node: &NodeName, metadata: Value) ->
     client.whole(&Ask::with(Method::PATCH, path, "application/merge-patch+json", body)).await.map(drop)
 }
 
+/// Says which machine is the node, over the version that was read.
+pub(super) async fn write_machine(
+    client: &Client,
+    node: &NodeName,
+    read: &NodeObject,
+    text: &str,
+) -> Result<(), Failure> {
+    let version = &read.metadata.resource_version;
+    let annotations = json!({ MACHINE_ANNOTATION: text });
+    write_annotations(client, node, json!({ "annotations": annotations, "resourceVersion": version })).await
+}
+
 /// Takes blocks that the node has lost out of what its object says.
 pub(super) async fn withdraw(
     client: &Client,
@@ -270,6 +289,9 @@ pub(super) async fn forget(client: &Client, node: &NodeName) -> Result<(), Failu
     if there.status.conditions.iter().any(ours) {
         // The next network says for itself whether it is there.
         set_condition(client, node, json!({ "type": CONDITION, "$patch": "delete" })).await?;
+    }
+    if there.annotation(MACHINE_ANNOTATION).is_some() {
+        write_annotations(client, node, json!({ "annotations": { MACHINE_ANNOTATION: null } })).await?;
     }
     match annotate(client, node, &there, &BTreeMap::new(), &BTreeMap::new()).await {
         Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(()),

@@ -9,6 +9,7 @@ mod fake;
 mod front;
 #[path = "../listening/mod.rs"]
 mod listening;
+mod machines;
 mod real;
 mod renewal;
 mod watching;

@@ -73,6 +73,7 @@ fn store(server: &ApiServer) -> Arc<KubernetesStore> {
         namespace: weft_model::NamespaceName::new("kube-system").unwrap(),
         // A real server's bookmarks are a minute apart.
         patience: Patience { silence: Duration::from_secs(180), ..impatient() },
+        machine: String::new(),
     };
     Arc::new(KubernetesStore::open(options).unwrap())
 }

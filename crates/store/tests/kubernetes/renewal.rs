@@ -174,6 +174,7 @@ fn a_real_servers_certificates_are_renewed_under_a_running_store() {
         pods: PodScope::Own,
         namespace: NamespaceName::new("kube-system").unwrap(),
         patience: Patience { silence: Duration::from_secs(180), ..impatient() },
+        machine: String::new(),
     };
     let store = Arc::new(KubernetesStore::open(options).unwrap());
     let watching = Watching::synced(store.clone());

@@ -29,6 +29,7 @@ pub fn impatient() -> Patience {
         look: Duration::from_millis(100),
         held: Duration::from_secs(1),
         spare: Duration::from_secs(2),
+        ask: Duration::from_millis(100),
         request: Duration::from_secs(10),
     }
 }
@@ -60,6 +61,7 @@ pub fn options(fake: &Fake, token_file: Option<PathBuf>, patience: Patience) -> 
         pods: PodScope::Own,
         namespace: NamespaceName::new("kube-system").unwrap(),
         patience,
+        machine: String::new(),
     }
 }
 

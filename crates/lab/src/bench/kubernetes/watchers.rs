@@ -125,6 +125,7 @@ pub fn node(port: &str, ca: &str, token_file: &str, pods: &str) -> Result<()> {
         pods: scope(pods)?,
         namespace: NamespaceName::new("kube-system")?,
         patience: Patience::default(),
+        machine: String::new(),
     })?;
     let mut running = Running::new(name)?;
     end_with_input();
