@@ -15,13 +15,15 @@ use weft_agent::run::open_store;
 use super::install::UNFINISHED;
 use crate::cli::UninstallArgs;
 use crate::output::{Format, print, print_json};
-use crate::traces::{Places, kernel};
+use crate::traces::{Kept, Places, kernel};
 
 /// What was done, and what is left.
 #[derive(Debug, Default, Serialize)]
 struct Answer {
     removed: Vec<String>,
     leftovers: Vec<String>,
+    /// What is not for it to remove, and what to type.
+    kept: Vec<String>,
 }
 
 pub fn run(args: &UninstallArgs, run_dir: Option<PathBuf>, format: Format) -> Result<ExitCode> {
@@ -68,13 +70,14 @@ fn remove_all(places: &Places, args: &UninstallArgs) -> Result<Answer> {
             }
         }
     }
+    answer.kept = Kept::new(args.config.read_if_any()?.as_ref()).lines();
     Ok(answer)
 }
 
 fn look(places: &Places) -> Result<Answer> {
     let mut leftovers = kernel::leftovers(&places.state_dir)?;
     leftovers.extend(places.present().iter().map(|path| path.display().to_string()));
-    Ok(Answer { removed: Vec::new(), leftovers })
+    Ok(Answer { leftovers, ..Answer::default() })
 }
 
 fn remove(places: &Places) -> Result<Answer> {
@@ -87,7 +90,7 @@ fn remove(places: &Places) -> Result<Answer> {
     let _state = state.map_err(nothing_removed)?;
     // Files can go only after the kernel's part: the sysctls' originals are among them.
     let outcome = kernel::uninstall(&places.state_dir)?;
-    let mut answer = Answer { removed: outcome.removed, leftovers: outcome.left };
+    let mut answer = Answer { removed: outcome.removed, leftovers: outcome.left, kept: Vec::new() };
     if !answer.leftovers.is_empty() {
         answer.leftovers.extend(places.present().iter().map(|path| path.display().to_string()));
         return Ok(answer);
@@ -106,6 +109,9 @@ fn render(answer: &Answer) -> String {
     for line in &answer.leftovers {
         text.push_str(&format!("left     {line}\n"));
     }
+    for line in &answer.kept {
+        text.push_str(&format!("kept     {line}\n"));
+    }
     text.push_str(match answer.leftovers.is_empty() {
         true => "nothing of Weft is left on this machine\n",
         false => "something of Weft is left; `weft uninstall` tries again\n",
@@ -120,10 +126,15 @@ mod tests {
     #[test]
     fn what_went_what_is_left_and_a_last_word() {
         assert_eq!(render(&Answer::default()), "nothing of Weft is left on this machine\n");
-        let answer = Answer { removed: vec!["link weftx9338".into()], leftovers: vec!["/run/weft".into()] };
+        let answer = Answer {
+            removed: vec!["link weftx9338".into()],
+            leftovers: vec!["/run/weft".into()],
+            kept: vec!["/x, of old; else: rm /x".into()],
+        };
         insta::assert_snapshot!(render(&answer), @r"
         removed  link weftx9338
         left     /run/weft
+        kept     /x, of old; else: rm /x
         something of Weft is left; `weft uninstall` tries again
         ");
     }

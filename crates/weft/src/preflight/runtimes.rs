@@ -5,9 +5,8 @@ use std::path::Path;
 use weft_agent::config::CniConfig;
 
 use super::{Finding, Machine};
+use crate::traces::PLUGIN_DIRS;
 
-/// Folders where runtimes look for plugins.
-const PLUGIN_DIRS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 /// What libcni takes for a network configuration.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
