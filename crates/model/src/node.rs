@@ -51,6 +51,10 @@ pub struct Node {
     pub labels: Labels,
     /// Its addresses in order of preference; the first of a family is the one that peers use.
     pub addresses: Vec<NodeAddress>,
+    /// Addresses by which its registration knows it (`status.addresses` of type `InternalIP`): a kubelet's `--node-ip`. What the node says
+    /// itself stands in [`Node::addresses`]; they are for the node's own choice, and a store need not keep those of others.
+    #[serde(default)]
+    pub registered: Vec<IpAddr>,
     /// The blocks that its pods' addresses come from.
     pub pod_cidrs: Vec<NodeCidr>,
     /// MAC of its tunnel end, where it isn't the one that [`Node::vtep_mac`] derives.
@@ -81,6 +85,7 @@ impl Node {
             name,
             labels: Labels::default(),
             addresses: Vec::new(),
+            registered: Vec::new(),
             pod_cidrs: Vec::new(),
             published_vtep_mac: None,
             vtep6_mac: None,

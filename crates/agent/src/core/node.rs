@@ -1,5 +1,8 @@
 //! This node's own facts: what it says of itself, and the blocks that it has.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use weft_model::{Cidr, Family, NetworkName, NodeAddress, NodeCidr};
 use weft_store::{BootTime, Hold, Published, PublishedNode};
 
@@ -41,7 +44,9 @@ impl Core {
             .any(|block| !node.pod_cidrs.contains(block) && self.blocks.is_asked(&block.network))
     }
 
-    /// Addresses by configuration, or those of the link that peers are reached by; with their prefixes.
+    /// Addresses by configuration, those by which the cluster knows this node where it has them, or those of the link with the default route;
+    /// with their prefixes. A node with several links is known by what its kubelet was told (`--node-ip`), and what the cluster's other
+    /// programs send to it comes there.
     pub(super) fn own_addresses(&self) -> Vec<NodeAddress> {
         let host = self.compiler.facts().host();
         if !self.config.addresses.is_empty() {
@@ -53,15 +58,29 @@ impl Core {
                 .map(|ip| NodeAddress { ip: *ip, prefix: prefix(*ip) })
                 .collect();
         }
+        let own = self.compiler.facts().node(&self.node);
+        let registered: &[IpAddr] = match self.config.uplink {
+            Some(_) => &[],
+            None => own.map_or(&[], |node| &node.registered),
+        };
         let uplink = match self.config.uplink {
             Some(name) => host.links.iter().find(|link| link.name == name),
-            None => host.links.first(),
+            None => registered.iter().find_map(|ip| host.link_of(*ip)).or_else(|| host.links.first()),
         };
         let nets = uplink.map(|link| link.addresses.clone()).unwrap_or_default();
-        // One of a family is enough for peers; the first is the kernel's own choice.
+        let chosen = |family: Family| {
+            let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+            let mut known = registered.iter().filter_map(|ip| host.nets().find(|net| net.addr() == *ip));
+            // One of a family is enough for peers; the first is the kernel's own choice.
+            let known = known.find(|net| of_family(&net)).or_else(|| nets.iter().find(of_family).copied());
+            // In a family in which the cluster knows none, peers may have a use for one all the same.
+            known.or_else(|| {
+                host.address(family).filter(|_| self.config.uplink.is_none() && !registered.is_empty())
+            })
+        };
         Family::ALL
             .into_iter()
-            .filter_map(|family| nets.iter().find(|net| Family::of(net.addr()) == family))
+            .filter_map(chosen)
             .map(|net| NodeAddress { ip: net.addr(), prefix: Some(net.prefix_len()) })
             .collect()
     }

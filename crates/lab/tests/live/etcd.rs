@@ -110,7 +110,7 @@ fn put(host: &Machine, address: IpAddr, key: &str, value: &str) {
 }
 
 /// Pods and addresses of others that they don't reach.
-fn unreached(lab: &Lab, pods: &[Pod]) -> Vec<(String, Target)> {
+pub fn unreached(lab: &Lab, pods: &[Pod]) -> Vec<(String, Target)> {
     let targets: Vec<Target> =
         pods.iter().flat_map(Pod::addresses).flat_map(|address| both(*address)).collect();
     let mut unreached = Vec::new();

@@ -18,6 +18,7 @@ mod objects;
 mod packets;
 mod services;
 mod traffic;
+mod uplinks;
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

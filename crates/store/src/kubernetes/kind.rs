@@ -3,7 +3,7 @@
 //! What always holds: nothing is asked for that the plan has no use for. Pods of other nodes are most of a large cluster,
 //! and a node needs none of them to lead packets: those go by nodes' blocks and by endpoint slices.
 
-use weft_model::{Fact, FactKey, NamespaceName, NodeName, ObjectKey, ObjectName, Pod};
+use weft_model::{Fact, FactKey, NamespaceName, Node, NodeName, ObjectKey, ObjectName, Pod};
 
 use super::PodScope;
 use crate::object::ObjectId;
@@ -119,6 +119,7 @@ pub(super) fn pruned(fact: Fact, node: &NodeName) -> Fact {
             Fact::Service(service)
         }
         Fact::Pod(pod) if pod.node.as_ref() != Some(node) => Fact::Pod(of_another_node(pod)),
+        Fact::Node(other) if other.name != *node => Fact::Node(Node { registered: Vec::new(), ..other }),
         fact => fact,
     }
 }

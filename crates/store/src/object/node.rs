@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::net::IpAddr;
+
 use weft_model::{Cidr, NetworkName, Node, NodeAddress, NodeCidr, NodeName, machine_address};
 
 use super::error::keyed;
@@ -19,8 +21,15 @@ pub(super) fn node(raw: &Object<NodeSpec, NodeStatus>, names: &mut Interner) -> 
     let mut node = Node::named(name);
     node.labels = names.labels(&*raw.metadata.labels);
     node.addresses = match annotation(ADDRESSES_ANNOTATION) {
-        Some(text) => addresses(text).map_err(|e| broken(ADDRESSES_ANNOTATION, &e))?,
-        None => internal_addresses(&raw.status)?,
+        Some(text) => {
+            // Its own word counts, whatever else stands there.
+            node.registered = internal_addresses(&raw.status).unwrap_or_default();
+            addresses(text).map_err(|e| broken(ADDRESSES_ANNOTATION, &e))?
+        }
+        None => {
+            node.registered = internal_addresses(&raw.status)?;
+            node.registered.iter().map(|ip| NodeAddress { ip: *ip, prefix: None }).collect()
+        }
     };
     node.leaving = raw.metadata.deletion_timestamp.is_some()
         || raw.spec.taints.iter().any(|taint| taint.key == LEAVING_TAINT);
@@ -54,14 +63,13 @@ fn addresses(text: &str) -> Result<Vec<NodeAddress>, String> {
 }
 
 /// Addresses of type `InternalIP`: the others aren't how nodes reach each other.
-fn internal_addresses(status: &NodeStatus) -> Result<Vec<NodeAddress>, ObjectError> {
+fn internal_addresses(status: &NodeStatus) -> Result<Vec<IpAddr>, ObjectError> {
     let internal = status.addresses.iter().enumerate().filter(|(_, a)| a.r#type == "InternalIP");
     internal
         .map(|(i, a)| {
             let broken = |reason: String| ObjectError::at(format!("status.addresses[{i}].address"), reason);
             let ip = a.address.parse().map_err(|_| broken(format!("{:?} is no IP address", a.address)))?;
-            let ip = machine_address(ip).map_err(|e| broken(e.to_string()))?;
-            Ok(NodeAddress { ip, prefix: None })
+            machine_address(ip).map_err(|e| broken(e.to_string()))
         })
         .collect()
 }

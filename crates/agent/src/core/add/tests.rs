@@ -375,6 +375,46 @@ fn gc_after_the_leases_vanished_makes_them_again() {
 }
 
 #[test]
+fn a_node_with_two_links_has_the_address_by_which_the_cluster_knows_it() {
+    let link = |name: &str, addresses: &[&str]| HostLink {
+        name: IfName::new(name).unwrap(),
+        mtu: 1500,
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        router_advertisements: false,
+    };
+    // The first has the default route.
+    let links = vec![
+        link("eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
+        link("eth1", &["10.99.0.1/24", "10.99.0.2/24", "fd99::1/64"]),
+    ];
+    let check = |uplink: Option<&str>, registered: &[&str], expected: &[&str]| {
+        let mut rig = rig();
+        rig.core.config.uplink = uplink.map(|name| IfName::new(name).unwrap());
+        rig.tell(Message::Host(Host { links: links.clone(), ..Host::default() }));
+        let mut node = Node::named(rig.core.node().clone());
+        node.registered = registered.iter().map(|text| text.parse().unwrap()).collect();
+        rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
+        let found: Vec<String> = rig
+            .core
+            .own_addresses()
+            .iter()
+            .map(|address| format!("{}/{}", address.ip, address.prefix.unwrap_or_default()))
+            .collect();
+        assert_eq!(found, expected, "{uplink:?} {registered:?}");
+    };
+    let default = ["192.0.2.1/24", "2001:db8::1/64"];
+    check(None, &[], &default);
+    check(None, &["10.99.0.2"], &["10.99.0.2/24", "fd99::1/64"]);
+    check(None, &["10.99.0.1", "2001:db8::1"], &["10.99.0.1/24", "2001:db8::1/64"]);
+    check(None, &["fd99::1"], &["10.99.0.1/24", "fd99::1/64"]);
+    check(None, &["192.0.2.1"], &default);
+    // One that this machine doesn't have (a cloud's, translated on the way) is none to send from.
+    check(None, &["203.0.113.7"], &default);
+    check(Some("eth0"), &["10.99.0.1"], &default);
+    check(Some("eth1"), &[], &["10.99.0.1/24", "fd99::1/64"]);
+}
+
+#[test]
 fn an_answer_that_is_ahead_of_its_echo_is_neither_taken_back_nor_asked_for_again() {
     let mut rig = rig();
     let link = HostLink {
