@@ -107,8 +107,9 @@ fn masquerade() -> Vec<weft_plan::Rule> {
             weft_plan::Rule::new(
                 "pods leave the cluster with the node's address",
                 [
-                    in_set([Field::Saddr(family)], ISLAND.of(family)),
+                    // First what most connections end with.
                     not_in_set([Field::Daddr(family)], CLUSTER.of(family)),
+                    in_set([Field::Saddr(family)], ISLAND.of(family)),
                     not_in_set([Field::Daddr(family)], NODES.of(family)),
                     not_in_set([Field::Daddr(family)], DIRECT.of(family)),
                     Statement::Masquerade,

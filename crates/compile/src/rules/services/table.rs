@@ -378,7 +378,10 @@ fn keep(family: Family, side: Side, seconds: u32) -> Vec<Rule> {
 /// all lie before. Where a service has the address, its sender learns that the port is closed; what conntrack can't place
 /// is dropped, because a reset would end the connection that it belongs to. Who opens a connection to an address that nobody has
 /// is not refused, since a service that is new is known here a moment later; whoever is in the midst of one had a service
-/// there that was deleted, and learns that it is over.
+/// there that was deleted, and learns that it is over: its entry in conntrack went with the service, so that it counts as new.
+///
+/// What conntrack has seen both ways of was translated, or let through before the address was a service's, and goes on: of a
+/// connection only the first packets pay for the look-ups.
 fn unknown(which: Option<&Statement>) -> Vec<Rule> {
     let of = |family: Family, set: Pair| {
         let to_it = in_set([Field::Daddr(family)], set.of(family));
@@ -386,8 +389,9 @@ fn unknown(which: Option<&Statement>) -> Vec<Rule> {
     };
     let on = |chain: &str| [Statement::Verdict(Verdict::Goto(Ident::new(chain)))];
     let drop = [Statement::Counter, Statement::Verdict(Verdict::Drop)];
-    let invalid = Statement::Match(Field::CtState, Comparison::Is, Value::State(ConntrackState::Invalid));
-    let lost = [invalid].into_iter().chain(which.cloned()).chain(on(LOST));
+    let state = |state| Statement::Match(Field::CtState, Comparison::Is, Value::State(state));
+    let known_already = [state(ConntrackState::EstablishedOrRelated), Statement::Verdict(Verdict::Accept)];
+    let lost = [state(ConntrackState::Invalid)].into_iter().chain(which.cloned()).chain(on(LOST));
     let known = Family::ALL.into_iter().flat_map(|family| {
         let closed = of(family, LIVING).into_iter().chain(on(CLOSED));
         let ended = of(family, RANGES).into_iter().chain([
@@ -402,7 +406,10 @@ fn unknown(which: Option<&Statement>) -> Vec<Rule> {
             Rule::new("no service at this address", nobody),
         ]
     });
-    [Rule::new("", lost)].into_iter().chain(known).collect()
+    [Rule::new("what was let through goes on", known_already), Rule::new("", lost)]
+        .into_iter()
+        .chain(known)
+        .collect()
 }
 
 /// What conntrack can't place is translated neither there nor back: an endpoint's answer that is out of its connection's window
