@@ -1,7 +1,8 @@
 //! What Weft is compared with: pods connected by hand, with the fewest commands that a careful person would type.
 //!
 //! A routed veth pair a pod, a route a peer, a vxlan device with its permanent entries, and connection tracking: one
-//! nftables chain that lets established connections through first.
+//! nftables chain that lets established connections through first. Once more with translation, of which no cluster can do without:
+//! pods leave with their node's address, and a map leads services' addresses to pods.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,19 +19,51 @@ pub struct HandMade {
     pub same_node: (Place, Place),
     pub direct: (Place, Place),
     pub tunnel: (Place, Place),
-    pub bare: (Place, Place),
+}
+
+/// What the packet filter is told.
+const TRACKING: &str = "table inet hand {
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    ct state established,related accept
+    ct state invalid drop
+  }
+}
+";
+
+/// What it is told beside that by whoever translates.
+const TRANSLATION: &str = "table inet hand_nat {
+  map services { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+  chain services {
+    type nat hook prerouting priority dstnat; policy accept;
+    dnat ip to ip daddr . meta l4proto . th dport map @services
+  }
+  chain edge {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 10.60.0.0/15 ip daddr != 10.60.0.0/15 masquerade fully-random
+  }
+}
+";
+
+/// Whether connections are translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// Tracked only.
+    Tracked,
+    /// Tracked, and asked for a translation.
+    Translated,
 }
 
 /// MTU of a pod whose packets go through vxlan: 50 bytes are the tunnel's (RFC 7348, section 5).
 const TUNNEL_MTU: u32 = 1450;
 const LINK_MTU: u32 = 1500;
 
-/// Connects the pods of `n5` and `n6`, and the two namespaces of `n7`.
-pub fn lay(lab: &Lab) -> Result<HandMade> {
-    let (near, far, alone) = (lab.machine("n5")?, lab.machine("n6")?, lab.machine("n7")?);
-    let underlay = [address_of(lab, "n5")?, address_of(lab, "n6")?];
+/// Connects the pods of two machines.
+pub fn lay(lab: &Lab, machines: [&str; 2], connections: Connections) -> Result<HandMade> {
+    let [near, far] = [lab.machine(machines[0])?, lab.machine(machines[1])?];
+    let underlay = [address_of(lab, machines[0])?, address_of(lab, machines[1])?];
     for (here, machine) in [&near, &far].into_iter().enumerate() {
-        prepare(machine)?;
+        prepare(machine, connections)?;
         join(machine, here, underlay)?;
     }
     let pod = |machine: &Arc<Machine>, name: &str, address: [u8; 4], mtu: u32| {
@@ -40,7 +73,6 @@ pub fn lay(lab: &Lab) -> Result<HandMade> {
         same_node: (pod(&near, "s1", [10, 60, 0, 1], LINK_MTU)?, pod(&near, "s2", [10, 60, 0, 2], LINK_MTU)?),
         direct: (pod(&near, "d1", [10, 60, 0, 3], LINK_MTU)?, pod(&far, "d2", [10, 60, 1, 3], LINK_MTU)?),
         tunnel: (pod(&near, "t1", [10, 61, 0, 1], TUNNEL_MTU)?, pod(&far, "t2", [10, 61, 1, 1], TUNNEL_MTU)?),
-        bare: bare(&alone)?,
     })
 }
 
@@ -49,15 +81,13 @@ fn address_of(lab: &Lab, machine: &str) -> Result<IpAddr> {
     spec.and_then(|s| s.addresses().find(IpAddr::is_ipv4)).context("a node has no IPv4 address")
 }
 
-/// Forwarding and connection tracking.
-fn prepare(machine: &Machine) -> Result<()> {
+/// Forwarding, connection tracking and what goes with it.
+fn prepare(machine: &Machine, connections: Connections) -> Result<()> {
     machine.sysctl(&[("net/ipv4/ip_forward", "1")])?;
-    machine.run_with_input(
-        "nft",
-        &["-f", "-"],
-        "table inet hand {\n  chain forward {\n    type filter hook forward priority filter; policy accept;\n    \
-         ct state established,related accept\n    ct state invalid drop\n  }\n}\n",
-    )?;
+    machine.run_with_input("nft", &["-f", "-"], TRACKING)?;
+    if connections == Connections::Translated {
+        machine.run_with_input("nft", &["-f", "-"], TRANSLATION)?;
+    }
     Ok(())
 }
 
@@ -100,7 +130,7 @@ fn connect(machine: &Arc<Machine>, name: &str, address: Ipv4Addr, mtu: u32) -> R
 }
 
 /// Two namespaces and a cable.
-fn bare(machine: &Arc<Machine>) -> Result<(Place, Place)> {
+pub fn bare(machine: &Arc<Machine>) -> Result<(Place, Place)> {
     let ends = [("b1", Ipv4Addr::new(10, 70, 0, 1)), ("b2", Ipv4Addr::new(10, 70, 0, 2))];
     let mut places = Vec::new();
     for (name, _) in ends {

@@ -1,7 +1,8 @@
 //! Throughput and round trips between pods, beside links, routes and tunnels that were made by hand.
 //!
-//! One lab with seven machines: `n1` and `n2` run Weft with host-gw, `n3` and `n4` with vxlan, `n5` and `n6` have pods made
-//! by hand with `ip` and connection tracking by `nft`, and `n7` has two namespaces with nothing but a cable between them.
+//! One lab with nine machines: `n1` and `n2` run Weft with host-gw, `n3` and `n4` with vxlan, `n5` and `n6` have pods made
+//! by hand with `ip` and connection tracking by `nft`, `n7` has two namespaces with nothing but a cable between them, and `n8` and
+//! `n9` are as `n5` and `n6`, but translate as well: metrics that end in `.nat` have these for peers.
 //! All machines hang on one bridge. Every measurement is taken in turns, each client on the first processor, each server on
 //! the second.
 
@@ -22,6 +23,7 @@ use weft_lab::{Lab, Machine, Process, Tool, Topology};
 
 use super::report::{Bound, Report};
 use super::{Options, cluster};
+use hand_made::Connections;
 use round_trip::Repeated;
 pub use round_trip::{answer, stay_on};
 
@@ -40,11 +42,12 @@ struct Way {
     _servers: [Process; 2],
 }
 
-/// One shape of path: Weft's, and the one made by hand.
+/// One shape of path: Weft's, and those made by hand.
 struct Shape {
     name: &'static str,
     ours: Way,
     peer: Way,
+    translating: Way,
 }
 
 /// Of whom a value is; the place in [`Values`].
@@ -54,6 +57,8 @@ enum Whose {
     Peer,
     /// The bare cable's.
     Limit,
+    /// The hand-made one's that translates; round trips only.
+    Translating,
 }
 
 impl Whose {
@@ -62,20 +67,22 @@ impl Whose {
             Self::Ours => "Weft",
             Self::Peer => "the hand-made",
             Self::Limit => "nobody",
+            Self::Translating => "the hand-made that translates",
         }
     }
 }
 
-/// Values by metric (with its unit), of each of the three.
-type Values = BTreeMap<(String, &'static str), [Vec<f64>; 3]>;
+/// Values by metric (with its unit), of each of the four.
+type Values = BTreeMap<(String, &'static str), [Vec<f64>; 4]>;
 
 /// Measures, and says what came of it.
 pub fn run(options: &Options) -> Result<Report> {
-    let lab = Lab::new("bench-dataplane", Topology::one_link(7), Tool::current()?)?;
+    let lab = Lab::new("bench-dataplane", Topology::one_link(9), Tool::current()?)?;
     let programs = options.programs()?;
     let direct = cluster::start(&lab, &programs, "direct", &["n1", "n2"], "host-gw")?;
     let tunnel = cluster::start(&lab, &programs, "tunnel", &["n3", "n4"], "vxlan")?;
-    let hand = hand_made::lay(&lab)?;
+    let hand = hand_made::lay(&lab, ["n5", "n6"], Connections::Tracked)?;
+    let translating = hand_made::lay(&lab, ["n8", "n9"], Connections::Translated)?;
     let weft = |a: &Arc<Runtime>, b: &Arc<Runtime>, name: &str| -> Result<Way> {
         Way::between(&lab, attach(a, &format!("{name}-client"))?, attach(b, &format!("{name}-server"))?)
     };
@@ -85,19 +92,22 @@ pub fn run(options: &Options) -> Result<Report> {
             name: "same-node",
             ours: weft(&direct[0].runtime, &direct[0].runtime, "same")?,
             peer: by_hand(hand.same_node)?,
+            translating: by_hand(translating.same_node)?,
         },
         Shape {
             name: "host-gw",
             ours: weft(&direct[0].runtime, &direct[1].runtime, "direct")?,
             peer: by_hand(hand.direct)?,
+            translating: by_hand(translating.direct)?,
         },
         Shape {
             name: "vxlan",
             ours: weft(&tunnel[0].runtime, &tunnel[1].runtime, "tunnel")?,
             peer: by_hand(hand.tunnel)?,
+            translating: by_hand(translating.tunnel)?,
         },
     ];
-    let bare = by_hand(hand.bare)?;
+    let bare = by_hand(hand_made::bare(&lab.machine("n7")?)?)?;
     let rounds = options.rounds.unwrap_or(5);
     let mut values = Values::new();
     for round in 0..rounds {
@@ -132,6 +142,7 @@ fn one_round(shapes: &[Shape], bare: &Way, round: usize, seconds: u32, values: &
             note(*way, metric, "Gb/s", found.with_context(|| format!("{} of {}", way.1, way.0.name()))?);
         }
     }
+    ways.extend(shapes.iter().map(|shape| (Whose::Translating, shape.name, &shape.translating)));
     let all: Vec<&Way> = ways.iter().map(|way| way.2).collect();
     let time = Duration::from_secs(seconds.into()) * u32::try_from(all.len())?;
     for (metric, what) in [("rr", Repeated::Exchange), ("crr", Repeated::Connection)] {
@@ -154,9 +165,13 @@ fn summarise(values: Values) -> Report {
         "peer: routes and tunnels made by hand, with connection tracking; limit: two namespaces and a bare veth pair",
     );
     for ((metric, unit), mut found) in values {
-        let [ours, peer, limit] = found.each_mut().map(|v| percentile(v, 50));
+        let translates = !found[Whose::Translating as usize].is_empty();
+        let [ours, peer, limit, translating] = found.each_mut().map(|v| percentile(v, 50));
         if unit != "ms" {
             report.aim(format!("{metric}: ours / hand-made"), ours / peer, Bound::AtLeast(0.95));
+        }
+        if translates {
+            report.add(format!("{metric}.nat"), unit, [Some(ours), Some(translating), Some(limit)]);
         }
         report.add(metric, unit, [Some(ours), Some(peer), Some(limit)]);
     }
