@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use weft_model::{
-    Cidr, FactKey, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay, Port,
-    Protocol, Vni,
+    Cidr, Fact, FactKey, Family, HostLink, IfName, Mac, Network, NetworkName, Node, NodeAddress, Overlay,
+    Port, Protocol, Vni,
 };
 use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 
@@ -263,6 +263,44 @@ pub fn aggregate(cidrs: impl IntoIterator<Item = Cidr>) -> Vec<Cidr> {
 }
 
 impl Transition {
+    /// The network that it is about, as it was and as it is: the ordinary one is there also where nobody describes it.
+    pub fn network(&self) -> Option<[Option<&Network>; 2]> {
+        let FactKey::Network(name) = &self.key else { return None };
+        let undescribed = (*name == UNDESCRIBED.name).then_some(&*UNDESCRIBED);
+        Some([&self.before, &self.after].map(|state| match state {
+            Some(Fact::Network(network)) => Some(network),
+            _ => undescribed,
+        }))
+    }
+
+    /// Where a tunnel may have come to, or gone from: also that of another network with its VNI, of which one has a tunnel.
+    pub fn tunnel_ports(&self, context: &Context<'_>) -> Vec<(Protocol, Port)> {
+        let Some(states) = self.network() else { return Vec::new() };
+        let [before, after] = states.map(|state| state.map(|network| (network.vni, network.tunnel_port())));
+        if before == after {
+            return Vec::new();
+        }
+        let vnis: Vec<Vni> = before.iter().chain(&after).map(|(vni, _)| *vni).collect();
+        let beside = context.networks().into_iter().filter(|network| vnis.contains(&network.vni));
+        let own = before.iter().chain(&after).filter_map(|(_, port)| *port);
+        let mut ports: Vec<_> = own.chain(beside.filter_map(Network::tunnel_port)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Blocks that came to services' or left them, by this fact.
+    pub fn changed_service_cidrs(&self) -> Vec<Cidr> {
+        let of = |fact: &Option<Fact>| match fact {
+            Some(Fact::Network(network)) => network.service_cidrs.clone(),
+            Some(Fact::ServiceCidr(object)) => object.cidrs.clone(),
+            _ => Vec::new(),
+        };
+        let (before, after) = (of(&self.before), of(&self.after));
+        let gone = before.iter().filter(|block| !after.contains(block));
+        gone.chain(after.iter().filter(|block| !before.contains(block))).copied().collect()
+    }
+
     /// True where it is about this machine, this node's own fact, a network or its services' addresses: what there is one of
     /// on a node may depend on any of them.
     pub fn concerns_this_node(&self, context: &Context<'_>) -> bool {

@@ -112,7 +112,8 @@ fn network(n: u8, variant: u8) -> Change {
             1 => network.vni = Vni::new(Network::DEFAULT_VNI).unwrap(),
             _ => {}
         }
-        network.vxlan_port = Port::new(if bit(variant, 6) { 4790 } else { Network::VXLAN_PORT }).unwrap();
+        // A service's node port, now and then.
+        network.vxlan_port = Port::new(if bit(variant, 6) { 30081 } else { Network::VXLAN_PORT }).unwrap();
     }
     network.overlay = [Overlay::Auto, Overlay::Vxlan, Overlay::HostGw][usize::from(variant % 3)];
     network.shape = [Shape::Island, Shape::Flat, Shape::Isolated][usize::from(variant / 3 % 3)];
@@ -204,7 +205,7 @@ fn service(n: u8, variant: u8, more: u16) -> Change {
     service.selector = bit(variant, 3).then_some(labels);
     service.ports = vec![ServicePort {
         name: "http".into(),
-        protocol: Protocol::Tcp,
+        protocol: if more & 0x8006 == 0x8002 { Protocol::Udp } else { Protocol::Tcp },
         port: Port::new(80).unwrap(),
         target: TargetPort::Number(Port::new(8080).unwrap()),
         node_port: Port::new(30080 + u32::from(more % 2)).ok().filter(|_| more & 2 != 0),

@@ -5,7 +5,7 @@
 //! are reached from outside. A neighbour that sends the services' own block to a node is nobody special: which addresses those
 //! are is the cluster's business, and so the way in by them ends at the node where it begins.
 
-use weft_model::{Cidr, Fact, FactKey, Family, Network, NetworkName, Shape};
+use weft_model::{Cidr, Fact, FactKey, Family, Network, NodeCidr, Shape};
 use weft_plan::filter::{Comparison, ConntrackState, ConntrackStatus, HookKind, Reject, Value};
 use weft_plan::{Field, SetSpec, Statement, Verdict};
 
@@ -29,12 +29,16 @@ pub struct EdgeRule;
 
 impl Rule for EdgeRule {
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
-        // A peer inside the networks' own blocks changes nothing here, which is the ordinary case.
+        // A peer inside its networks' own blocks changes nothing here, which is the ordinary case.
         let stray = |fact: &Fact| match fact {
-            Fact::Node(node) => node.pod_cidrs.iter().any(|block| !covered(block.cidr, context)),
+            Fact::Node(node) => node.pod_cidrs.iter().any(|block| !covered(block, context)),
             _ => false,
         };
-        if transition.concerns_this_node(context) || transition.states().any(stray) {
+        let concerned = match transition.network() {
+            Some([before, after]) => before.map(ends) != after.map(ends),
+            None => transition.concerns_this_node(context) || transition.states().any(stray),
+        };
+        if concerned {
             dirty(RuleKey::Constant);
         }
     }
@@ -71,29 +75,36 @@ impl Rule for EdgeRule {
     }
 }
 
-fn covered(block: Cidr, context: &Context<'_>) -> bool {
-    context.facts.networks().flat_map(|n| &n.pod_cidrs).any(|whole| whole.net().contains(&block.net()))
+/// What of a network decides where it ends.
+fn ends(network: &Network) -> (Shape, [&[Cidr]; 3]) {
+    (network.shape, [&network.pod_cidrs, &network.service_cidrs, &network.no_masquerade])
+}
+
+/// True for a node's block inside of those that its network is described with.
+fn covered(block: &NodeCidr, context: &Context<'_>) -> bool {
+    let network = context.facts.network(&block.network);
+    network.is_some_and(|n| n.pod_cidrs.iter().any(|whole| whole.net().contains(&block.cidr.net())))
 }
 
 /// All blocks of pods and services: as they are described, and nodes' blocks beside these. Not those of a peer in a network that
 /// nobody has described: there is no way to them.
 fn cluster(networks: &[&Network], context: &Context<'_>) -> Vec<Cidr> {
     let pods = networks.iter().flat_map(|n| n.pod_cidrs.iter().copied());
-    let is_known = |name: &NetworkName| networks.iter().any(|network| network.name == *name);
     let of_nodes = context.facts.nodes().flat_map(|node| {
         let is_own = node.name == context.settings.node;
-        node.pod_cidrs.iter().filter(move |block| is_own || is_known(&block.network)).map(|block| block.cidr)
+        let strays = node.pod_cidrs.iter().filter(|block| !covered(block, context));
+        strays.filter(move |block| is_own || context.network(&block.network).is_some())
     });
-    let stray = of_nodes.filter(|block| !covered(*block, context));
-    pods.chain(context.service_cidrs()).chain(stray).collect()
+    pods.chain(context.service_cidrs()).chain(of_nodes.map(|block| block.cidr)).collect()
 }
 
 /// As they are described, and nodes' blocks beside these.
 fn isolated_blocks(networks: &[&Network], context: &Context<'_>) -> Vec<Cidr> {
-    let isolated = || networks.iter().filter(|n| n.shape == Shape::Isolated);
-    let of_nodes = context.facts.nodes().flat_map(|node| isolated().flat_map(move |n| node.cidrs(&n.name)));
-    let whole = isolated().flat_map(|n| n.pod_cidrs.iter().copied());
-    whole.chain(of_nodes.filter(|block| !covered(*block, context))).collect()
+    let whole = networks.iter().filter(|n| n.shape == Shape::Isolated).flat_map(|n| &n.pod_cidrs);
+    let is_isolated = |name| context.network(name).is_some_and(|n| n.shape == Shape::Isolated);
+    let of_nodes = context.facts.nodes().flat_map(|node| &node.pod_cidrs);
+    let strays = of_nodes.filter(|block| is_isolated(&block.network) && !covered(block, context));
+    whole.copied().chain(strays.map(|block| block.cidr)).collect()
 }
 
 fn direct(networks: &[&Network]) -> Vec<Cidr> {
@@ -161,4 +172,74 @@ fn isolated() -> Vec<weft_plan::Rule> {
         ));
     }
     rules
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use weft_model::{Change, NetworkName, Node, NodeName};
+    use weft_plan::Plan;
+
+    use super::*;
+    use crate::engine::Compiler;
+    use crate::settings::Settings;
+
+    /// Counts how often it is all done again.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Rule for Counted {
+        fn affected(
+            &mut self,
+            transition: &Transition,
+            context: &Context<'_>,
+            dirty: &mut dyn FnMut(RuleKey),
+        ) {
+            EdgeRule.affected(transition, context, dirty);
+        }
+
+        fn rows(&self, key: &RuleKey, context: &Context<'_>, out: &mut Output) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            EdgeRule.rows(key, context, out);
+        }
+    }
+
+    fn blue(change: impl FnOnce(&mut Network)) -> Fact {
+        let mut network = Network::named(NetworkName::new("blue").unwrap());
+        change(&mut network);
+        Fact::Network(network)
+    }
+
+    fn node(name: &str, network: &str, cidr: &str) -> Fact {
+        let mut node = Node::named(NodeName::new(name).unwrap());
+        let network = NetworkName::new(network).unwrap();
+        node.pod_cidrs.push(NodeCidr { network, cidr: cidr.parse().unwrap() });
+        Fact::Node(node)
+    }
+
+    #[test]
+    fn only_what_moves_the_edge_is_looked_at() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let settings = Settings::new(NodeName::new("n1").unwrap());
+        let mut compiler = Compiler::with_rules(settings, vec![Box::new(Counted(Arc::clone(&count)))]);
+        let mut plan = Plan::default();
+        let mut check = |fact: Fact, expected: usize, isolated: &[&str]| {
+            compiler.apply(Change::set(fact));
+            count.store(0, Ordering::Relaxed);
+            compiler.flush(&mut plan);
+            assert_eq!(count.load(Ordering::Relaxed), expected);
+            let text = plan.to_string();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("element isolated4 { "));
+            assert_eq!(lines.map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), isolated);
+        };
+        let whole = vec!["10.244.0.0/16".parse().unwrap()];
+        check(Fact::Network(Network { pod_cidrs: whole, ..Network::ordinary() }), 1, &[]);
+        check(node("n2", "default", "10.244.2.0/24"), 0, &[]);
+        check(blue(|_| {}), 1, &[]);
+        check(blue(|network| network.mtu = Some(1400)), 0, &[]);
+        // Inside of another network's blocks it is still its own network's.
+        check(node("n3", "blue", "10.244.3.0/24"), 1, &[]);
+        check(blue(|network| network.shape = Shape::Isolated), 1, &["10.244.3.0/24"]);
+    }
 }

@@ -67,16 +67,20 @@ impl Rule for ServicesRule {
                     all_that(&published, dirty);
                 }
             }
-            // An external address may have come to lie in a block of services, and a tunnel to a node port.
-            FactKey::Network(_) => {
-                let published = |found: &Service| {
-                    found.ports.iter().any(|port| port.node_port.is_some())
-                        || outside_addresses(found).next().is_some()
-                };
-                all_that(&published, dirty);
-            }
-            FactKey::ServiceCidr(_) => {
-                all_that(&|found| outside_addresses(found).next().is_some(), dirty);
+            // A tunnel may have come to a node port, and an external address to lie in a block of services.
+            FactKey::Network(_) | FactKey::ServiceCidr(_) => {
+                for (protocol, port) in transition.tunnel_ports(context) {
+                    let own = context.facts.host().addresses().map(Some);
+                    for address in own.chain([None]) {
+                        let place = Place { address, protocol, port };
+                        context.facts.published().wanting(place).for_each(|key| dirty(service(key)));
+                    }
+                }
+                let blocks = transition.changed_service_cidrs();
+                let moved = |ip: IpAddr| blocks.iter().any(|block| block.contains(ip));
+                if !blocks.is_empty() {
+                    all_that(&|found| outside_addresses(found).any(moved), dirty);
+                }
             }
             // Hints are compared with this node's own zone, which hardly ever changes.
             FactKey::Node(name) if changes_zone(transition) && *name == context.settings.node => {

@@ -517,6 +517,25 @@ fn what_is_computed_again_follows_the_change() {
     // The node's own addresses are those of node ports; its MTU is nobody's.
     assert!(cost(host(&["192.0.2.1/24"], 1400)) <= 1);
     assert!(cost(host(&["192.0.2.1/24", "192.0.2.2/24"], 1400)) <= 3);
+    // A network is its tunnel's port and its blocks of services, to those who want a place there.
+    let network = |change: &dyn Fn(&mut Network)| {
+        let mut network = Network::ordinary();
+        change(&mut network);
+        Fact::Network(network)
+    };
+    assert_eq!(cost(network(&|_| {})), 1);
+    assert_eq!(cost(network(&|network| network.mtu = Some(1400))), 1);
+    let udp = |service: &mut Service| {
+        service.ports[0].protocol = Protocol::Udp;
+        service.ports[0].node_port = Port::new(30_100).ok();
+        service.external_ips = vec!["198.51.100.7".parse().unwrap()];
+    };
+    cost(service("shop/udp", udp));
+    assert_eq!(cost(network(&|network| network.vxlan_port = Port::new(30_100).unwrap())), 2);
+    assert_eq!(cost(network(&|_| {})), 2);
+    let blocks = |block: &str| vec![block.parse().unwrap()];
+    assert_eq!(cost(network(&|network| network.service_cidrs = blocks("10.96.0.0/16"))), 1);
+    assert_eq!(cost(network(&|network| network.service_cidrs = blocks("198.51.100.0/24"))), 2);
     // Who has ranges, and the list of these, which others share; a length of blocks that is new is everybody's chain.
     let ranged = |number: u8, ranges: &[&str]| restricted(&format!("shop/r{number}"), number, ranges);
     assert_eq!(cost(ranged(1, &["203.0.113.0/24"])), 3);
