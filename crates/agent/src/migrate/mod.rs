@@ -65,7 +65,8 @@ pub fn look(config: &AgentConfig, places: &Places) -> Result<Option<Report>, Mig
 /// Moves in; `None` where there is nobody to move in from.
 ///
 /// # Errors
-/// [`MigrateError`]: then what was done so far holds, and another call does the rest. Single pods' failures are in the report.
+/// [`MigrateError`]: then nothing of the other network's was changed. Once anything was, what stops the work is in the report, with all that
+/// was done, and another call does the rest; so are single pods' failures.
 pub fn run(config: &AgentConfig, places: &Places) -> Result<Option<Report>, MigrateError> {
     let folder = |path: &PathBuf| {
         std::fs::create_dir_all(path).map_err(|source| MigrateError::Write { path: path.clone(), source })

@@ -68,13 +68,20 @@ pub struct Report {
     pub tunnels: Vec<Tunnel>,
     /// Destinations whose routes were taken over.
     pub routes: Vec<String>,
+    /// The former network's files and folders that were renamed, under their new names.
+    pub set_aside: Vec<PathBuf>,
     /// What is still to be done, a sentence each; empty where this node has moved.
     pub left: Vec<String>,
+    /// Why the work ended before its end, where it did: what stands above is done and holds, pods that wait are as they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 impl Report {
     /// True where nothing of this node's is left with the other network.
     pub fn is_complete(&self) -> bool {
-        self.left.is_empty() && self.pods.iter().all(|pod| pod.standing == Standing::Moved)
+        self.stopped.is_none()
+            && self.left.is_empty()
+            && self.pods.iter().all(|pod| pod.standing == Standing::Moved)
     }
 }

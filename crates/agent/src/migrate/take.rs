@@ -32,60 +32,90 @@ pub(super) fn outlook(
     found: Pods,
 ) -> Result<Report, MigrateError> {
     let mut report = begin(network);
+    report.pods = outset(&found);
     report.stale_leases = found.stale;
-    for pod in found.found {
-        let standing = match &pod.refused {
-            Some(reason) => Standing::Left(reason.clone()),
-            None if pod.is_ours() => Standing::Moved,
-            None => Standing::Waits,
-        };
-        report.pods.push(line(&pod, standing));
-    }
     report.tunnels = tunnels(kernel, network)?.into_iter().map(|(_, tunnel)| tunnel).collect();
     Ok(report)
 }
 
-/// Does it all.
+/// Does it all. Once anything has been done, whatever stops it is part of the report.
 pub(super) fn all(
     kernel: &mut LinuxKernel,
     config: &AgentConfig,
     network: &Network,
     places: &Places,
 ) -> Result<Report, MigrateError> {
-    let mut report = begin(network);
     let (settings, host) = (config.settings()?, observe_host()?);
     let boot = Boot::current()?;
     let (records, _) = Records::open(&config.state_dir.join(RECORDS), &boot.id)?;
-    set_aside(&network.conflist)?;
-    let found = pods::find(kernel, network, places)?;
-    let mut held = Held::open(config, &boot)?;
-    held.hold(&found.found.iter().filter(|pod| !pod.is_ours()).collect::<Vec<_>>())?;
-    for pod in &found.found {
-        let standing = match &pod.refused {
-            Some(reason) => Standing::Left(reason.clone()),
-            None => match pod_moves(kernel, config, &records, pod, (&settings, &host)) {
-                Ok(()) => Standing::Moved,
-                Err(reason) => Standing::Left(reason),
-            },
-        };
-        if standing == Standing::Moved {
-            held.let_go(&pod.attachment.id)?;
-        }
-        report.pods.push(line(pod, standing));
-    }
-    for (former, tunnel) in tunnels(kernel, network)? {
-        let name = IfName::new(&tunnel.link).map_err(|error| MigrateError::Network {
-            path: network.conflist.clone(),
-            field: "VNI",
-            reason: error.to_string(),
-        })?;
-        kernel.take_link(former, name)?;
-        report.tunnels.push(tunnel);
-    }
-    report.routes = kernel.take_routes(&network.cluster)?.iter().map(ToString::to_string).collect();
-    tidy(kernel, network, places, &found, &mut report)?;
-    report.stale_leases = found.stale;
+    let held = Held::open(config, &boot)?;
+    let mut work = Work { kernel, config, network, places, settings, host, records, held };
+    let mut report = begin(network);
+    report.stopped = work.run(&mut report).err().map(|error| error.to_string());
     Ok(report)
+}
+
+/// What the work needs at each step.
+struct Work<'a> {
+    kernel: &'a mut LinuxKernel,
+    config: &'a AgentConfig,
+    network: &'a Network,
+    places: &'a Places,
+    settings: Settings,
+    host: Host,
+    records: Records,
+    held: Held,
+}
+
+impl Work<'_> {
+    /// Each step stands in the report as soon as it is done.
+    fn run(&mut self, report: &mut Report) -> Result<(), MigrateError> {
+        set_aside(&self.network.conflist, report)?;
+        let found = pods::find(self.kernel, self.network, self.places)?;
+        report.pods = outset(&found);
+        report.stale_leases.clone_from(&found.stale);
+        self.held.hold(&found.found.iter().filter(|pod| !pod.is_ours()).collect::<Vec<_>>())?;
+        let mut kept = Vec::new();
+        for (pod, line) in found.found.iter().zip(&mut report.pods) {
+            if pod.refused.is_some() {
+                continue;
+            }
+            let moved = pod_moves(self.kernel, self.config, &self.records, pod, (&self.settings, &self.host));
+            line.standing = moved.map_or_else(Standing::Left, |()| Standing::Moved);
+            // It is the pod's own by now; a lease too many keeps nobody from moving.
+            if line.standing == Standing::Moved
+                && let Err(error) = self.held.let_go(&pod.attachment.id)
+            {
+                kept.push(format!(
+                    "{}: its addresses are still held for the former network: {error}",
+                    line.pod
+                ));
+            }
+        }
+        for (former, tunnel) in tunnels(self.kernel, self.network)? {
+            let name = IfName::new(&tunnel.link).map_err(|error| MigrateError::Network {
+                path: self.network.conflist.clone(),
+                field: "VNI",
+                reason: error.to_string(),
+            })?;
+            self.kernel.take_link(former, name)?;
+            report.tunnels.push(tunnel);
+        }
+        self.kernel.take_routes(&self.network.cluster, |route| report.routes.push(route.to_string()))?;
+        tidy(self.kernel, self.network, self.places, &found, report)?;
+        report.left.extend(kept);
+        Ok(())
+    }
+}
+
+/// How pods stand before anything is done.
+fn outset(found: &Pods) -> Vec<MovedPod> {
+    let standing = |pod: &Found| match &pod.refused {
+        Some(reason) => Standing::Left(reason.clone()),
+        None if pod.is_ours() => Standing::Moved,
+        None => Standing::Waits,
+    };
+    found.found.iter().map(|pod| line(pod, standing(pod))).collect()
 }
 
 fn begin(network: &Network) -> Report {
@@ -243,24 +273,25 @@ fn tidy(
     }
     if report.left.is_empty() {
         kernel.remove_bridge(network.bridge)?;
-        set_aside(&network.leases)?;
+        set_aside(&network.leases, report)?;
     }
     Ok(())
 }
 
 /// Renames a file or folder, so that nobody finds it by its name; one that is gone has been set aside before.
-fn set_aside(path: &Path) -> Result<(), MigrateError> {
+fn set_aside(path: &Path, report: &mut Report) -> Result<(), MigrateError> {
     let to = aside(path);
-    match fs::rename(path, &to) {
-        Err(source) if source.kind() == ErrorKind::NotFound => Ok(()),
+    let renamed = match fs::rename(path, &to) {
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(()),
         // Of an earlier migration: what is newer counts.
         Err(source) if matches!(source.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
-            fs::remove_dir_all(&to)
-                .and_then(|()| fs::rename(path, &to))
-                .map_err(|source| MigrateError::Write { path: to, source })
+            fs::remove_dir_all(&to).and_then(|()| fs::rename(path, &to))
         }
-        other => other.map_err(|source| MigrateError::Write { path: to, source }),
-    }
+        other => other,
+    };
+    renamed.map_err(|source| MigrateError::Write { path: to.clone(), source })?;
+    report.set_aside.push(to);
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), MigrateError> {

@@ -140,21 +140,20 @@ impl LinuxKernel {
     }
 
     /// Makes others' routes by a gateway ours, where their destination lies in one of `blocks`: each is replaced by itself,
-    /// so that no packet finds it missing. Returns their destinations.
+    /// so that no packet finds it missing. Tells the destination of each that was taken.
     ///
     /// # Errors
-    /// Where the kernel refuses one.
-    pub fn take_routes(&mut self, blocks: &[Cidr]) -> Result<Vec<Cidr>, KernelError> {
-        let mut taken = Vec::new();
+    /// Where the kernel refuses one: those that were told are ours.
+    pub fn take_routes(&mut self, blocks: &[Cidr], mut taken: impl FnMut(Cidr)) -> Result<(), KernelError> {
         for family in Family::ALL {
             let found = self.rtnl.list("routes", &list_all_routes(family), |route| as_ours(route, blocks))?;
             for (destination, message) in found {
                 let request = Request::new(message, "take over", format!("the route to {destination}"));
                 send(&mut self.rtnl, &[request])?;
-                taken.push(destination);
+                taken(destination);
             }
         }
-        Ok(taken)
+        Ok(())
     }
 }
 

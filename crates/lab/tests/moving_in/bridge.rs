@@ -135,3 +135,42 @@ fn the_address_of_a_pod_that_stays_is_given_to_no_other() {
         println!("{}", site.lab.close().expect("nothing is left"));
     });
 }
+
+#[test]
+fn a_migration_that_stops_says_what_is_done() {
+    if !has_bridge("a_migration_that_stops_says_what_is_done") {
+        return;
+    }
+    in_sandbox("bridge::a_migration_that_stops_says_what_is_done", || {
+        let site = Site::start("moving-stops", 1);
+        site.fact("00-cluster.yaml", CLUSTER);
+        let n1 = site.node("n1");
+        n1.run("mkdir", &["-p", "/etc/cni/net.d"]).expect("it can be made");
+        std::fs::write(n1.path("/etc/cni/net.d/05-old.conflist"), CONFLIST).expect("it can be written");
+        let runtime = Arc::new(Runtime::new(Arc::clone(&n1)));
+        let pod = site.pod(&runtime, "a");
+        cache(&n1, "old", &pod);
+        // What cannot be cleared away behind the pod, once it has moved.
+        let results = "/var/lib/cni/results";
+        let kept = n1.run("ls", &[results]).expect("results can be listed");
+        let kept = format!("{results}/{}", kept.trim());
+        n1.run("rm", &[&kept]).expect("it can be removed");
+        n1.run("mkdir", &[&kept]).expect("it can be made");
+        let said = site.migrate("n1", "").expect_err("it stops");
+        println!("{said}");
+        for part in [
+            "  moved",
+            "set aside: /etc/cni/net.d/05-old.conflist.before-weft",
+            "stopped: cannot ",
+            "type `weft migrate` again",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        n1.run("rmdir", &[&kept]).expect("it can be removed");
+        println!("{}", site.migrate("n1", "").expect("it does the rest"));
+        let agent = site.start_agent("n1", &runtime);
+        pod.stop().expect("DEL works");
+        drop((agent, runtime, n1));
+        println!("{}", site.lab.close().expect("nothing is left"));
+    });
+}

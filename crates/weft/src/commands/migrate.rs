@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use weft_agent::migrate::{self, Places, Report, Standing};
 
 use crate::cli::MigrateArgs;
@@ -13,8 +13,8 @@ pub fn run(args: &MigrateArgs, run_dir: Option<PathBuf>, format: Format) -> Resu
     let mut config = args.config.read()?;
     config.run_dir = run_dir.unwrap_or(config.run_dir);
     let places = Places { cni_state: args.cni_state.clone(), ..Places::default() };
-    let report =
-        if args.dry_run { migrate::look(&config, &places)? } else { migrate::run(&config, &places)? };
+    let report = if args.dry_run { migrate::look(&config, &places) } else { migrate::run(&config, &places) };
+    let report = report.map_err(|error| anyhow!("{error}; nothing of the former network was changed"))?;
     match format {
         Format::Json => print_json(&report)?,
         Format::Text => print(&report.as_ref().map_or_else(nobody, |report| render(report, args.dry_run)))?,
@@ -57,12 +57,22 @@ fn render(report: &Report, dry_run: bool) -> String {
         let stale: Vec<String> = report.stale_leases.iter().map(ToString::to_string).collect();
         text.push_str(&format!("leases of pods that are gone: {}\n", stale.join(", ")));
     }
+    for path in &report.set_aside {
+        text.push_str(&format!("set aside: {}\n", on_one_line(&path.display().to_string())));
+    }
     for line in &report.left {
         text.push_str(&format!("left: {}\n", on_one_line(line)));
+    }
+    if let Some(reason) = &report.stopped {
+        text.push_str(&format!("stopped: {}\n", on_one_line(reason)));
     }
     text.push_str(match (dry_run, report.is_complete()) {
         (true, _) => "nothing was changed\n",
         (false, true) => "this node has moved; start its agent\n",
+        (false, false) if report.stopped.is_some() => {
+            "what is said above is done and holds, and pods that are to be moved go on as before; mend what stopped it, and type \
+             `weft migrate` again\n"
+        }
         (false, false) => "not all of this node has moved; `weft migrate` tries again\n",
     });
     text
@@ -98,7 +108,9 @@ mod tests {
                 port: 8472,
             }],
             routes: vec!["10.244.1.0/24".into()],
+            set_aside: vec!["/etc/cni/net.d/10-flannel.conflist.before-weft".into()],
             left: vec!["1 pods stay".into()],
+            stopped: None,
         };
         insta::assert_snapshot!(render(&report, false), @r"
         from flannel: /etc/cni/net.d/10-flannel.conflist, bridge cni0, this node's pods in 10.244.3.0/24
@@ -108,8 +120,28 @@ mod tests {
         tunnel flannel.1 → weftx1, VNI 1, port 8472
         route to 10.244.1.0/24 taken over
         leases of pods that are gone: 10.244.3.9
+        set aside: /etc/cni/net.d/10-flannel.conflist.before-weft
         left: 1 pods stay
         not all of this node has moved; `weft migrate` tries again
+        ");
+        let stopped = Report {
+            pods: vec![pod("shop/web-0", 2, Standing::Moved), pod("shop/web-1", 3, Standing::Waits)],
+            stopped: Some("cannot write /var/lib/cni/results/x: No space left on device".into()),
+            stale_leases: Vec::new(),
+            tunnels: Vec::new(),
+            routes: Vec::new(),
+            left: Vec::new(),
+            ..report
+        };
+        assert!(!stopped.is_complete());
+        insta::assert_snapshot!(render(&stopped, false), @r"
+        from flannel: /etc/cni/net.d/10-flannel.conflist, bridge cni0, this node's pods in 10.244.3.0/24
+        POD         ADDRESSES   LINK
+        shop/web-0  10.244.3.2  veth2 → weftp002  moved
+        shop/web-1  10.244.3.3  veth3 → weftp003  to be moved
+        set aside: /etc/cni/net.d/10-flannel.conflist.before-weft
+        stopped: cannot write /var/lib/cni/results/x: No space left on device
+        what is said above is done and holds, and pods that are to be moved go on as before; mend what stopped it, and type `weft migrate` again
         ");
         assert!(nobody().contains("nothing to move in from"));
     }
