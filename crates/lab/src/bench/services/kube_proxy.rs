@@ -10,6 +10,7 @@ use weft_lab::api_server::{ApiServer, Collection};
 use weft_lab::kube_proxy::{self, Mode};
 use weft_lab::{Lab, Machine, Process};
 
+use super::end_all_on;
 use super::objects::{self, Third};
 use super::place::{self, Place};
 use super::side::Side;
@@ -60,6 +61,11 @@ impl Side for KubeProxy {
         let start = Instant::now();
         self.server.change(SLICES, |version| objects::slice(number, third, version))?;
         Ok(start)
+    }
+
+    /// It would write all of its rules again every half minute.
+    fn rest(&mut self) {
+        end_all_on(&self.place.machine);
     }
 
     fn pid(&self) -> Option<i32> {

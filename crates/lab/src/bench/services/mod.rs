@@ -1,8 +1,8 @@
 //! Services beside kube-proxy in both of its modes: the same objects, three endpoints each.
 //!
 //! For each number of services there are three nodes, one a side, each with a client's pod and one namespace that answers
-//! for all endpoints. One after the other they get their services and some changes; then all of them are kept, and connections are
-//! measured in turns, so that a busy moment is nobody's alone. Ours learns of objects through a folder, kube-proxy through
+//! for all endpoints. One after the other they get their services and some changes; then their processes end, all that they have put into the
+//! kernel is kept, and connections are measured in turns, so that a busy moment is nobody's alone. Ours learns of objects through a folder, kube-proxy through
 //! an API server that serves JSON from memory. The limit is a connection straight to an endpoint. Memory of the kernel is what
 //! it charges to the agent's or the proxy's control group.
 
@@ -17,12 +17,12 @@ mod weft;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use weft_lab::kube_proxy::Mode;
 use weft_lab::load::percentile;
-use weft_lab::{Lab, Tool, Topology};
+use weft_lab::{Lab, Machine, Tool, Topology};
 
 use super::Options;
 use super::report::{Bound, Report};
@@ -39,6 +39,8 @@ pub const MOST: usize = 60_000;
 const OUR_LIMIT: Duration = Duration::from_secs(10);
 /// What a peer takes for one step however few services there are.
 const OF_ITS_OWN: Duration = Duration::from_secs(2);
+/// A wait for the end of processes that people should know of.
+const WORTH_MENTION: Duration = Duration::from_secs(1);
 /// Connections of one turn, and turns.
 const BATCH: usize = 250;
 const TURNS: usize = 40;
@@ -187,6 +189,7 @@ impl Course<'_> {
                 eprintln!("{}", side.last_words());
                 self.failed.insert(who);
                 self.note(format!("{who} at {count} FAILED: {error:#}"));
+                end_all_on(&side.place().machine);
             }
         }
     }
@@ -194,6 +197,18 @@ impl Course<'_> {
     fn note(&mut self, text: String) {
         eprintln!("{text}");
         self.notes.push(text);
+    }
+}
+
+/// Ends everything on a machine, and waits until it has ended; what is in its kernel's tables stays. `nft` and `iptables-restore` outlive the
+/// kube-proxy that started them, and a kill, for as long as the kernel is at work on what they asked for: minutes for very many chains, on a
+/// processor of which a kernel without preemption lets nobody else have any.
+fn end_all_on(machine: &Machine) {
+    let begun = Instant::now();
+    machine.kill();
+    if begun.elapsed() > WORTH_MENTION {
+        let (name, seconds) = (machine.name(), begun.elapsed().as_secs());
+        eprintln!("what had been asked of the kernel on {name} took it {seconds} s more");
     }
 }
 
