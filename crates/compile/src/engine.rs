@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use weft_model::{Change, Fact, FactKey, Keyed, NetworkName, NodeName, Slot, Table, Warning};
 use weft_plan::{DnsName, HealthKey, HealthRow, KernelKey, KernelRow, NameRow, Plan};
@@ -115,6 +117,11 @@ pub(crate) type Piece = (u8, RuleKey);
 
 /// Pieces of a rule after which it is known about how many rows the others have.
 const SAMPLE: usize = 1024;
+/// Pieces that are worth a thread.
+const MANY: usize = 4096;
+/// Pieces that are handed over together, and bunches that wait for being written at most.
+const BUNCH: usize = 128;
+const AHEAD: usize = 4;
 
 /// A piece of a rule's work that has to be done again.
 struct Due(RuleKey);
@@ -150,6 +157,12 @@ pub struct Compiler {
     rules: Vec<Box<dyn Rule>>,
     /// What each rule has to compute anew, in the order in which it came up.
     dirty: Vec<Table<Due>>,
+    written: Written,
+}
+
+/// What of the plan came from whom. Apart from what rules read, so that rows can be computed while others are written.
+#[derive(Debug, Default)]
+struct Written {
     produced: Table<Produced>,
     kernel_claims: Claims<KernelKey, KernelRow>,
     name_claims: Claims<DnsName, NameRow>,
@@ -169,18 +182,7 @@ impl Compiler {
     pub fn with_rules(settings: Settings, rules: Vec<Box<dyn Rule>>) -> Self {
         let mut dirty: Vec<Table<Due>> = rules.iter().map(|_| Table::default()).collect();
         dirty.iter_mut().for_each(|due| drop(due.insert(Due(RuleKey::Constant))));
-        Self {
-            settings,
-            facts: Facts::default(),
-            rules,
-            dirty,
-            produced: Table::default(),
-            kernel_claims: Claims::default(),
-            name_claims: Claims::default(),
-            health_claims: Claims::default(),
-            warnings: BTreeMap::new(),
-            unsaid: false,
-        }
+        Self { settings, facts: Facts::default(), rules, dirty, written: Written::default() }
     }
 
     /// The facts so far.
@@ -195,10 +197,11 @@ impl Compiler {
 
     /// Who else asks, since the last flush, for a row that `origin` asks for, and wants it different; nobody, ordinarily.
     pub fn rival_of(&self, origin: &FactKey) -> Option<&FactKey> {
-        self.kernel_claims
+        let Written { kernel_claims, name_claims, health_claims, .. } = &self.written;
+        kernel_claims
             .rival_of(origin)
-            .or_else(|| self.name_claims.rival_of(origin))
-            .or_else(|| self.health_claims.rival_of(origin))
+            .or_else(|| name_claims.rival_of(origin))
+            .or_else(|| health_claims.rival_of(origin))
     }
 
     /// Takes one change; says whether it was news.
@@ -232,30 +235,60 @@ impl Compiler {
     fn work_off(&mut self, parts: &[Part], plan: &mut Plan) -> bool {
         let revisions = |plan: &Plan| [plan.kernel.revision(), plan.names.revision(), plan.health.revision()];
         let before = revisions(plan);
-        for rule in 0..self.rules.len() {
-            if !parts.contains(&self.rules[rule].part()) {
+        let Self { settings, facts, rules, dirty, written } = self;
+        let context = Context { settings, facts };
+        for (number, (rule, dirty)) in (0..).zip(rules.iter().zip(dirty)) {
+            if !parts.contains(&rule.part()) {
                 continue;
             }
-            let due = std::mem::take(&mut self.dirty[rule]);
-            let (count, before) = (due.len(), self.sizes(plan));
-            // Not sorted: facts that came one after the other lie side by side in memory. And the room of a first flush is never
-            // needed again.
-            for (done, Due(key)) in due.into_values().enumerate() {
+            let due = std::mem::take(dirty);
+            let (count, before) = (due.len(), written.sizes(plan));
+            let mut done = 0;
+            compute(&**rule, due, &context, &mut |key, out| {
                 if done == SAMPLE {
-                    self.make_room(before, count, plan);
+                    written.make_room(before, count, plan);
                 }
-                let mut out = Output::default();
-                let context = Context { settings: &self.settings, facts: &self.facts };
-                self.rules[rule].rows(&key, &context, &mut out);
-                self.unsaid |= self.replace((rule as u8, key), out, plan);
-            }
+                done += 1;
+                written.unsaid |= written.replace((number, key), out, plan);
+            });
         }
-        let said = parts.contains(&Part::Kernel) && self.say_warnings(plan);
+        let said = parts.contains(&Part::Kernel) && self.written.say_warnings(plan);
         let changed = said || before != revisions(plan);
         plan.generation += u64::from(changed);
         changed
     }
+}
 
+/// Computes the rows of all that is due, in its order: facts that came one after the other lie side by side in memory. Many are computed on
+/// a thread of their own, while those before them are written: two processors then make a first plan in little more than half the time.
+///
+/// Only for the kernel, because for its rows somebody waits; names are worked out beside the kernel thread, which is to have the other processor.
+fn compute(rule: &dyn Rule, due: Table<Due>, context: &Context<'_>, write: &mut dyn FnMut(RuleKey, Output)) {
+    let count = due.len();
+    // The room of a first flush is never needed again.
+    let rows = due.into_values().map(|Due(key)| {
+        let mut out = Output::default();
+        rule.rows(&key, context, &mut out);
+        (key, out)
+    });
+    if count < MANY || rule.part() != Part::Kernel {
+        rows.for_each(|(key, out)| write(key, out));
+        return;
+    }
+    let (sender, computed) = sync_channel(AHEAD);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut rows = rows.peekable();
+            // Whoever takes them goes away only in a panic of its own.
+            while rows.peek().is_some() && sender.send(rows.by_ref().take(BUNCH).collect::<Vec<_>>()).is_ok()
+            {
+            }
+        });
+        computed.into_iter().flatten().for_each(|(key, out)| write(key, out));
+    });
+}
+
+impl Written {
     /// Sizes of what grows with the pieces that are worked off.
     fn sizes(&self, plan: &Plan) -> [usize; 3] {
         [self.produced.len(), plan.kernel.len(), plan.names.len()]
@@ -354,9 +387,48 @@ pub fn compile(settings: Settings, facts: impl IntoIterator<Item = Fact>) -> Pla
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{NodeName, ObjectKey, Pod};
+    use std::net::Ipv4Addr;
+
+    use weft_model::{NodeName, ObjectKey, Pod, Port, Protocol, Service, ServicePort, TargetPort};
 
     use super::*;
+    use crate::settings::ServiceSettings;
+
+    #[test]
+    fn what_a_second_thread_computes_is_what_one_thread_does() {
+        let node = NodeName::new("n1").unwrap();
+        let facts = || {
+            (0..MANY as u32 + 3 * BUNCH as u32 / 2).map(|at| {
+                let mut service = Service::named(ObjectKey::new("shop", &format!("s{at}")).unwrap());
+                service.cluster_ips = vec![Ipv4Addr::from(0x0a60_0000 + at).into()];
+                // A few want the same address, and are warned.
+                service.external_ips = vec![Ipv4Addr::from(0xc612_0000 + at.max(20)).into()];
+                service.ports = vec![ServicePort {
+                    name: "".into(),
+                    protocol: Protocol::Tcp,
+                    port: Port::new(80).unwrap(),
+                    node_port: None,
+                    target: TargetPort::Number(Port::new(8080).unwrap()),
+                }];
+                Change::set(Fact::Service(service))
+            })
+        };
+        let mut settings = Settings::new(node);
+        settings.services = Some(ServiceSettings::default());
+        let (mut at_once, mut whole) = (Compiler::new(settings.clone()), Plan::default());
+        for change in facts() {
+            at_once.apply(change);
+        }
+        at_once.flush(&mut whole);
+        let (mut piecemeal, mut pieces) = (Compiler::new(settings), Plan::default());
+        for change in facts() {
+            piecemeal.apply(change);
+            piecemeal.flush(&mut pieces);
+        }
+        assert!(whole.kernel.len() > MANY);
+        assert_eq!(whole.kernel.sorted(), pieces.kernel.sorted());
+        assert_eq!(whole.warnings, pieces.warnings);
+    }
 
     #[test]
     fn of_pods_elsewhere_no_uid_is_kept() {
