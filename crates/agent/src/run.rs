@@ -22,6 +22,7 @@ use weft_model::NodeName;
 use weft_store::{DirectoryOptions, DirectoryStore, EtcdStore, KubernetesStore, Store, StoreError};
 
 use crate::api::{ApiServer, Limits, RunDir, RunDirError, hold_state};
+use crate::background;
 use crate::config::{AgentConfig, ConfigError, StoreConfig};
 use crate::core::{Around, Core, PublishWork, SharedPlans, StartError, Work};
 use crate::health;
@@ -257,6 +258,8 @@ fn spawn_publisher(
 fn spawn_trial(folder: PathBuf, core: &Sender<Message>) -> Result<(), RunError> {
     let core = core.clone();
     spawn("weft-tries", move || {
+        // The network is not to come up later for it.
+        background::step_back();
         let in_folder = || -> Result<_, Refused> {
             // An agent that was killed in the middle has left one.
             let _ = std::fs::remove_dir_all(&folder);
