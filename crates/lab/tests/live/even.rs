@@ -61,15 +61,16 @@ fn an_uneven_table_is_found(rig: &mut Rig, client: &Place) {
     };
     let [address, _] = cluster_ips(0);
     let group = data(&format!("element service4 {{ {address} . tcp . {TCP} : "));
-    let first = data(&format!("element slot {{ {group} . 0 : "));
+    let (endpoints, connections) = SIZES[0];
+    let slots = format!("slot_{endpoints}");
+    let first = data(&format!("element {slots} {{ {group} . 0 : "));
     // Its agent would mend it.
     rig.agents["n1"].kill();
     let node = rig.lab.machine("n1").expect("it runs");
     let script = format!(
-        "delete element inet weft slot {{ {group} . 2 }}\nadd element inet weft slot {{ {group} . 2 : {first} }}\n"
+        "delete element inet weft {slots} {{ {group} . 2 }}\nadd element inet weft {slots} {{ {group} . 2 : {first} }}\n"
     );
     node.run_with_input("nft", &["-f", "-"], &script).expect("nft changes the slot");
-    let (endpoints, connections) = SIZES[0];
     let counts = count(rig, client, 0, connections).expect("each connection is answered");
     assert!(chi_squared(&counts, endpoints) > most_of(endpoints), "this is even: {counts:?}");
     rig.start_agent(&node);

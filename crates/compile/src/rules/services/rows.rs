@@ -15,7 +15,7 @@ use weft_plan::{Atom, Ident, Verdict, marks};
 
 use super::addresses::{Frontend, frontends, refused};
 use super::sources::restricted;
-use super::table::{ENDPOINTS, LARGE, LISTED, LIVING, SLOTS, Side, pick, service_map, usable};
+use super::table::{ENDPOINTS, LARGE, LISTED, LIVING, Side, pick, service_map, slots_of, usable};
 use crate::engine::{Context, Output};
 use crate::services::eligible::{Candidate, Standing, candidates, standings};
 use crate::services::groups::GroupKey;
@@ -156,9 +156,10 @@ impl Backends {
             let chain = pick(slots, origin, out);
             out.entry(Ident::new(LARGE), [mark.clone()], [Atom::Verdict(Verdict::Jump(chain))], origin);
         }
+        let map = slots_of(group.class);
         for (slot, at) in (0..).zip(&group.members) {
             let key = [mark.clone(), Atom::Number(slot)];
-            out.entry(Ident::new(SLOTS), key, [Atom::Mark(self.marks[*at])], &self.candidates[*at].origin);
+            out.entry(map.clone(), key, [Atom::Mark(self.marks[*at])], &self.candidates[*at].origin);
         }
     }
 

@@ -23,8 +23,6 @@ use crate::services::marks::{Class, SMALL};
 pub const ENDPOINTS: Pair = Pair { v4: "endpoint4", v6: "endpoint6" };
 /// The same of those that are in a slice and don't serve: no packet asks, but what was established with them stays.
 pub const LISTED: Pair = Pair { v4: "listed4", v6: "listed6" };
-/// (mark . slot) → endpoint's number.
-pub const SLOTS: &str = "slot";
 /// Mark of a group with many endpoints → the chain that picks one of its slots.
 pub const LARGE: &str = "service_large";
 /// Cluster addresses of services.
@@ -93,6 +91,15 @@ pub fn service_map(family: Family, side: Side, affinity_seconds: Option<u32>) ->
     match affinity_seconds {
         None => Ident::new(&name),
         Some(seconds) => Ident::new(&format!("{name}_keep_{seconds}")),
+    }
+}
+
+/// The map (mark . slot) → endpoint's number of groups of a class. With each element that comes or goes the kernel looks at all rules that ask its
+/// map, and every number of slots has a rule of its own: so each class has a map, but for large groups, whose class is one.
+pub fn slots_of(class: Class) -> Ident {
+    match class {
+        Class::Slots(slots) => Ident::new(&format!("slot_{slots}")),
+        Class::Large(_) | Class::Refuse | Class::Absent => Ident::new("slot_large"),
     }
 }
 
@@ -196,8 +203,10 @@ pub fn constant(context: &Context<'_>, out: &mut Output) {
 }
 
 fn maps(timeouts: &[u32], origin: &FactKey, out: &mut Output) {
-    let slots = SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "slots of services' endpoints");
-    out.table_set(Ident::new(SLOTS), slots.ranked(Rank::SLOTS), origin);
+    for class in (1..=SMALL).map(Class::Slots).chain([Class::Large(0)]) {
+        let slots = SetSpec::map(&[Type::Mark, Type::Number], &[Type::Mark], "slots of services' endpoints");
+        out.table_set(slots_of(class), slots.ranked(Rank::SLOTS), origin);
+    }
     for family in Family::ALL {
         let address = address_type(family);
         let frontend = [address, Type::InetProto, Type::InetService];
@@ -260,7 +269,7 @@ fn classes(origin: &FactKey, out: &mut Output) {
 pub fn pick(slots: u32, origin: &FactKey, out: &mut Output) -> Ident {
     let name = Ident::new(&format!("service_pick_{slots}"));
     let slot = vec![Field::CtMark, Field::Random(slots)];
-    let rule = Rule::new("", [Statement::SetCtMarkFrom(slot, Ident::new(SLOTS))]);
+    let rule = Rule::new("", [Statement::SetCtMarkFrom(slot, slots_of(Class::of(slots as usize)))]);
     out.chain(name.clone(), vec![rule], origin);
     name
 }
