@@ -58,9 +58,11 @@ fn take_turns(batch: &mut [Op<'_>], rank: impl Fn(&Ident) -> u8) {
     if ranks.sets.values().chain(ranks.leaving.values()).all(|rank| *rank == 0) {
         return;
     }
-    let turns = Turns::of(batch.iter().filter_map(|op| Some((ranks.moment(op)?, op.key()))));
-    for op in batch.iter_mut() {
-        if let Some(moment) = ranks.moment(op) {
+    let moments: Vec<Option<Moment>> = batch.iter().map(|op| ranks.moment(op)).collect();
+    let known = batch.iter().zip(&moments);
+    let turns = Turns::of(known.filter_map(|(op, moment)| Some(((*moment)?, op.key()))));
+    for (op, moment) in batch.iter_mut().zip(moments) {
+        if let Some(moment) = moment {
             op.take_turn(turns.number(moment));
         }
     }

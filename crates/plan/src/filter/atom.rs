@@ -1,6 +1,7 @@
 //! Identifiers, and the typed values that set keys and map data are made of.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +16,7 @@ use super::Verdict;
 /// The name of a set, map or chain in a table.
 ///
 /// Each name is in memory once, however many elements bear it.
-#[derive(Clone, PartialOrd, Ord)]
+#[derive(Clone)]
 pub struct Ident(Arc<Box<str>>);
 
 /// The names that are in use, and some that were.
@@ -76,6 +77,19 @@ impl PartialEq for Ident {
 }
 
 impl Eq for Ident {}
+
+impl PartialOrd for Ident {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ident {
+    /// By their texts, which mostly needn't be read: elements are sorted by sets, and there are few.
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self == other { Ordering::Equal } else { self.as_str().cmp(other.as_str()) }
+    }
+}
 
 impl Hash for Ident {
     /// As its text does.
