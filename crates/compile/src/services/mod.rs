@@ -10,4 +10,4 @@ pub mod published;
 pub mod sources;
 
 pub use affinity::kept_seconds;
-pub use ours::{holder, is_ours, node_port_addresses, out_of_range};
+pub use ours::{has_node_ports, holder, is_ours, node_port_addresses, out_of_range};

@@ -43,7 +43,11 @@ pub fn node_port_addresses<'a>(
     settings: &'a ServiceSettings,
     context: &Context<'a>,
 ) -> impl Iterator<Item = IpAddr> + 'a {
+    context.facts.host().addresses().filter(|address| has_node_ports(*address, settings))
+}
+
+/// Whether node ports are served at an address, if it is this machine's own.
+pub fn has_node_ports(address: IpAddr, settings: &ServiceSettings) -> bool {
     let blocks = &settings.node_port_addresses;
-    let chosen = |address: &IpAddr| blocks.is_empty() || blocks.iter().any(|block| block.contains(*address));
-    context.facts.host().addresses().filter(chosen)
+    blocks.is_empty() || blocks.iter().any(|block| block.contains(address))
 }

@@ -22,23 +22,23 @@ pub use asked::{Asked, asked};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use weft_model::{Fact, FactKey, ObjectKey, Service};
+use weft_model::{Fact, FactKey, Family, ObjectKey, Service};
 
 use crate::endpoints::affected_services;
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
 use crate::services::groups::GroupKey;
 use crate::services::published::{Place, outside_addresses};
-use crate::services::{is_ours, kept_seconds, node_port_addresses};
+use crate::services::{has_node_ports, is_ours, kept_seconds, node_port_addresses};
 
 /// See the module.
 pub struct ServicesRule;
 
 impl Rule for ServicesRule {
     fn affected(&mut self, transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(RuleKey)) {
-        if context.settings.services.is_none() {
+        let Some(settings) = &context.settings.services else {
             return;
-        }
+        };
         let service = |key: &ObjectKey| RuleKey::Fact(FactKey::Service(key.clone()));
         for key in affected_services(transition, context.facts) {
             dirty(service(&key));
@@ -59,8 +59,11 @@ impl Rule for ServicesRule {
             // Node ports are elements at this machine's own addresses.
             FactKey::Host => {
                 let changed = changed_addresses(transition);
+                let with_ports = changed.iter().filter(|ip| has_node_ports(**ip, settings));
+                let families: BTreeSet<Family> = with_ports.map(|ip| Family::of(*ip)).collect();
                 let published = |found: &Service| {
-                    found.ports.iter().any(|port| port.node_port.is_some())
+                    (found.families.iter().any(|family| families.contains(family))
+                        && found.ports.iter().any(|port| port.node_port.is_some()))
                         || outside_addresses(found).any(|ip| changed.contains(&ip))
                 };
                 if !changed.is_empty() {

@@ -10,7 +10,7 @@ use weft_model::{
     Network, NetworkName, Node, NodeAddress, NodeCidr, NodeName, ObjectKey, Port, Protocol, Service,
     ServiceKind, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
 };
-use weft_plan::Plan;
+use weft_plan::{Atom, KernelKey, Plan};
 
 use super::ServicesRule;
 use crate::engine::{Compiler, Context, Output, Rule, RuleKey};
@@ -517,6 +517,8 @@ fn what_is_computed_again_follows_the_change() {
     // The node's own addresses are those of node ports; its MTU is nobody's.
     assert!(cost(host(&["192.0.2.1/24"], 1400)) <= 1);
     assert!(cost(host(&["192.0.2.1/24", "192.0.2.2/24"], 1400)) <= 3);
+    // None of them is of IPv6: what there is once asks whether the node is.
+    assert!(cost(host(&["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"], 1400)) <= 1);
     // A network is its tunnel's port and its blocks of services, to those who want a place there.
     let network = |change: &dyn Fn(&mut Network)| {
         let mut network = Network::ordinary();
@@ -545,6 +547,35 @@ fn what_is_computed_again_follows_the_change() {
     assert_eq!(cost(ranged(3, &[])), 3);
     // Its own zone is compared with everybody's hints.
     assert!(cost(node("n1", "b")) >= SERVICES);
+}
+
+/// As many node ports as an API server gives out by itself: an address more or less is their rows there, and no others.
+#[test]
+fn an_address_of_the_node_is_the_rows_at_it() {
+    const PORTS: u32 = 2768;
+    let mut compiler = Compiler::with_rules(settings(), vec![Box::new(ServicesRule)]);
+    let mut plan = Plan::default();
+    compiler.apply(Change::set(host(&["192.0.2.1/24"], 1500)));
+    compiler.apply(Change::set(node("n1", "a")));
+    for number in 0..PORTS {
+        compiler.apply(Change::set(service(&format!("shop/s{number}"), |service| {
+            service.ports[0].node_port = Some(Port::new(30_000 + number as u32).unwrap());
+        })));
+    }
+    compiler.flush(&mut plan);
+    plan.kernel.take_changed();
+    for addresses in [&["192.0.2.1/24", "192.0.2.2/24"][..], &["192.0.2.1/24"]] {
+        compiler.apply(Change::set(host(addresses, 1500)));
+        compiler.flush(&mut plan);
+        let changed = plan.kernel.take_changed();
+        let second = Atom::V4([192, 0, 2, 2].into());
+        let at_it = |key: &KernelKey| match key {
+            KernelKey::Element(_, key) => key.iter().next() == Some(second.clone()),
+            _ => false,
+        };
+        assert_eq!(changed.iter().filter(|row| at_it(&row.key)).count(), PORTS as usize);
+        assert_eq!(changed.len(), PORTS as usize);
+    }
 }
 
 /// A port of this node leads to pods of others: where somebody drops what is forwarded, their blocks are let through as well.
