@@ -559,7 +559,7 @@ fn an_address_of_the_node_is_the_rows_at_it() {
     compiler.apply(Change::set(node("n1", "a")));
     for number in 0..PORTS {
         compiler.apply(Change::set(service(&format!("shop/s{number}"), |service| {
-            service.ports[0].node_port = Some(Port::new(30_000 + number as u32).unwrap());
+            service.ports[0].node_port = Some(Port::new(30_000 + number).unwrap());
         })));
     }
     compiler.flush(&mut plan);
