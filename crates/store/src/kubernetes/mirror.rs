@@ -15,6 +15,7 @@ use weft_model::{Change, FactKey, NodeName};
 use super::beginning::Named;
 use super::client::{Failure, Status};
 use super::kind::{Kind, pruned};
+use crate::object::raw::from_mapping;
 use crate::object::{Interner, Outcome, decode_text};
 use crate::store::{Notice, Remark};
 
@@ -27,15 +28,15 @@ struct Envelope<'a> {
     object: &'a RawValue,
 }
 
-/// What is read of every object before it is known to be of use.
+/// What is read of every object before it is known to be of use: from mappings, as the object itself.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 struct Head {
     metadata: HeadMeta,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", remote = "Self")]
 struct HeadMeta {
     name: String,
     namespace: String,
@@ -45,12 +46,15 @@ struct HeadMeta {
 
 /// Of all annotations, the one of the bookmark that ends the first part of a streamed list, and the one of the own Node that is no fact.
 #[derive(Default, Deserialize)]
+#[serde(remote = "Self")]
 struct Annotations {
     #[serde(default, rename = "k8s.io/initial-events-end")]
     list_ends: Option<String>,
     #[serde(default, rename = "weft.dev/machine")]
     machine: Option<String>,
 }
+
+from_mapping! { Head HeadMeta Annotations }
 
 /// A page of a list.
 #[derive(Deserialize)]
@@ -336,6 +340,20 @@ mod tests {
 
     fn node(name: &str) -> String {
         format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}")
+    }
+
+    #[test]
+    fn a_head_is_read_by_name_and_never_by_position() {
+        let check = |text: &str, name: &str, machine: Option<&str>| {
+            let head = head(text);
+            assert_eq!(head.name, name, "{text}");
+            assert_eq!(head.annotations.and_then(|a| a.machine).as_deref(), machine, "{text}");
+        };
+        check(r#"{"metadata": {"name": "a", "annotations": {"weft.dev/machine": "m"}}}"#, "a", Some("m"));
+        check(r#"{"metadata": {"name": "a", "annotations": null}}"#, "a", None);
+        check(r#"{"metadata": {"name": "a", "annotations": ["true", "m"]}}"#, "", None);
+        check(r#"{"metadata": ["a", "shop", "7"]}"#, "", None);
+        check(r#"[{"name": "a"}]"#, "", None);
     }
 
     fn told(news: &mut News) -> Vec<String> {

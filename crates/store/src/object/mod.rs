@@ -15,7 +15,7 @@ mod locate;
 mod network;
 mod node;
 mod pod;
-mod raw;
+pub(crate) mod raw;
 mod service;
 mod service_cidr;
 mod slice;

@@ -15,7 +15,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -
 }
 
 /// A deserializer of a structure that takes mappings only: what serde derives would take a list as well.
-struct Mapping<D>(D);
+pub(crate) struct Mapping<D>(pub D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Mapping<D> {
     type Error = D::Error;
@@ -47,13 +47,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for OfMapping<V> {
 /// Lets a type whose derived reader is a function of its own (`remote = "Self"`) be read from mappings.
 macro_rules! from_mapping {
     ($($name:ident)*) => {$(
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                $name::deserialize(Mapping(from))
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                $name::deserialize($crate::object::raw::Mapping(from))
             }
         }
     )*};
 }
+pub(crate) use from_mapping;
 
 /// Texts by their names: labels and selectors.
 #[derive(Debug, Default)]
