@@ -1,9 +1,9 @@
-//! What a runtime wishes for one container: ports of the node, fixed addresses, a MAC address, labels.
+//! What a runtime wishes for one container: ports of the node, fixed addresses, a MAC address. Labels (`args.cni.labels`) are not read:
+//! nothing goes by them.
 //!
 //! Wishes arrive three ways; the later wins, field by field: `CNI_ARGS`, then `args.cni` in the configuration, then
 //! `runtimeConfig` (CONVENTIONS.md of the CNI project).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -59,8 +59,6 @@ pub struct Wishes {
     pub mac: Option<String>,
     /// Ports of the node.
     pub port_mappings: Vec<PortMapping>,
-    /// Labels of `args.cni.labels`.
-    pub labels: BTreeMap<String, String>,
 }
 
 impl Wishes {
@@ -90,12 +88,6 @@ impl Wishes {
             .transpose()?;
         for (path, value) in runtime.list("portMappings")? {
             wishes.port_mappings.extend(PortMapping::read(value, path)?);
-        }
-        for (path, value) in in_args.list("labels")? {
-            let label = Object::element(value, path)?;
-            if let (Some(key), Some(value)) = (label.string("key")?, label.string("value")?) {
-                wishes.labels.insert(key.to_owned(), value.to_owned());
-            }
         }
         Ok(wishes)
     }
@@ -212,7 +204,6 @@ mod tests {
                 mapping(None, 8088, 8080, HostPortProtocol::Tcp),
             ]
         );
-        assert_eq!(wishes.labels["app"], "web");
         assert_eq!(
             collect(&json!({"runtimeConfig": {"portMappings": null}}), "").unwrap(),
             Wishes::default()
