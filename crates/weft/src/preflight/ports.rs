@@ -1,8 +1,9 @@
 //! Ports that others hold: 53 where the DNS server listens, the tunnel's UDP port, and the one for the node's health.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use weft_model::{Network, Port};
+use weft_model::{Network, NetworkName, Port};
 
 use super::machine::Process;
 use super::{Finding, Machine};
@@ -25,6 +26,7 @@ const DNS_PORT: u16 = 53;
 
 /// Looks at the ports that our servers at these addresses, these networks, and the node's health port want.
 pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network], health: Option<Port>) -> Vec<Finding> {
+    let networks = with_tunnels(networks);
     let mut findings = Vec::new();
     for listener in listeners(machine) {
         if listener.port == DNS_PORT && dns.iter().any(|ip| overlaps(listener.address, *ip)) {
@@ -43,7 +45,7 @@ pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network], health: Op
                 }),
             );
         }
-        let is_taken = |network: &&Network| {
+        let is_taken = |network: &&&Network| {
             network.tunnel_port().is_some_and(|(protocol, port)| {
                 protocol.name() == listener.protocol && port.get() == listener.port
             })
@@ -58,7 +60,7 @@ pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network], health: Op
         }
     }
     if findings.is_empty() {
-        let tunnels = networks.iter().filter_map(Network::tunnel_port);
+        let tunnels = networks.iter().filter_map(|network| network.tunnel_port());
         let wanted = ["53 on our DNS addresses".to_owned()]
             .into_iter()
             .chain(tunnels.map(|(protocol, port)| format!("{port}/{protocol} for a tunnel")))
@@ -67,6 +69,17 @@ pub fn check(machine: &Machine, dns: &[IpAddr], networks: &[Network], health: Op
         findings.push(Finding::ok("ports", text));
     }
     findings
+}
+
+/// The networks that have a tunnel: of those that want one with the same VNI the ordinary one, else the first by name. The others have none,
+/// and take no port.
+fn with_tunnels(networks: &[Network]) -> Vec<&Network> {
+    let mut found: Vec<&Network> =
+        networks.iter().filter(|network| network.tunnel_port().is_some()).collect();
+    found.sort_by_key(|network| (network.name != NetworkName::ordinary(), &network.name));
+    let mut held = BTreeSet::new();
+    found.retain(|network| held.insert(network.vni));
+    found
 }
 
 /// Nothing where it is an agent that runs already: it is no trouble for its successor.
@@ -196,5 +209,25 @@ mod tests {
         let findings = super::check(&fake.machine(), &[], &[network], None);
         let [Finding { verdict: Verdict::Ok, text, .. }] = &findings[..] else { panic!("{findings:?}") };
         assert!(!text.contains("4789"), "{text}");
+    }
+    /// Its tunnel is another's: a server at its port is in nobody's way.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_network_that_lost_its_tunnel_wants_no_port() {
+        let socket = "00000000:12B6 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 2 x";
+        let text = format!("  sl  local_address\n   1: {socket}\n");
+        let fake = FakeMachine::new(&[("/proc/self/net/udp", &text)]);
+        fake.process(9, "named", "socket:[2]");
+        let mut blue = Network::named(NetworkName::new("blue").unwrap());
+        blue.vxlan_port = Port::new(4790).unwrap();
+        let verdict = |blue: &Network| {
+            let networks = [blue.clone(), Network::ordinary()];
+            let findings = super::check(&fake.machine(), &[], &networks, None);
+            let [finding] = &findings[..] else { panic!("{findings:?}") };
+            (finding.verdict == Verdict::Ok, finding.text.contains("4790"))
+        };
+        assert_eq!(verdict(&blue), (false, true));
+        blue.vni = Network::ordinary().vni;
+        assert_eq!(verdict(&blue), (true, false));
     }
 }
