@@ -36,17 +36,22 @@ impl Cluster {
         if self.dual_stack { 2 } else { 1 }
     }
 
-    fn network(&self) -> Fact {
+    fn network(&self) -> Network {
         let blocks: [Cidr; 2] = ["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()];
-        Fact::Network(Network {
+        Network {
             overlay: self.overlay,
             shape: self.shape,
             pod_cidrs: blocks[..self.family_count()].to_vec(),
             ..Network::ordinary()
-        })
+        }
     }
 
     fn compiled(&self) -> Vec<Compiled> {
+        self.compiled_in(&self.network())
+    }
+
+    /// Its nodes and pods in another network than its own.
+    fn compiled_in(&self, network: &Network) -> Vec<Compiled> {
         let numbered = || self.nodes.iter().enumerate();
         let facts: Vec<Fact> = numbered().map(|(at, (segment, _))| self.node(at, *segment)).collect();
         numbered()
@@ -65,7 +70,7 @@ impl Cluster {
                     ..Host::default()
                 };
                 let pods: Vec<_> = (0..*pods).map(|pod| self.pod(at, pod)).collect();
-                let own = [self.network(), Fact::Host(host.clone())];
+                let own = [Fact::Network(network.clone()), Fact::Host(host.clone())];
                 let attachments = pods.iter().map(|(name, addresses)| attachment(name, addresses));
                 let settings = Settings::new(NodeName::new(&node_name(at)).unwrap());
                 let plan = compile(settings, own.into_iter().chain(facts.clone()).chain(attachments));
@@ -383,6 +388,28 @@ fn nobody_leaves_with_the_tunnels_port() {
     // A pod's own port is its own business where nothing is translated.
     let packet = Packet { sport: 4789, ..Packet::to(Protocol::Udp, ip("10.244.1.2"), 53) };
     assert!(trace(&world, &from_pod("n0", "pod-0-0"), packet).outcome.is_delivered());
+}
+
+#[test]
+fn what_no_masquerade_lists_sees_pods_themselves() {
+    let cluster =
+        Cluster { overlay: Overlay::Auto, shape: Shape::Island, dual_stack: true, nodes: vec![(1, 1)] };
+    let listed = ["203.0.113.0/24", "2001:db8:ffff::/48"].map(|block| block.parse::<Cidr>().unwrap());
+    let check = |no_masquerade: &[Cidr], to: &str, is_itself: bool| {
+        let network = Network { no_masquerade: no_masquerade.to_vec(), ..cluster.network() };
+        let nodes = cluster.compiled_in(&network);
+        let to = ip(to);
+        let at = usize::from(to.is_ipv6());
+        let way = converse(&view(&nodes), &from_pod("n0", "pod-0-0"), Packet::to(Protocol::Tcp, to, 443));
+        assert!(way.works(), "{way}");
+        let expected = if is_itself { nodes[0].pods[0].1[at] } else { nodes[0].addresses[at] };
+        assert_eq!(seen_source(&way), Some(expected), "{way}");
+    };
+    for (inside, beside) in [("203.0.113.10", "203.0.114.10"), ("2001:db8:ffff::10", "2001:db8:fffe::10")] {
+        check(&listed, inside, true);
+        check(&listed, beside, false);
+        check(&[], inside, false);
+    }
 }
 
 #[test]
