@@ -2,6 +2,8 @@
 
 mod crates;
 mod licence;
+#[cfg(test)]
+mod systemd;
 mod text;
 
 use anyhow::Result;
