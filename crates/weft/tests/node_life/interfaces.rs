@@ -93,6 +93,52 @@ fn two_interfaces_of_one_container_come_and_go_alone() {
 }
 
 #[test]
+fn an_interface_has_the_addresses_and_the_mac_that_were_asked_for() {
+    const MAC: &str = "06:00:5e:00:53:07";
+    let Some(mut node) = Node::new() else { return };
+    node.start(None);
+    // In the blocks that this node has.
+    let other = node.add("other").unwrap();
+    let start = |at: usize, end: &str| {
+        let address = other["ips"][at]["address"].as_str().unwrap();
+        address.rsplit_once(end).unwrap().0.to_owned() + end
+    };
+    let wanted = [start(0, ".") + "77", start(1, "::") + "77"];
+    let runtime = json!({"runtimeConfig": {"mac": MAC.to_uppercase(), "ips": wanted}});
+    sh("ip netns add pod");
+    let result = call(&node, Verb::Add, "eth0", &runtime).unwrap();
+    assert_eq!(result["interfaces"][1]["mac"], MAC);
+    let is_so = |when: &str| {
+        let link = output("ip netns exec pod ip -o link show eth0");
+        assert!(link.contains(&format!("link/ether {MAC} ")), "{when}: {link}");
+        let addresses = output("ip netns exec pod ip -o address show eth0");
+        for address in &wanted {
+            assert!(addresses.contains(&format!(" {address}/")), "{when}: {addresses}");
+            reached(address);
+        }
+        let mut check = runtime.clone();
+        check["prevResult"] = result.clone();
+        call(&node, Verb::Check, "eth0", &check).unwrap();
+    };
+    is_so("after ADD");
+    sh("ip netns exec pod ip link set eth0 address 06:00:5e:00:53:08");
+    let mut check = runtime.clone();
+    check["prevResult"] = result.clone();
+    let said = call(&node, Verb::Check, "eth0", &check).unwrap_err();
+    assert!(said.contains(MAC), "{said}");
+    node.del("pod").unwrap();
+    // Without the wish it is another one.
+    let result = node.add("pod").unwrap();
+    assert_ne!(result["interfaces"][1]["mac"], MAC);
+    let link = output("ip netns exec pod ip -o link show eth0");
+    assert!(!link.contains(MAC), "{link}");
+    node.del("pod").unwrap();
+    node.del("other").unwrap();
+    node.settles_with(0, "all gone");
+    sh("ip netns del pod; ip netns del other");
+}
+
+#[test]
 fn a_link_that_went_down_and_up_is_reported_by_check() {
     let Some(mut node) = Node::new() else { return };
     node.start(None);
