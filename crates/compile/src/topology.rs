@@ -80,15 +80,18 @@ impl<'a> Context<'a> {
     /// The link that this node's preferred address is on.
     pub fn uplink(&self) -> Option<&'a HostLink> {
         let host = self.facts.host();
-        Family::ALL
-            .into_iter()
-            .find_map(|family| host.link_of(self.own_address(family)?))
+        let underlay = self.own_underlay().and_then(|address| host.link_of(address));
+        underlay
+            .or_else(|| Family::ALL.into_iter().find_map(|family| host.link_of(self.own_address(family)?)))
             .or_else(|| host.links.first())
     }
 
-    /// The underlay address that tunnels of this node use: IPv4 where there is one.
+    /// The underlay address that tunnels of this node use: IPv4 where it has said one, and in any case of a family in which others know it.
     pub fn own_underlay(&self) -> Option<IpAddr> {
-        Family::ALL.into_iter().find_map(|family| self.own_address(family))
+        let said =
+            self.own_node().and_then(|node| Family::ALL.into_iter().find_map(|family| node.address(family)));
+        let own = said.map(|address| address.ip);
+        own.or_else(|| Family::ALL.into_iter().find_map(|family| self.own_address(family)))
     }
 
     /// Networks that exist here: the ordinary one in any case, and then all others that are described, by name. Where two want

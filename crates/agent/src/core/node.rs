@@ -1,9 +1,7 @@
 //! This node's own facts: what it says of itself, and the blocks that it has.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
-use weft_model::{Cidr, Family, NetworkName, NodeAddress, NodeCidr};
+use weft_model::{Cidr, Family, HostLink, NetworkName, NodeAddress, NodeCidr};
 use weft_store::{BootTime, Hold, Published, PublishedNode};
 
 use super::{Core, Phase, PublishWork};
@@ -58,31 +56,27 @@ impl Core {
                 .map(|ip| NodeAddress { ip: *ip, prefix: prefix(*ip) })
                 .collect();
         }
-        let own = self.compiler.facts().node(&self.node);
-        let registered: &[IpAddr] = match self.config.uplink {
-            Some(_) => &[],
-            None => own.map_or(&[], |node| &node.registered),
+        let nets = match self.config.uplink {
+            Some(name) => addresses_of(host.links.iter().find(|link| link.name == name)),
+            None => match self.registered() {
+                // In a family in which the cluster knows none, none of its nodes is counted on to have one.
+                registered if !registered.is_empty() => registered,
+                _ => addresses_of(host.links.first()),
+            },
         };
-        let uplink = match self.config.uplink {
-            Some(name) => host.links.iter().find(|link| link.name == name),
-            None => registered.iter().find_map(|ip| host.link_of(*ip)).or_else(|| host.links.first()),
-        };
-        let nets = uplink.map(|link| link.addresses.clone()).unwrap_or_default();
-        let chosen = |family: Family| {
-            let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
-            let mut known = registered.iter().filter_map(|ip| host.nets().find(|net| net.addr() == *ip));
-            // One of a family is enough for peers; the first is the kernel's own choice.
-            let known = known.find(|net| of_family(&net)).or_else(|| nets.iter().find(of_family).copied());
-            // In a family in which the cluster knows none, peers may have a use for one all the same.
-            known.or_else(|| {
-                host.address(family).filter(|_| self.config.uplink.is_none() && !registered.is_empty())
-            })
-        };
+        // One of a family is enough for peers; the first is the kernel's own choice.
         Family::ALL
             .into_iter()
-            .filter_map(chosen)
+            .filter_map(|family| nets.iter().find(|net| Family::of(net.addr()) == family))
             .map(|net| NodeAddress { ip: net.addr(), prefix: Some(net.prefix_len()) })
             .collect()
+    }
+
+    /// Those of the addresses by which the cluster knows this node that this machine has.
+    fn registered(&self) -> Vec<IpNet> {
+        let facts = self.compiler.facts();
+        let registered = facts.node(&self.node).into_iter().flat_map(|node| &node.registered);
+        registered.filter_map(|ip| facts.host().nets().find(|net| net.addr() == *ip)).collect()
     }
 
     /// Asks the store for blocks in networks that give some out and of which this node has none; and again with what is known now,
@@ -173,4 +167,8 @@ impl Core {
     fn is_attached(&self, key: &weft_model::ObjectKey) -> bool {
         self.attached.values().any(|r| r.attachment.pod.as_ref().is_some_and(|pod| pod.key == *key))
     }
+}
+
+fn addresses_of(link: Option<&HostLink>) -> Vec<IpNet> {
+    link.map(|link| link.addresses.clone()).unwrap_or_default()
 }

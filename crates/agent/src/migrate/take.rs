@@ -9,7 +9,7 @@ use weft_compile::topology::{second_tunnel_link, tunnel_link};
 use weft_compile::{Settings, compile};
 use weft_dataplane::{Kernel, LinuxKernel, Op, observe_host, order};
 use weft_ipam::Boot;
-use weft_model::{Attachment, Fact, FactKey, Host, IfName, NetworkName, Overlay, Vni};
+use weft_model::{Attachment, Fact, FactKey, Host, IfName, Network as Described, NetworkName, Overlay, Vni};
 use weft_plan::{KernelKey, KernelRow, text};
 
 use super::leases::Held;
@@ -216,7 +216,11 @@ pub(super) fn fits(
 ) -> Result<(), MigrateError> {
     let StoreConfig::Kubernetes(kubernetes) = &config.store else { return Ok(()) };
     let Some((_, theirs)) = tunnels(kernel, network)?.into_iter().next() else { return Ok(()) };
-    let ours = kubernetes.network(&NetworkName::ordinary());
+    is_alike(&kubernetes.network(&NetworkName::ordinary()), &theirs)
+}
+
+/// Refuses where the agent would make another tunnel than this of flannel's.
+fn is_alike(ours: &Described, theirs: &Tunnel) -> Result<(), MigrateError> {
     if ours.overlay != Overlay::HostGw && (ours.vni.get(), ours.vxlan_port.get()) == (theirs.vni, theirs.port)
     {
         return Ok(());
@@ -300,5 +304,55 @@ fn remove(path: &Path) -> Result<(), MigrateError> {
             Err(MigrateError::Write { path: path.to_owned(), source })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use weft_store::kubernetes::DescribedNetwork;
+
+    use super::*;
+
+    /// What is said of a network that is described so, where flannel's tunnel has this VNI and port.
+    fn check(spec: &serde_json::Value, (vni, port): (u32, u16), expected: Result<(), &str>) {
+        let mut entry = spec.as_object().unwrap().clone();
+        entry.insert("name".into(), "default".into());
+        let ours = DescribedNetwork::from_entry(&entry).unwrap().network;
+        let former_link = format!("flannel.{vni}");
+        let theirs = Tunnel { former_link, link: tunnel_link(Vni::new(vni).unwrap()).to_string(), vni, port };
+        let found = is_alike(&ours, &theirs).map_err(|error| error.to_string());
+        match expected {
+            Ok(()) => assert_eq!(found, Ok(()), "{spec}"),
+            Err(part) => assert!(found.as_ref().is_err_and(|text| text.contains(part)), "{spec}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_flannels_nodes_have_no_way_to_is_refused() {
+        // flannel's own choice for Linux.
+        let flannels = (1, 8472);
+        check(&json!({"overlay": "vxlan", "vni": 1, "vxlanPort": 8472}), flannels, Ok(()));
+        // The way to flannel's nodes goes by what flannel says of them.
+        check(&json!({"overlay": "auto", "vni": 1, "vxlanPort": 8472}), flannels, Ok(()));
+        check(&json!({"vni": 1, "vxlanPort": 8472}), flannels, Ok(()));
+        check(&json!({"vni": 4096, "vxlanPort": 4789}), (4096, 4789), Ok(()));
+        check(
+            &json!({"overlay": "vxlan", "vni": 1, "vxlanPort": 4789}),
+            flannels,
+            Err("has overlay vxlan, VNI 1 and port 4789, and flannel's tunnel flannel.1 VNI 1 and port 8472"),
+        );
+        check(
+            &json!({"overlay": "vxlan", "vni": 2, "vxlanPort": 8472}),
+            flannels,
+            Err("VNI 2 and port 8472"),
+        );
+        check(
+            &json!({"overlay": "host-gw", "vni": 1, "vxlanPort": 8472}),
+            flannels,
+            Err("give it `overlay: vxlan`"),
+        );
+        // What a network has that says nothing of a tunnel is Weft's choice, and not flannel's.
+        check(&json!({}), flannels, Err("has overlay auto"));
     }
 }

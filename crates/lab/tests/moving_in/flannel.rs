@@ -126,6 +126,8 @@ fn network(backend: Backend) -> String {
         Backend::VxlanOfBoth => {
             json!({"podCIDRs": ["10.42.0.0/16", "fd42::/48"], "overlay": "vxlan", "vni": 1, "vxlanPort": 8472})
         }
+        // Only a cluster of Kubernetes' can be flannel's without IPv4.
+        Backend::VxlanOfV6 => unreachable!("flannel gives out no such blocks by etcd"),
         Backend::HostGw => json!({"podCIDRs": ["10.42.0.0/16", "fd42::/48"], "overlay": "host-gw"}),
     };
     let metadata = json!({"name": "default"});

@@ -19,6 +19,8 @@ pub enum Backend {
     Vxlan,
     /// In both families: flannel has a tunnel for each.
     VxlanOfBoth,
+    /// In IPv6 alone.
+    VxlanOfV6,
     /// In both families.
     HostGw,
 }
@@ -27,7 +29,7 @@ impl Backend {
     /// As flannel and Weft call it.
     pub fn word(self) -> &'static str {
         match self {
-            Backend::Vxlan | Backend::VxlanOfBoth => "vxlan",
+            Backend::Vxlan | Backend::VxlanOfBoth | Backend::VxlanOfV6 => "vxlan",
             Backend::HostGw => "host-gw",
         }
     }
@@ -42,6 +44,10 @@ impl Backend {
                 r#"{"Network": "10.42.0.0/16", "SubnetLen": 24, "EnableIPv6": true, "IPv6Network": "fd42::/48",
                   "IPv6SubnetLen": 64, "Backend": {"Type": "vxlan", "VNI": 1, "Port": 8472}}"#
             }
+            Backend::VxlanOfV6 => {
+                r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd42::/48", "IPv6SubnetLen": 64,
+                  "Backend": {"Type": "vxlan", "VNI": 1, "Port": 8472}}"#
+            }
             Backend::HostGw => {
                 r#"{"Network": "10.42.0.0/16", "SubnetLen": 24, "EnableIPv6": true, "IPv6Network": "fd42::/48",
                   "IPv6SubnetLen": 64, "Backend": {"Type": "host-gw"}}"#
@@ -49,11 +55,16 @@ impl Backend {
         }
     }
 
+    /// The block of all its pods, IPv4's where it has one.
+    pub fn cluster(self) -> &'static str {
+        if self == Backend::VxlanOfV6 { "fd42::/48" } else { "10.42.0.0/16" }
+    }
+
     /// Largest packet of its pods.
     fn mtu(self) -> u32 {
         match self {
             Backend::Vxlan => 1450,
-            Backend::VxlanOfBoth => 1430,
+            Backend::VxlanOfBoth | Backend::VxlanOfV6 => 1430,
             Backend::HostGw => 1500,
         }
     }
@@ -138,6 +149,7 @@ pub fn start(node: &Arc<Machine>, program: &Path, backend: Backend, arguments: &
     let devices: &[&str] = match backend {
         Backend::Vxlan => &["flannel.1"],
         Backend::VxlanOfBoth => &["flannel.1", "flannel-v6.1"],
+        Backend::VxlanOfV6 => &["flannel-v6.1"],
         Backend::HostGw => &[],
     };
     let address = |device: &&str| {
@@ -172,9 +184,10 @@ fn delegate(subnets: &[String], backend: Backend) -> String {
     let mtu = backend.mtu();
     let ranges: Vec<String> = subnets.iter().map(|subnet| format!(r#"[{{"subnet": "{subnet}"}}]"#)).collect();
     let ranges = ranges.join(", ");
+    let cluster = backend.cluster();
     format!(
         r#"{{"cniVersion": "0.3.1", "name": "cbr0", "plugins": [{{"type": "bridge", "hairpinMode": true, "isGateway": true,
         "isDefaultGateway": true, "ipMasq": false, "mtu": {mtu}, "ipam": {{"type": "host-local", "ranges": [{ranges}],
-        "routes": [{{"dst": "10.42.0.0/16"}}]}}}}]}}"#
+        "routes": [{{"dst": "{cluster}"}}]}}}}]}}"#
     )
 }

@@ -16,14 +16,12 @@ use weft_lab::{Machine, Net, Process};
 use crate::flanneld::{self, Backend, CONFLIST, configure, part, put};
 use crate::site::{ORDERLY, Site, cache, wait};
 
-const TEST: &str = "a_node_of_ours_joins_a_flannel_cluster_and_this_moves_in";
 const SERVER: &str = "https://192.0.2.1:6443";
 /// A user who may do everything, by a token.
 const TOKEN: &str = "admin-token";
 const KUBECONFIG: &str = "/etc/kubeconfig";
 /// The certificate that the server makes for itself, as the router and as nodes have it.
 const AUTHORITY: [&str; 2] = ["/var/lib/apiserver/apiserver.crt", "/etc/ca.crt"];
-const CLUSTER: &str = "10.42.0.0/16";
 /// Where on a Node flannel's annotations are.
 const MANAGED: &str = "flannel.alpha.coreos.com/kube-subnet-manager";
 
@@ -35,26 +33,35 @@ struct Parts {
 
 #[test]
 fn a_node_of_ours_joins_a_flannel_cluster_and_this_moves_in() {
+    run("a_node_of_ours_joins_a_flannel_cluster_and_this_moves_in", Backend::Vxlan);
+}
+
+/// `EnableIPv4: false`: one tunnel, of IPv6, and annotations of that family alone.
+#[test]
+fn a_node_of_ours_joins_a_flannel_cluster_without_ipv4_and_this_moves_in() {
+    run("a_node_of_ours_joins_a_flannel_cluster_without_ipv4_and_this_moves_in", Backend::VxlanOfV6);
+}
+
+fn run(test: &str, backend: Backend) {
     let find =
         || Ok(Parts { flanneld: flanneld::program()?, etcd: part("etcd")?, server: part("kube-apiserver")? });
     match find() {
-        Ok(parts) => in_sandbox(&format!("joining::{TEST}"), move || joins(&parts)),
-        Err::<_, String>(reason) => println!("SKIPPED: {TEST}: {reason}"),
+        Ok(parts) => in_sandbox(&format!("joining::{test}"), move || joins(&parts, backend)),
+        Err::<_, String>(reason) => println!("SKIPPED: {test}: {reason}"),
     }
 }
 
-fn joins(parts: &Parts) {
-    let network =
-        json!({"name": "default", "podCIDRs": [CLUSTER], "overlay": "vxlan", "vni": 1, "vxlanPort": 8472});
+fn joins(parts: &Parts, backend: Backend) {
+    let network = json!({"name": "default", "podCIDRs": [backend.cluster()], "overlay": "vxlan", "vni": 1, "vxlanPort": 8472});
     let site = Site::start_with(
-        "moving-joined",
+        &format!("joined-{backend:?}").to_lowercase(),
         3,
         &json!({"kubernetes": {"kubeconfig": KUBECONFIG, "networks": [network]}}),
     );
     let cluster = Cluster::start(&site, parts);
     let nodes = [1, 2, 3].map(|number| site.node(&format!("n{number}")));
     for (node, number) in nodes.iter().zip(1..) {
-        cluster.register(node, number);
+        cluster.register(node, number, backend);
     }
     let [n1, n2, _] = &nodes;
     let arguments = [
@@ -63,8 +70,8 @@ fn joins(parts: &Parts) {
         "--net-config-path=/etc/net-conf.json".into(),
     ];
     let [first, second] = [n1, n2].map(|node| {
-        std::fs::write(node.path("/etc/net-conf.json"), Backend::Vxlan.config()).expect("it can be written");
-        flanneld::start(node, &parts.flanneld, Backend::Vxlan, &arguments)
+        std::fs::write(node.path("/etc/net-conf.json"), backend.config()).expect("it can be written");
+        flanneld::start(node, &parts.flanneld, backend, &arguments)
     });
     let runtimes = nodes.each_ref().map(|node| Arc::new(Runtime::new(Arc::clone(node))));
     let (a, b) = (site.pod(&runtimes[0], "a"), site.pod(&runtimes[1], "b"));
@@ -175,14 +182,19 @@ impl Cluster {
     }
 
     /// Registers a node as its kubelet would, with the block that a controller gives it.
-    fn register(&self, node: &Machine, number: u8) {
-        let block = format!("10.42.{number}.0/24");
+    fn register(&self, node: &Machine, number: u8, backend: Backend) {
+        let (block, address) = match backend {
+            Backend::VxlanOfV6 => {
+                (format!("fd42:0:0:{number}::/64"), format!("2001:db8:a::{:x}", 10 + number))
+            }
+            _ => (format!("10.42.{number}.0/24"), format!("192.0.2.{}", 10 + number)),
+        };
         // Kubelets write this one; flannel can't write on a Node that has none.
         let annotations = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name(), "annotations": annotations},
             "spec": {"podCIDR": block, "podCIDRs": [block]},
-            "status": {"addresses": [{"type": "InternalIP", "address": format!("192.0.2.{}", 10 + number)}]},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}]},
         });
         self.ask("POST", "/api/v1/nodes", Some(&object)).expect("it can be registered");
     }

@@ -73,7 +73,13 @@ fn unmoved<'a>(annotation: &dyn Fn(&str) -> Option<&'a str>) -> Option<Flannel> 
         _ => return None,
     };
     let known = [(Family::V4, PUBLIC_IP), (Family::V6, PUBLIC_IPV6)];
-    let families = known.into_iter().filter(|(_, key)| annotation(key).is_some()).map(|(family, _)| family);
+    // One without IPv4 that has no tunnel says 0.0.0.0.
+    let is_address = |key: &str| {
+        annotation(key)
+            .and_then(|text| text.trim().parse().ok())
+            .is_some_and(|ip| machine_address(ip).is_ok())
+    };
+    let families = known.into_iter().filter(|(_, key)| is_address(key)).map(|(family, _)| family);
     Some(Flannel { backend, families: families.collect() })
 }
 
@@ -179,6 +185,42 @@ mod tests {
         check(&["10.0.2.15"], None, None, &["10.0.2.15"]);
         // The node has moved.
         check(&["198.51.100.1"], Some("198.51.100.1/24"), data, &["198.51.100.1"]);
+    }
+
+    #[test]
+    fn the_families_of_flannels_nodes_are_those_in_which_it_has_addresses() {
+        let check = |annotations: &[(&str, &str)], vni: Option<u32>, families: &[Family]| {
+            let mut node = Node::named("n1".parse().unwrap());
+            let said = |key: &str| annotations.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
+            complete(&mut node, &said);
+            let backend = match vni {
+                Some(vni) => FlannelBackend::Vxlan(Vni::new(vni).ok()),
+                None => FlannelBackend::HostGw,
+            };
+            assert_eq!(
+                node.flannel,
+                Some(Flannel { backend, families: families.to_vec() }),
+                "{annotations:?}"
+            );
+            let mac = vni.map(|_| "7e:10:84:0a:3b:c6".parse().unwrap());
+            assert_eq!(node.published_vtep_mac, mac, "{annotations:?}");
+            let addresses: Vec<Family> = node.addresses.iter().map(|a| Family::of(a.ip)).collect();
+            assert_eq!(addresses, families, "{annotations:?}");
+        };
+        let (data, v6) = (r#"{"VNI":1,"VtepMAC":"7e:10:84:0a:3b:c6"}"#, (PUBLIC_IPV6, "2001:db8::7"));
+        let vxlan = (BACKEND_TYPE, "vxlan");
+        // As flannel writes them with EnableIPv4=false: by its tunnel, and without one.
+        check(&[vxlan, (BACKEND_V6_DATA, data), v6], Some(1), &[Family::V6]);
+        let host_gw = [
+            (BACKEND_TYPE, "host-gw"),
+            (BACKEND_DATA, "null"),
+            (PUBLIC_IP, "0.0.0.0"),
+            (BACKEND_V6_DATA, "null"),
+            v6,
+        ];
+        check(&host_gw, None, &[Family::V6]);
+        let both = [vxlan, (BACKEND_DATA, data), (PUBLIC_IP, "192.0.2.7"), (BACKEND_V6_DATA, data), v6];
+        check(&both, Some(1), &[Family::V4, Family::V6]);
     }
 
     #[test]
