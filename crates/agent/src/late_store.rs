@@ -107,6 +107,16 @@ impl Store for LateStore {
         self.get()?.claim_pod_cidrs(network, node, in_use)
     }
 
+    fn claim_another(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        full: &[Cidr],
+        in_use: &[Cidr],
+    ) -> Result<Cidr, StoreError> {
+        self.get()?.claim_another(network, node, full, in_use)
+    }
+
     fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
         self.get()?.relied_on_for(node)
     }
@@ -142,6 +152,16 @@ mod tests {
         }
 
         fn claim_pod_cidrs(&self, _: &Network, _: &NodeName, _: &[Cidr]) -> Result<Claim, StoreError> {
+            unreachable!("nobody claims here")
+        }
+
+        fn claim_another(
+            &self,
+            _: &Network,
+            _: &NodeName,
+            _: &[Cidr],
+            _: &[Cidr],
+        ) -> Result<Cidr, StoreError> {
             unreachable!("nobody claims here")
         }
 

@@ -13,6 +13,7 @@ use weft_cni::CniError;
 use weft_cni::weft::{Attach, Gc, WeftConf};
 use weft_model::{AttachmentId, Cidr, Host, NetworkName, Warning};
 use weft_plan::KernelKey;
+use weft_store::Claim;
 
 use crate::core::Core;
 use crate::trial::{Lack, Refused};
@@ -30,7 +31,9 @@ pub enum Message {
     /// Somebody wants to look inside. Runs on the core's thread: be brief.
     Inspect(Box<dyn FnOnce(&Core) + Send>),
     /// Blocks for this node were claimed in the store.
-    Claimed(NetworkName, Vec<Cidr>),
+    Claimed(NetworkName, Claim),
+    /// The store was asked for another block beside those that are full: the block, or why there is none.
+    ClaimedAnother(NetworkName, Result<Cidr, String>),
     /// The kernel thread has tried, and nothing could be applied: why.
     NotApplied(String),
     /// Something that a person should know of a part of the agent; `None` when it is over.

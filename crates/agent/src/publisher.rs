@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use weft_model::{NetworkName, NodeName, ObjectKey};
 use weft_store::{Published, Store};
 
-use crate::core::PublishWork;
+use crate::core::{PublishWork, Question};
 use crate::message::Message;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ fn about(work: &PublishWork) -> About {
         PublishWork::Publish(Published::Node(_)) => About::Node,
         PublishWork::Publish(Published::Pod(pod)) => About::Pod(pod.key.clone()),
         PublishWork::Publish(Published::PodGone { key, .. }) => About::Pod(key.clone()),
-        PublishWork::Claim(network, _) => About::Claim(network.name.clone()),
+        PublishWork::Claim(question) => About::Claim(question.network.name.clone()),
         PublishWork::Ready => About::Ready,
     }
 }
@@ -157,12 +157,18 @@ fn attempt(
 ) -> Result<(), String> {
     match work {
         PublishWork::Publish(fact) => store.publish(fact).map_err(|error| error.to_string()),
-        PublishWork::Claim(network, in_use) => {
-            let claim = store.claim_pod_cidrs(network, node, in_use).map_err(|error| error.to_string())?;
-            for block in &claim.unfit {
-                tracing::warn!("claimed block {block} no longer fits network {}", network.name);
+        PublishWork::Claim(question) => {
+            let Question { network, in_use, full } = question.as_ref();
+            let name = network.name.clone();
+            if full.is_empty() {
+                let claim =
+                    store.claim_pod_cidrs(network, node, in_use).map_err(|error| error.to_string())?;
+                let _ = core.send(Message::Claimed(name, claim));
+                return Ok(());
             }
-            let _ = core.send(Message::Claimed(network.name.clone(), claim.cidrs));
+            // Not again by itself: pods may have gone meanwhile, and then nobody needs it. The core asks while they haven't.
+            let answer = store.claim_another(network, node, full, in_use).map_err(|error| error.to_string());
+            let _ = core.send(Message::ClaimedAnother(name, answer));
             Ok(())
         }
         PublishWork::Ready => store.announce_ready(node).map_err(|error| error.to_string()),

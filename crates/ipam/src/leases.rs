@@ -207,8 +207,12 @@ impl<S: LeaseStore> Leases<S> {
 
     /// True where an address of every family in `pool` could be had now: what CNI's STATUS asks.
     pub fn has_room(&self, pool: &Pool) -> bool {
-        let families = pool.families();
-        !families.is_empty() && families.into_iter().all(|f| pool.next(f, None, &self.taken).is_some())
+        !pool.families().is_empty() && self.full_family(pool).is_none()
+    }
+
+    /// A family of which `pool` has blocks and no free address, the preferred first.
+    pub fn full_family(&self, pool: &Pool) -> Option<Family> {
+        pool.families().into_iter().find(|f| pool.next(*f, None, &self.taken).is_none())
     }
 
     /// Reads the store again.

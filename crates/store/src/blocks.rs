@@ -13,6 +13,12 @@ pub(crate) fn share_of(network: &Network, family: Family) -> u8 {
     }
 }
 
+/// True where `cidr` is a share as the network gives them out now.
+pub(crate) fn is_share(network: &Network, cidr: &Cidr) -> bool {
+    let is_around = |block: &Cidr| block.family() == cidr.family() && block.net().contains(&cidr.net());
+    cidr.prefix() == share_of(network, cidr.family()) && network.pod_cidrs.iter().any(is_around)
+}
+
 /// The lowest share of `block` that overlaps nothing busy: pure. It steps from busy block to busy block, never through
 /// all shares.
 pub(crate) fn lowest_free(block: Cidr, share: u8, busy: &[Cidr]) -> Option<Cidr> {

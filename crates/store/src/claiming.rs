@@ -10,7 +10,7 @@
 
 use weft_model::{Cidr, Network};
 
-use crate::blocks::{lowest_free, share_of};
+use crate::blocks::{is_share, lowest_free, share_of};
 
 /// How far a claim has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +42,14 @@ pub(crate) struct Wanted<'a> {
     pub busy: &'a [Cidr],
     /// What the node would rather have than the lowest: what it had before.
     pub before: &'a [Cidr],
+    /// Shares of its own that don't count, since they give no more addresses.
+    pub full: &'a [Cidr],
 }
 
 impl<'a> Wanted<'a> {
     /// A share of one of the network's blocks, as large as the network says.
     pub fn of(network: &Network, block: Cidr, node: &'a str, busy: &'a [Cidr]) -> Self {
-        Self { node, block, share: share_of(network, block.family()), busy, before: &[] }
+        Self { node, block, share: share_of(network, block.family()), busy, before: &[], full: &[] }
     }
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn step(claims: &[Claimed], wanted: &Wanted<'_>) -> Step {
         let own = claims.iter().filter(move |c| c.node == wanted.node && c.standing == standing);
         own.map(|c| c.cidr)
     };
-    let kept = own(Standing::Confirmed).find(fits);
+    let kept = own(Standing::Confirmed).find(|cidr| fits(cidr) && !wanted.full.contains(cidr));
     let is_alone = |cidr: &Cidr| {
         let is_other = |c: &&Claimed| c.cidr != *cidr || c.node != wanted.node;
         !claims.iter().filter(is_other).any(|c| c.cidr.overlaps(cidr))
@@ -99,6 +101,29 @@ pub(crate) fn step(claims: &[Claimed], wanted: &Wanted<'_>) -> Step {
     }
 }
 
+/// Where a node whose shares of a family are full finds another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Another {
+    /// It has claimed this one already: the answer was lost.
+    Has(Cidr),
+    /// In one of these blocks of the network's, the first that has something left.
+    In(Vec<Cidr>),
+}
+
+/// Where another share is to come from, beside `full`, all of one family's that the node has; `own` are its confirmed claims in the network.
+/// `None` where it has those without claims: somebody else gives them out, and doesn't reckon with what nodes claim.
+pub(crate) fn another(own: &[Cidr], network: &Network, full: &[Cidr]) -> Option<Another> {
+    if !own.iter().any(|cidr| full.contains(cidr)) {
+        return None;
+    }
+    let of_family = |cidr: &Cidr| full.iter().any(|full| full.family() == cidr.family());
+    let is_besides = |cidr: &&Cidr| of_family(cidr) && is_share(network, cidr) && !full.contains(cidr);
+    Some(match own.iter().find(is_besides) {
+        Some(cidr) => Another::Has(*cidr),
+        None => Another::In(network.pod_cidrs.iter().copied().filter(of_family).collect()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -119,7 +144,7 @@ mod tests {
             let cidrs = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<Cidr>>();
             let (busy, before) = (cidrs(busy), cidrs(before));
             let block = "10.0.0.0/22".parse().unwrap();
-            let wanted = Wanted { node: "a", block, share, busy: &busy, before: &before };
+            let wanted = Wanted { node: "a", block, share, busy: &busy, before: &before, full: &[] };
             let found = match step(&claims, &wanted) {
                 Step::Keep(cidr) => format!("keep {cidr}"),
                 Step::Confirm(cidr) => format!("confirm {cidr}"),
@@ -145,6 +170,52 @@ mod tests {
         // An attempt whose answer was lost arrived after all.
         check(24, &["a 10.0.0.0/24", "a 10.0.1.0/24 made"], &[], &[], "back 10.0.1.0/24");
         check(23, &["b 10.0.0.0/24", "b 10.0.2.0/24"], &[], &[], "exhausted 2");
+    }
+
+    #[test]
+    fn what_is_full_is_no_reason_not_to_claim() {
+        let check = |claims: &[&str], full: &[&str], expected: Step| {
+            let claims: Vec<Claimed> = claims.iter().map(|text| claimed(text)).collect();
+            let full: Vec<Cidr> = full.iter().map(|t| t.parse().unwrap()).collect();
+            let block = "10.0.0.0/22".parse().unwrap();
+            let wanted = Wanted { node: "a", block, share: 24, busy: &[], before: &[], full: &full };
+            assert_eq!(step(&claims, &wanted), expected, "{claims:?}");
+        };
+        let cidr = |text: &str| text.parse::<Cidr>().unwrap();
+        let full = ["10.0.0.0/24"];
+        check(&["a 10.0.0.0/24"], &full, Step::Take(cidr("10.0.1.0/24")));
+        check(&["a 10.0.0.0/24", "a 10.0.1.0/24 made"], &full, Step::Confirm(cidr("10.0.1.0/24")));
+        // Asked again after an answer that was lost.
+        check(&["a 10.0.0.0/24", "a 10.0.1.0/24"], &full, Step::Keep(cidr("10.0.1.0/24")));
+        check(
+            &["a 10.0.0.0/24", "a 10.0.1.0/24"],
+            &["10.0.0.0/24", "10.0.1.0/24"],
+            Step::Take(cidr("10.0.2.0/24")),
+        );
+        check(&["a 10.0.0.0/24", "b 10.0.1.0/24", "b 10.0.2.0/23"], &full, Step::Exhausted(3));
+    }
+
+    #[test]
+    fn another_share_comes_to_those_who_claimed_what_is_full() {
+        let cidrs = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<Cidr>>();
+        let pod_cidrs = cidrs(&["10.0.0.0/22", "fd00::/48", "10.9.0.0/16"]);
+        let network = Network { pod_cidrs, ..Network::ordinary() };
+        let check = |own: &[&str], full: &[&str], expected: Option<Another>| {
+            assert_eq!(another(&cidrs(own), &network, &cidrs(full)), expected, "{own:?} {full:?}");
+        };
+        let both = Some(Another::In(cidrs(&["10.0.0.0/22", "10.9.0.0/16"])));
+        check(&["10.0.0.0/24", "fd00::/64"], &["10.0.0.0/24"], both.clone());
+        check(&["10.0.0.0/24", "fd00::/64"], &["fd00::/64"], Some(Another::In(cidrs(&["fd00::/48"]))));
+        check(
+            &["10.0.0.0/24", "10.9.3.0/24"],
+            &["10.0.0.0/24"],
+            Some(Another::Has(cidrs(&["10.9.3.0/24"])[0])),
+        );
+        // Of another size, from when the network was different.
+        check(&["10.0.0.0/26", "10.0.1.0/26"], &["10.0.0.0/26"], both);
+        // Somebody else has given it.
+        check(&[], &["10.0.0.0/24"], None);
+        check(&["fd00::/64"], &["10.0.0.0/24"], None);
     }
 
     /// What comes to pass, for one of the nodes.
@@ -196,7 +267,7 @@ mod tests {
             let seen = self.nodes[node].seen.take()?;
             let claims: Vec<Claimed> = seen.iter().map(|kept| kept.claim.clone()).collect();
             let (block, share) = ("10.0.0.0/28".parse().unwrap(), self.nodes[node].share);
-            let wanted = Wanted { node: &name(node), block, share, busy: &[], before: &[] };
+            let wanted = Wanted { node: &name(node), block, share, busy: &[], before: &[], full: &[] };
             let step = step(&claims, &wanted);
             let about = |cidr| seen.iter().find(|k| k.claim.cidr == cidr).map_or(0, |k| k.version);
             match step {

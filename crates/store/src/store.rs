@@ -64,6 +64,21 @@ pub trait Store: Send + Sync {
         in_use: &[Cidr],
     ) -> Result<Claim, StoreError>;
 
+    /// Another share of the network's blocks for a node that has claimed shares and whose blocks of a family, `full`, give no more
+    /// addresses. What it has besides stays as it is. A share that it has claimed and that isn't among those is given again before
+    /// another one is made: a question whose answer was lost takes nothing twice. `in_use` is as in [`Store::claim_pod_cidrs`].
+    ///
+    /// # Errors
+    /// [`StoreError::BlocksGiven`] where the node has `full` from others, [`StoreError::BlocksExhausted`] where nothing is left, and where
+    /// the claim can't be written.
+    fn claim_another(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        full: &[Cidr],
+        in_use: &[Cidr],
+    ) -> Result<Cidr, StoreError>;
+
     /// How long a node may go on relying on the blocks that it has claimed, at most, by what the store was told last; nothing where it
     /// may not, or where no store can say.
     ///
@@ -224,11 +239,23 @@ pub struct PublishedPod {
 /// What came of claiming blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// The node's blocks, one for each of the network's.
+    /// The node's blocks: at least one for each of the network's, and all that it has claimed besides and that fit.
     pub cidrs: Vec<Cidr>,
     /// Blocks that the node claimed when the network was different, and that no longer fit it. They stay the node's,
     /// since pods may still use them, until [`Store::forget_node`].
     pub unfit: Vec<Cidr>,
+}
+
+impl Claim {
+    /// Adds what the node has claimed besides, to what fits the network now or to what doesn't.
+    pub(crate) fn add(&mut self, network: &Network, own: impl IntoIterator<Item = Cidr>) {
+        let mut own: Vec<Cidr> = own.into_iter().filter(|cidr| !self.cidrs.contains(cidr)).collect();
+        own.sort_unstable();
+        let (fit, unfit): (Vec<Cidr>, Vec<Cidr>) =
+            own.into_iter().partition(|cidr| crate::blocks::is_share(network, cidr));
+        self.cidrs.extend(fit);
+        self.unfit.extend(unfit);
+    }
 }
 
 /// Why a store can't do what it was asked to.
@@ -299,6 +326,17 @@ pub enum StoreError {
         block: Cidr,
         /// Claims in it.
         taken: usize,
+    },
+    /// The node has its blocks from others, who don't reckon with what nodes claim.
+    #[error(
+        "node {node} has its blocks of network {network} from the cluster (spec.podCIDRs of its Node), so it claims no more itself; \
+         delete pods, or have the node made anew with larger blocks (kube-controller-manager --node-cidr-mask-size)"
+    )]
+    BlocksGiven {
+        /// The network.
+        network: String,
+        /// The node that asked.
+        node: NodeName,
     },
     /// What a node has left can't be removed.
     #[error("cannot remove what node {node} has left at {}: {source}; remove it by hand", path.display())]

@@ -13,7 +13,7 @@ use weft_model::{
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
 use weft_store::{
     DirectoryOptions, DirectoryStore, EtcdOptions, EtcdStore, Event, KubernetesOptions, KubernetesStore,
-    Published, PublishedNode, PublishedPod, Store,
+    Published, PublishedNode, PublishedPod, Store, StoreError,
 };
 
 use self::apiserver::ApiServer;
@@ -134,6 +134,7 @@ fn contract<B: Bench>(make: impl Fn() -> B) {
     tells_what_is_and_what_changes(&make());
     tells_everybody_what_a_node_publishes(&make());
     gives_every_node_blocks_of_its_own(&make());
+    gives_a_full_node_another_block(&make());
     forgets_a_node_on_demand(&make());
 }
 
@@ -259,6 +260,47 @@ fn gives_every_node_blocks_of_its_own(bench: &(impl Bench + ?Sized)) {
     assert_eq!(claim.unfit.len(), 2);
     let nothing = Network::ordinary();
     assert_eq!(again.claim_pod_cidrs(&nothing, &node_name("node-3"), &[]).unwrap().cidrs, []);
+}
+
+fn gives_a_full_node_another_block(bench: &(impl Bench + ?Sized)) {
+    let network = Network { pod_cidrs: vec![cidr("10.244.0.0/22"), cidr("fd00:244::/48")], ..network() };
+    for name in ["full-1", "full-2"] {
+        bench.join(&node_name(name));
+    }
+    let (store, n1, n2) = (bench.store(), node_name("full-1"), node_name("full-2"));
+    let first = store.claim_pod_cidrs(&network, &n1, &[]).unwrap().cidrs;
+    // Nothing of its own is full: whoever gave it that gives more.
+    let foreign = store.claim_another(&network, &n2, &[cidr("10.244.9.0/24")], &[]).unwrap_err();
+    assert!(matches!(foreign, StoreError::BlocksGiven { .. }), "{foreign}");
+    let mut full = vec![first[0]];
+    let busy = [cidr("10.244.1.0/24")];
+    let more = store.claim_another(&network, &n1, &full, &busy).unwrap();
+    assert!(!full.contains(&more) && more.prefix() == 24 && more != busy[0], "{more}");
+    // The answer was lost, and the agent was started again: nothing is taken twice, and all of it is known.
+    assert_eq!(store.claim_another(&network, &n1, &full, &busy).unwrap(), more);
+    let again = bench.store();
+    assert_eq!(again.claim_another(&network, &n1, &full, &busy).unwrap(), more);
+    let claim = again.claim_pod_cidrs(&network, &n1, &[]).unwrap();
+    let mut known = claim.cidrs.clone();
+    known.sort_unstable();
+    let mut expected = vec![first[0], first[1], more];
+    expected.sort_unstable();
+    assert_eq!((known, claim.unfit), (expected, vec![]));
+    full.push(more);
+    // Many at once, of two nodes: each gets its own, until nothing is left.
+    let second = again.claim_pod_cidrs(&network, &n2, &[]).unwrap().cidrs[0];
+    let last = std::thread::scope(|scope| {
+        let ask = |node: NodeName, full: Vec<Cidr>| {
+            let (store, network) = (bench.store(), &network);
+            scope.spawn(move || store.claim_another(network, &node, &full, &[]))
+        };
+        let asked = [ask(n1.clone(), full.clone()), ask(n2.clone(), vec![second])];
+        asked.map(|asked| asked.join().unwrap())
+    });
+    let (given, refused): (Vec<_>, Vec<_>) = last.into_iter().partition(Result::is_ok);
+    let (given, refused) = (given[0].as_ref().unwrap(), refused[0].as_ref().unwrap_err());
+    assert!(!full.contains(given) && *given != second, "{given} given twice");
+    assert!(matches!(refused, StoreError::BlocksExhausted { .. }), "{refused}");
 }
 
 fn forgets_a_node_on_demand(bench: &dyn Bench) {

@@ -63,7 +63,8 @@ impl Core {
 
     /// Everything up to the fact; on an error nothing is left.
     fn begin(&mut self, attach: &Attach) -> Result<AttachmentId, CniError> {
-        self.ready_for(&attach.conf.network).map_err(|error| {
+        // Whether there is an address, the leases themselves say, which others may have freed.
+        let (network, _) = self.serves(&attach.conf.network).map_err(|error| {
             let code = if error.code == Code::NOT_AVAILABLE { Code::TRY_AGAIN_LATER } else { error.code };
             CniError::new(code, error.msg, error.details)
         })?;
@@ -84,9 +85,6 @@ impl Core {
                 "send DEL for it first",
             ));
         }
-        // The network was checked with the readiness.
-        let network = NetworkName::new(&attach.conf.network)
-            .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
         let host_ports = host_ports(attach)?;
         self.refuse_taken_ports(&host_ports)?;
         self.refuse_tunnel_ports(&host_ports)?;
@@ -177,10 +175,20 @@ impl Core {
         let pool = self.pool(network);
         let leases = self.leases_of(network)?;
         let allocated = leases.allocate(id, &pool, requests);
-        if let Err(IpamError::Lease(LeaseError::Vanished { .. })) = &allocated {
-            self.hold_addresses();
+        let mut outlook = None;
+        match &allocated {
+            Err(IpamError::Lease(LeaseError::Vanished { .. })) => self.hold_addresses(),
+            Err(IpamError::Exhausted { .. }) => {
+                self.refresh_node();
+                outlook = self.blocks.outlook(network);
+            }
+            _ => {}
         }
-        allocated.map_err(|error| lease_error(&error))
+        allocated.map_err(|error| {
+            let mut error = lease_error(&error);
+            error.details.extend(outlook.into_iter().flat_map(|outlook| ["; ".to_owned(), outlook]));
+            error
+        })
     }
 
     /// The leases of a network, opened at first use.

@@ -33,6 +33,7 @@ use weft_plan::{KernelKey, Plan};
 use weft_store::{Hold, Published, Remark};
 
 use self::blocks::Blocks;
+pub use self::blocks::Question;
 use crate::cluster_dns::{Advice, advice};
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
@@ -68,7 +69,7 @@ pub enum PublishWork {
     /// Make a fact of this node known.
     Publish(Published),
     /// Get blocks for this node.
-    Claim(Box<weft_model::Network>, Vec<weft_model::Cidr>),
+    Claim(Box<Question>),
     /// Make known that this node's network is in force.
     Ready,
 }
@@ -208,7 +209,8 @@ impl Core {
             Message::Applied(report) => self.applied(report),
             Message::Cni(call) => self.cni(call),
             Message::Inspect(look) => look(self),
-            Message::Claimed(network, cidrs) => self.claimed(&network, &cidrs),
+            Message::Claimed(network, claim) => self.claimed(&network, claim),
+            Message::ClaimedAnother(network, answer) => self.claimed_another(&network, answer),
             Message::NotApplied(reason) => {
                 self.note_sign_of_life(Instant::now());
                 self.trouble("kernel", Some(reason));
@@ -471,6 +473,7 @@ impl Core {
             .chain(self.last_report.findings.iter().cloned())
             .chain(failed)
             .chain(overlaps)
+            .chain(self.blocks.warnings())
             .chain(self.dns_advice().and_then(|advice| match advice {
                 Advice::Contradiction(text) => Some(text),
                 Advice::Elsewhere(_) => None,

@@ -2,12 +2,12 @@
 
 use ipnet::IpNet;
 use weft_model::{Cidr, Family, HostLink, NetworkName, NodeAddress, NodeCidr};
-use weft_store::{BootTime, Hold, Published, PublishedNode};
+use weft_store::{BootTime, Claim, Hold, Published, PublishedNode};
 
 use super::{Core, Phase, PublishWork};
 
 impl Core {
-    /// Publishes what this node is, where that has changed, and claims blocks where it has none.
+    /// Publishes what this node is, where that has changed, and claims blocks where it has none, or none with a free address.
     pub(super) fn refresh_node(&mut self) {
         if self.phase == Phase::Waiting {
             return;
@@ -79,18 +79,33 @@ impl Core {
         registered.filter_map(|ip| facts.host().nets().find(|net| net.addr() == *ip)).collect()
     }
 
-    /// Asks the store for blocks in networks that give some out and of which this node has none; and again with what is known now,
-    /// where the answer is long in coming.
+    /// Asks the store for blocks in networks that give some out and of which this node has none, or none with a free address; and again
+    /// with what is known now, where the answer is long in coming.
     fn claim_missing(&mut self, have: &[NodeCidr]) {
         let networks: Vec<_> = self.compiler.facts().networks().cloned().collect();
         for network in networks {
             let facts = self.compiler.facts();
             let others = || facts.nodes().filter(|node| node.name != self.node);
             let in_use = || others().flat_map(|node| node.cidrs(&network.name).collect::<Vec<_>>()).collect();
-            if let Some(question) = self.blocks.ask(&network, have, in_use, self.now) {
-                self.publish(PublishWork::Claim(Box::new(question.network), question.in_use));
+            let full = self.full_blocks(&network.name, have);
+            if let Some(question) = self.blocks.ask(&network, (have, &full), in_use, self.now) {
+                if !question.full.is_empty() {
+                    tracing::info!(
+                        "network {}: no address is free, another block is asked for",
+                        network.name
+                    );
+                }
+                self.publish(PublishWork::Claim(Box::new(question)));
             }
         }
+    }
+
+    /// All of this node's blocks of a family in a network, where pods have every address of them.
+    fn full_blocks(&self, network: &NetworkName, have: &[NodeCidr]) -> Vec<Cidr> {
+        let Some(leases) = self.leases.get(network) else { return Vec::new() };
+        let Some(family) = leases.full_family(&self.pool(network)) else { return Vec::new() };
+        let of_family = |block: &&NodeCidr| block.network == *network && block.cidr.family() == family;
+        have.iter().filter(of_family).map(|block| block.cidr).collect()
     }
 
     /// Why no more addresses of this node's blocks may be given out: other nodes may have them soon. By the clock that goes on while the
@@ -119,8 +134,20 @@ impl Core {
     }
 
     /// Takes the blocks that the store gave, and makes them known.
-    pub(super) fn claimed(&mut self, network: &NetworkName, cidrs: &[Cidr]) {
-        self.blocks.answered(network, cidrs, self.now);
+    pub(super) fn claimed(&mut self, network: &NetworkName, claim: Claim) {
+        self.blocks.answered(network, claim, self.now);
+        self.refresh_node();
+    }
+
+    /// Takes another block beside those that are full, or notes why there is none.
+    pub(super) fn claimed_another(&mut self, network: &NetworkName, answer: Result<Cidr, String>) {
+        match answer {
+            Ok(cidr) => {
+                let told = self.compiler.facts().node(&self.node).map(|node| node.pod_cidrs.clone());
+                self.blocks.grown(network, cidr, &told.unwrap_or_default(), self.now);
+            }
+            Err(reason) => self.blocks.refused(network, reason, self.now),
+        }
         self.refresh_node();
     }
 

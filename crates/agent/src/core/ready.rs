@@ -4,6 +4,7 @@
 //! to come again, and those that end need it.
 
 use weft_cni::{CniError, Code, ConflistSettings};
+use weft_ipam::Pool;
 use weft_model::NetworkName;
 
 use super::{Core, Phase, PublishWork, describe};
@@ -15,6 +16,19 @@ impl Core {
     /// # Errors
     /// Why not, with the code that STATUS answers.
     pub fn ready_for(&self, network: &str) -> Result<(), CniError> {
+        let (network, pool) = self.serves(network)?;
+        if self.leases.get(&network).is_none_or(|leases| leases.has_room(&pool)) {
+            return Ok(());
+        }
+        let blocks: Vec<String> = pool.cidrs.iter().map(ToString::to_string).collect();
+        let details = [Some(blocks.join(", ")), self.blocks.outlook(&network)];
+        let details: Vec<String> = details.into_iter().flatten().collect();
+        let msg = "all addresses of this node's pod CIDRs are taken";
+        Err(CniError::new(Code::NOT_AVAILABLE, msg, details.join("; ")))
+    }
+
+    /// The network that is meant, and this node's blocks of it, where pods of it are served: for as long as there are addresses.
+    pub(super) fn serves(&self, network: &str) -> Result<(NetworkName, Pool), CniError> {
         let unavailable = |msg: &str, details: String| Err(CniError::new(Code::NOT_AVAILABLE, msg, details));
         match self.phase {
             Phase::Waiting => {
@@ -52,13 +66,7 @@ impl Core {
             );
             return unavailable("this node has no pod CIDR", hint);
         }
-        if self.leases.get(&network).is_some_and(|leases| !leases.has_room(&pool)) {
-            return unavailable(
-                "all addresses of this node's pod CIDRs are taken",
-                format!("{:?}", pool.cidrs),
-            );
-        }
-        Ok(())
+        Ok((network, pool))
     }
 
     fn waiting_for(&self) -> String {

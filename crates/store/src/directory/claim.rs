@@ -17,7 +17,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use weft_model::{Cidr, Network, NodeName};
 
 use super::layout;
-use crate::claiming::{Claimed, Standing, Step, Wanted, step};
+use crate::claiming::{Another, Claimed, Standing, Step, Wanted, another, step};
 use crate::store::{Claim, StoreError};
 
 pub(super) fn claim(
@@ -34,28 +34,56 @@ pub(super) fn claim(
     std::fs::create_dir_all(&dir).map_err(failed)?;
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
-        result.cidrs.push(obtain(&dir, network, *block, node, in_use)?);
+        let wanted = Wanted::of(network, *block, node.as_str(), in_use);
+        result.cidrs.push(obtain(&dir, network, &wanted, node)?);
     }
-    let claims = list(&dir).map_err(failed)?;
-    let unfit = claims.iter().filter(|c| c.node == node.as_str() && !result.cidrs.contains(&c.cidr));
-    result.unfit = unfit.map(|c| c.cidr).collect();
+    result.add(network, confirmed(&dir, node).map_err(failed)?);
     Ok(result)
 }
 
-/// The node's share of `block`: the one that it has, or a free one.
-fn obtain(
-    dir: &Path,
+/// Another share for a node whose shares of a family are `full`.
+pub(super) fn claim_another(
+    root: &Path,
     network: &Network,
-    block: Cidr,
     node: &NodeName,
-    in_use: &[Cidr],
+    (full, in_use): (&[Cidr], &[Cidr]),
 ) -> Result<Cidr, StoreError> {
+    let dir = layout::network_claims(root, &network.name);
+    let given = || StoreError::BlocksGiven { network: network.name.to_string(), node: node.clone() };
+    let own = match confirmed(&dir, node) {
+        Ok(own) => own,
+        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(StoreError::Claim { path: dir, source }),
+    };
+    let blocks = match another(&own, network, full).ok_or_else(given)? {
+        Another::Has(cidr) => return Ok(cidr),
+        Another::In(blocks) => blocks,
+    };
+    let mut exhausted = given();
+    for block in blocks {
+        let wanted = Wanted { full, ..Wanted::of(network, block, node.as_str(), in_use) };
+        match obtain(&dir, network, &wanted, node) {
+            Err(error @ StoreError::BlocksExhausted { .. }) => exhausted = error,
+            done => return done,
+        }
+    }
+    Err(exhausted)
+}
+
+/// What a node has claimed and relies on.
+fn confirmed(dir: &Path, node: &NodeName) -> std::io::Result<Vec<Cidr>> {
+    let is_own = |c: &Claimed| c.node == node.as_str() && c.standing == Standing::Confirmed;
+    Ok(list(dir)?.into_iter().filter(is_own).map(|c| c.cidr).collect())
+}
+
+/// The node's share of a block: the one that it has, or a free one.
+fn obtain(dir: &Path, network: &Network, wanted: &Wanted<'_>, node: &NodeName) -> Result<Cidr, StoreError> {
     let failed = |source| StoreError::Claim { path: dir.to_owned(), source };
-    let mut busy = in_use.to_vec();
+    let mut busy = wanted.busy.to_vec();
     let mut fruitless = 0;
     loop {
         let claims = list(dir).map_err(failed)?;
-        match step(&claims, &Wanted::of(network, block, node.as_str(), &busy)) {
+        match step(&claims, &Wanted { busy: &busy, ..*wanted }) {
             Step::Keep(cidr) => return Ok(cidr),
             Step::Confirm(cidr) => {
                 unmark(dir, cidr, node).map_err(failed)?;
@@ -75,7 +103,7 @@ fn obtain(
                 unmark(dir, cidr, node).map_err(failed)?;
             }
             Step::Exhausted(taken) => {
-                let network = network.name.to_string();
+                let (network, block) = (network.name.to_string(), wanted.block);
                 return Err(StoreError::BlocksExhausted { network, node: node.clone(), block, taken });
             }
         }

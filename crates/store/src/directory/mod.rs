@@ -149,6 +149,17 @@ impl Store for DirectoryStore {
         claim::claim(&self.root, network, node, in_use)
     }
 
+    fn claim_another(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        full: &[Cidr],
+        in_use: &[Cidr],
+    ) -> Result<Cidr, StoreError> {
+        self.admit(node)?;
+        claim::claim_another(&self.root, network, node, (full, in_use))
+    }
+
     fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
         publish::forget(&self.root, node)?;
         claim::forget(&self.root, node)?;

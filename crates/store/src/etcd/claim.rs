@@ -14,6 +14,7 @@ use super::client::Failure;
 use super::session::{Around, Session};
 use super::wire::{self, Transacted};
 use crate::blocks::{lowest_free, share_of};
+use crate::claiming::{Another, another};
 use crate::store::{Claim, StoreError};
 
 /// Claimers that were beaten look for a share among this many, so that many at once don't all try the same one again.
@@ -53,16 +54,8 @@ pub(super) async fn claim(
     network: &Network,
     in_use: &[Cidr],
 ) -> Result<Claim, Unclaimed> {
-    let node = &session.node;
-    let mut claims = list(around, session, &network.name).await?;
-    let is_own = |c: &Claimed| c.node == node.as_str() && !c.is_ending;
-    let beaten: Vec<Cidr> =
-        claims.iter().filter(|c| is_own(c) && is_beaten(c, &claims)).map(|c| c.cidr).collect();
-    for cidr in beaten {
-        // Whoever made it ended before it took it back. Nobody has relied on it.
-        take_back(around, node, &network.name, cidr).await?;
-        claims.retain(|c| c.cidr != cidr || !is_own(c));
-    }
+    let mut claims = standing(around, session, &network.name).await?;
+    let is_own = |c: &Claimed| is_own(c, session);
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
         let share = share_of(network, block.family());
@@ -75,11 +68,67 @@ pub(super) async fn claim(
         };
         result.cidrs.push(cidr);
     }
-    let own = claims.iter().filter(|c| is_own(c));
-    let own: Vec<Cidr> = own.map(|c| c.cidr).collect();
-    result.unfit = own.iter().filter(|cidr| !result.cidrs.contains(cidr)).copied().collect();
+    let own = own(&claims, session);
+    result.add(network, own.iter().copied());
     session.set_claims(&network.name, &own);
     Ok(result)
+}
+
+/// Another share for a node whose shares of a family are `full`. The caller has the session's turn.
+pub(super) async fn claim_another(
+    around: &Around,
+    session: &Session,
+    network: &Network,
+    (full, in_use): (&[Cidr], &[Cidr]),
+) -> Result<Cidr, Unclaimed> {
+    let given = || StoreError::BlocksGiven { network: network.name.to_string(), node: session.node.clone() };
+    let mut claims = standing(around, session, &network.name).await?;
+    let place = another(&own(&claims, session), network, full);
+    let blocks = match place.ok_or_else(|| Unclaimed::Exhausted(given()))? {
+        Another::Has(cidr) => {
+            session.note_claim(network.name.clone(), cidr);
+            return Ok(cidr);
+        }
+        Another::In(blocks) => blocks,
+    };
+    let mut exhausted = given();
+    for block in blocks {
+        match take(around, session, network, block, in_use, &mut claims).await {
+            Ok(cidr) => {
+                session.note_claim(network.name.clone(), cidr);
+                return Ok(cidr);
+            }
+            Err(Unclaimed::Exhausted(error)) => exhausted = error,
+            failed => return failed,
+        }
+    }
+    Err(Unclaimed::Exhausted(exhausted))
+}
+
+/// True for a claim of the session's node that stands under its present lease.
+fn is_own(claim: &Claimed, session: &Session) -> bool {
+    claim.node == session.node.as_str() && !claim.is_ending
+}
+
+fn own(claims: &[Claimed], session: &Session) -> Vec<Cidr> {
+    claims.iter().filter(|c| is_own(c, session)).map(|c| c.cidr).collect()
+}
+
+/// All claims in a network that stand: what this node's own have lost against earlier ones is taken back.
+async fn standing(
+    around: &Around,
+    session: &Session,
+    network: &NetworkName,
+) -> Result<Vec<Claimed>, Failure> {
+    let mut claims = list(around, session, network).await?;
+    let is_lost = |c: &&Claimed| is_own(c, session) && is_beaten(c, &claims);
+    let beaten: Vec<Cidr> = claims.iter().filter(is_lost).map(|c| c.cidr).collect();
+    for cidr in beaten {
+        // Whoever made it ended before it took it back. Nobody has relied on it.
+        take_back(around, &session.node, network, cidr).await?;
+        claims.retain(|c| c.cidr != cidr || !is_own(c, session));
+    }
+    Ok(claims)
 }
 
 /// Takes the lowest free share of `block`.

@@ -295,17 +295,31 @@ impl Store for EtcdStore {
         let claimed = self.wait(&action, async move {
             let session = shared.session(&node).await?;
             let _turn = session.turn.lock().await;
-            match claim::claim(&shared.around, &session, &network, &in_use).await {
-                Ok(claim) => Ok(Ok(claim)),
-                Err(claim::Unclaimed::Exhausted(error)) => Ok(Err(error)),
-                Err(claim::Unclaimed::Failed(failure)) => {
-                    // The lease may be gone.
-                    session.renew.notify_one();
-                    Err(failure)
-                }
-            }
+            claimed(&session, claim::claim(&shared.around, &session, &network, &in_use).await)
         });
         claimed?
+    }
+
+    fn claim_another(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        full: &[Cidr],
+        in_use: &[Cidr],
+    ) -> Result<Cidr, StoreError> {
+        let action = format!("cannot claim another block of network {} at etcd", network.name);
+        let shared = self.shared.clone();
+        let (network, node) = (network.clone(), node.clone());
+        let (full, in_use) = (full.to_vec(), in_use.to_vec());
+        let given = self.wait(&action, async move {
+            let session = shared.session(&node).await?;
+            let _turn = session.turn.lock().await;
+            claimed(
+                &session,
+                claim::claim_another(&shared.around, &session, &network, (&full, &in_use)).await,
+            )
+        });
+        given?
     }
 
     fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
@@ -336,5 +350,21 @@ impl Store for EtcdStore {
             publish::forget(around, &node).await?;
             claim::forget(around, &node).await
         })
+    }
+}
+
+/// What etcd failed to say is asked again; what it said is the answer.
+fn claimed<T>(
+    session: &Session,
+    answer: Result<T, claim::Unclaimed>,
+) -> Result<Result<T, StoreError>, Failure> {
+    match answer {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(claim::Unclaimed::Exhausted(error)) => Ok(Err(error)),
+        Err(claim::Unclaimed::Failed(failure)) => {
+            // The lease may be gone.
+            session.renew.notify_one();
+            Err(failure)
+        }
     }
 }

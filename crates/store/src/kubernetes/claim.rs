@@ -13,7 +13,7 @@ use weft_model::{Cidr, Network, NetworkName, NodeName};
 use super::client::Failure;
 use super::lease::{Changed, Lease, Leases, Naming};
 use super::publish::{self, NodeObject};
-use crate::claiming::{Standing, Step, Wanted, step};
+use crate::claiming::{Another, Standing, Step, Wanted, another, step};
 use crate::clock::BootTime;
 use crate::store::{Claim, StoreError};
 
@@ -75,10 +75,7 @@ impl Claims<'_> {
         let mut claimed = Vec::new();
         if !network.pod_cidrs.is_empty() {
             let object = self.object().await.map_err(|e| self.failed(&e))?;
-            let given = match network.name == NetworkName::ordinary() {
-                true => object.as_ref().map(given).unwrap_or_default(),
-                false => Vec::new(),
-            };
+            let given = given_in(network, object.as_ref());
             for block in &network.pod_cidrs {
                 if let Some(cidr) = given.iter().find(|c| c.family() == block.family()) {
                     result.cidrs.push(*cidr);
@@ -88,12 +85,7 @@ impl Claims<'_> {
                 let cidr =
                     self.obtain(&network.name, &wanted, object.as_ref()).await.map_err(|e| match e {
                         Unclaimed::Failed(failure) => self.failed(&failure),
-                        Unclaimed::Exhausted(taken) => StoreError::BlocksExhausted {
-                            network: network.name.to_string(),
-                            node: self.node.clone(),
-                            block: *block,
-                            taken,
-                        },
+                        Unclaimed::Exhausted(taken) => self.exhausted(network, *block, taken),
                     })?;
                 claimed.push(cidr);
                 result.cidrs.push(cidr);
@@ -103,12 +95,69 @@ impl Claims<'_> {
             return Ok((result, Held { asked: BootTime::now(), cidrs: claimed }));
         }
         let held = self.held(&network.name).await.map_err(|e| self.failed(&e))?;
-        if let Some(cidr) = claimed.iter().find(|cidr| !held.cidrs.contains(cidr)) {
-            let text = format!("the claim of {cidr} was taken away as soon as it was made");
-            return Err(self.failed(&Failure::Lost(text)));
-        }
-        result.unfit = held.cidrs.iter().filter(|cidr| !result.cidrs.contains(cidr)).copied().collect();
+        self.check_held(&claimed, &held)?;
+        let counts = |cidr: &Cidr| claimed.iter().any(|claimed| claimed.family() == cidr.family());
+        let (own, idle): (Vec<Cidr>, Vec<Cidr>) = held.cidrs.iter().partition(|cidr| counts(cidr));
+        result.add(network, own);
+        // The cluster gives the node blocks of this family by now.
+        result.unfit.extend(idle);
         Ok((result, held))
+    }
+
+    /// Another share, for a node whose shares of a family are `full`; and when the server was asked that confirmed it.
+    pub async fn another(
+        &self,
+        network: &Network,
+        full: &[Cidr],
+        in_use: &[Cidr],
+    ) -> Result<(Cidr, BootTime), StoreError> {
+        let not_ours =
+            || StoreError::BlocksGiven { network: network.name.to_string(), node: self.node.clone() };
+        let object = self.object().await.map_err(|e| self.failed(&e))?;
+        let given = given_in(network, object.as_ref());
+        let is_given = full.iter().any(|full| given.iter().any(|given| given.family() == full.family()));
+        let held = self.held(&network.name).await.map_err(|e| self.failed(&e))?;
+        let place = another(&held.cidrs, network, full).filter(|_| !is_given);
+        let blocks = match place.ok_or_else(not_ours)? {
+            Another::Has(cidr) => return Ok((cidr, held.asked)),
+            Another::In(blocks) => blocks,
+        };
+        let mut exhausted = not_ours();
+        for block in blocks {
+            let wanted = Wanted { full, ..Wanted::of(network, block, self.node.as_str(), in_use) };
+            let cidr = match self.obtain(&network.name, &wanted, object.as_ref()).await {
+                Ok(cidr) => cidr,
+                Err(Unclaimed::Failed(failure)) => return Err(self.failed(&failure)),
+                Err(Unclaimed::Exhausted(taken)) => {
+                    exhausted = self.exhausted(network, block, taken);
+                    continue;
+                }
+            };
+            let held = self.held(&network.name).await.map_err(|e| self.failed(&e))?;
+            self.check_held(&[cidr], &held)?;
+            return Ok((cidr, held.asked));
+        }
+        Err(exhausted)
+    }
+
+    /// An error where a claim is gone that was just made.
+    fn check_held(&self, claimed: &[Cidr], held: &Held) -> Result<(), StoreError> {
+        match claimed.iter().find(|cidr| !held.cidrs.contains(cidr)) {
+            Some(cidr) => {
+                let text = format!("the claim of {cidr} was taken away as soon as it was made");
+                Err(self.failed(&Failure::Lost(text)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn exhausted(&self, network: &Network, block: Cidr, taken: usize) -> StoreError {
+        StoreError::BlocksExhausted {
+            network: network.name.to_string(),
+            node: self.node.clone(),
+            block,
+            taken,
+        }
     }
 
     pub async fn object(&self) -> Result<Option<NodeObject>, Failure> {
@@ -117,8 +166,8 @@ impl Claims<'_> {
 
     /// Claims a block again that was taken away; false where another node has it, or a part of it.
     pub async fn claim_again(&self, network: &NetworkName, cidr: Cidr) -> Result<bool, Failure> {
-        let wanted =
-            Wanted { node: self.node.as_str(), block: cidr, share: cidr.prefix(), busy: &[], before: &[] };
+        let node = self.node.as_str();
+        let wanted = Wanted { node, block: cidr, share: cidr.prefix(), busy: &[], before: &[], full: &[] };
         let object = self.object().await?;
         match self.obtain(network, &wanted, object.as_ref()).await {
             Ok(_) => Ok(true),
@@ -289,4 +338,12 @@ fn next_cidr(next: Step) -> Option<Cidr> {
 
 fn given(node: &NodeObject) -> Vec<Cidr> {
     node.spec.pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// The blocks of a network that the cluster has given to the node: those of the network `default` alone can be.
+fn given_in(network: &Network, node: Option<&NodeObject>) -> Vec<Cidr> {
+    match network.name == NetworkName::ordinary() {
+        true => node.map(given).unwrap_or_default(),
+        false => Vec::new(),
+    }
 }

@@ -115,6 +115,13 @@ impl Holds {
         });
     }
 
+    /// Notes a claim that was just made or found, beside the others, and when the server was asked that confirmed it.
+    pub fn add(&self, network: &NetworkName, cidr: Cidr, asked: BootTime) {
+        self.change(|state| {
+            state.claims.insert((network.clone(), cidr), asked);
+        });
+    }
+
     /// Forgets all claims, and makes none again while the guard lasts.
     pub async fn forget(&self) -> tokio::sync::MutexGuard<'_, ()> {
         let turn = self.turn.lock().await;

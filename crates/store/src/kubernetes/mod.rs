@@ -397,6 +397,27 @@ impl Store for KubernetesStore {
         }
     }
 
+    fn claim_another(
+        &self,
+        network: &Network,
+        node: &NodeName,
+        full: &[Cidr],
+        in_use: &[Cidr],
+    ) -> Result<Cidr, StoreError> {
+        let described = self.options.networks.iter().find(|d| d.network.name == network.name);
+        if described.is_some_and(|d| d.blocks == BlockSource::Cluster) {
+            return Err(StoreError::BlocksGiven { network: network.name.to_string(), node: node.clone() });
+        }
+        let (cidr, asked) = self.wait(async {
+            self.admit(node).await?;
+            self.claims(node).another(network, full, in_use).await
+        })?;
+        if let Some(holds) = self.holds.as_ref().filter(|_| *node == self.options.node) {
+            holds.add(&network.name, cidr, asked);
+        }
+        Ok(cidr)
+    }
+
     fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
         let failed = server_error(format!("cannot look whether node {node} relies on blocks"));
         self.wait(async {

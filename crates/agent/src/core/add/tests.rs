@@ -1,5 +1,6 @@
 //! The core without threads: messages in, and what it asks of the kernel thread out.
 
+mod full;
 mod refusals;
 mod removals;
 
@@ -12,7 +13,7 @@ use weft_cni::weft::Request;
 use weft_cni::{Verb, request};
 use weft_model::{Host, HostLink, Node, NodeCidr};
 use weft_plan::kernel::POD_LINK_PREFIX;
-use weft_store::{BootTime, Event, Hold};
+use weft_store::{BootTime, Claim, Event, Hold};
 
 use super::super::{Around, Phase, PublishWork, SharedPlans};
 use super::*;
@@ -439,7 +440,8 @@ fn an_answer_that_is_ahead_of_its_echo_is_neither_taken_back_nor_asked_for_again
     };
     assert_eq!(said(&rig), (vec![0], 1));
     let block = "10.244.7.0/24".parse().unwrap();
-    rig.tell(Message::Claimed(NetworkName::ordinary(), vec![block]));
+    let claim = Claim { cidrs: vec![block], unfit: vec![] };
+    rig.tell(Message::Claimed(NetworkName::ordinary(), claim.clone()));
     assert_eq!(said(&rig), (vec![1], 0));
     // The facts are late: first nothing, then what was published before the answer.
     let mut node = Node::named(rig.core.node().clone());
@@ -459,6 +461,6 @@ fn an_answer_that_is_ahead_of_its_echo_is_neither_taken_back_nor_asked_for_again
     let (published, claims) = said(&rig);
     assert_eq!(claims, 1);
     assert!(published.iter().all(|blocks| *blocks == 0), "{published:?}");
-    rig.tell(Message::Claimed(NetworkName::ordinary(), vec![block]));
+    rig.tell(Message::Claimed(NetworkName::ordinary(), claim.clone()));
     assert_eq!(said(&rig), (vec![1], 0));
 }
