@@ -17,6 +17,7 @@ mod generated;
 mod objects;
 mod packets;
 mod services;
+mod switched;
 mod traffic;
 mod uplinks;
 

@@ -15,6 +15,7 @@ use weft_lab::topology::CLIENT;
 
 use super::objects::{Endpoint, TCP, UDP, cluster_ips, put, service, slices};
 use super::rig::{Rig, Settings, wait};
+use super::switched::{Services, left, listening, turn};
 
 const FILE: &str = "60-packets.yaml";
 const BOTH: [(Transport, u16); 2] = [(Transport::Http, TCP), (Transport::Udp, UDP)];
@@ -32,6 +33,7 @@ fn what_services_promise() {
         agents_come_and_go_and_clients_stay(&mut rig);
         a_client_forgets_in_time(&rig);
         a_load_balancers_address(&rig);
+        turned_off_and_on(&mut rig);
         a_pod_reaches_itself(&rig);
         nobody_and_then_somebody(&rig);
         a_flow_from_before(&rig);
@@ -174,6 +176,37 @@ fn a_load_balancers_address(rig: &Rig) {
             assert_eq!(said, code, "{url} of {node}");
         }
     }
+}
+
+/// A node whose services are turned off keeps nothing of them, and serves nobody; its peers do. Turned on again all is as before.
+/// The service is that of [`a_load_balancers_address`].
+fn turned_off_and_on(rig: &mut Rig) {
+    let node = rig.lab.machine("n1").expect("it runs");
+    let rows = |rig: &Rig| rig.agents["n1"].plan().expect("there is a plan");
+    let answers = |rig: &Rig, from: &str| -> Vec<bool> {
+        ask(rig, from, &ways(3)).iter().map(|outcome| outcome.greeting().is_some()).collect()
+    };
+    let health = ["10256", "32000"];
+    let (mut then, made) = (rows(rig), left(&node).len());
+    // Two routes, and many sets.
+    assert!(made > 10, "{:?}", left(&node));
+    assert_eq!(listening(&node, &health), health);
+    turn(rig, "n1", Services::Off);
+    assert_eq!(left(&node), Vec::<String>::new(), "it is off");
+    wait("nobody says how it does", || listening(&node, &health).is_empty());
+    assert_eq!(rig.differences(), Vec::<String>::new(), "it is off");
+    assert_eq!(answers(rig, "test/a1"), [false; 4], "n1 serves nobody");
+    assert_eq!(answers(rig, "test/b1"), [true; 4], "n2 does");
+    turn(rig, "n1", Services::On);
+    wait("n1 serves again", || answers(rig, "test/a1") == [true; 4]);
+    wait("n1 says how it does", || listening(&node, &health) == health);
+    assert_eq!(left(&node).len(), made, "{:?}", left(&node));
+    let mut now = rows(rig);
+    now.sort();
+    then.sort();
+    assert_eq!(now, then, "it is on again");
+    assert_eq!(rig.differences(), Vec::<String>::new(), "it is on again");
+    a_load_balancers_address(rig);
 }
 
 /// A pod that is its service's only endpoint is answered by itself, and sees its node's address.

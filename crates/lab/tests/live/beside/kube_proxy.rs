@@ -10,6 +10,7 @@ use weft_lab::sandbox::in_sandbox;
 use weft_lab::{Process, Topology};
 
 use super::super::rig::{Rig, Settings, is_in_force, wait};
+use super::super::switched::{Services, left, serves, turn};
 use super::services::{By, NODE, Offer, Sort, objections, offers, tell};
 use super::{Lasting, peers, place};
 
@@ -204,16 +205,9 @@ impl Course {
     /// Turned off on the node, Weft leaves nothing of services; its peer serves them alone, through our pods' links.
     fn weft_stands_aside(&mut self) {
         self.start();
-        self.turn_services(Services::Off);
+        turn(&mut self.rig, NODE, Services::Off);
         let node = self.rig.lab.machine(NODE).expect("it runs");
-        let table = node.run("nft", &["list", "table", "inet", "weft"]).expect("it is there");
-        let ours = ["service", "endpoint", "slot", "cluster_ip", "usable", "restricted", " source", "client"];
-        let names = |line: &&str| ["set ", "map ", "chain "].iter().any(|kind| line.trim().starts_with(kind));
-        let left: Vec<&str> =
-            table.lines().filter(names).filter(|line| ours.iter().any(|word| line.contains(word))).collect();
-        assert_eq!(left, Vec::<&str>::new(), "it is off");
-        let routes = node.run("ip", &["route", "show", "10.43.0.0/16"]).expect("ip runs");
-        assert_eq!(routes, "", "it is off");
+        assert_eq!(left(&node), Vec::<String>::new(), "it is off");
         self.its_alone("kube-proxy alone");
         self.open_lasting();
         self.change(&["test/a2", "test/b1"]);
@@ -222,7 +216,7 @@ impl Course {
 
     /// The other order: it was there first.
     fn weft_comes_back(&mut self) {
-        self.turn_services(Services::On);
+        turn(&mut self.rig, NODE, Services::On);
         self.wait_in_force();
         self.all_is_right("Weft came second");
         self.change(&["test/b1", "test/c1"]);
@@ -232,32 +226,6 @@ impl Course {
         self.proxy.clean_up(&node).expect("it can be run");
         self.all_is_right("Weft alone");
     }
-
-    fn turn_services(&mut self, services: Services) {
-        let node = self.rig.lab.machine(NODE).expect("it runs");
-        let path = node.path("/etc/weft/agent.yaml");
-        let text = std::fs::read_to_string(&path).expect("it is there");
-        let mut config: Value = serde_json::from_str(&text).expect("the lab writes JSON");
-        config["services"] = json!({"enabled": services == Services::On});
-        std::fs::write(&path, config.to_string()).expect("it can be written");
-        assert!(self.rig.agents[NODE].stop(), "the agent doesn't end");
-        self.rig.start_agent(&node);
-        self.rig.wait_ready(NODE);
-        wait("it is as it was told to be", || {
-            let agent = &self.rig.agents[NODE];
-            serves(agent) == (services == Services::On) && is_in_force(agent)
-        });
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Services {
-    On,
-    Off,
-}
-
-fn serves(agent: &weft_lab::weft::Agent) -> bool {
-    agent.plan().expect("there is a plan").iter().any(|row| row.contains("services_masquerade"))
 }
 
 fn collections(rig: &Rig, offers: &[Offer]) -> [Collection; 4] {
