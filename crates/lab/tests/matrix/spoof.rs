@@ -1,4 +1,5 @@
-//! A pod that sends under an address that isn't its own: the oracle says that the packet is dropped, and nobody gets it.
+//! A pod that sends under an address that isn't its own: the oracle says that the packet is dropped, nobody gets it, and the node
+//! counts it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub fn nobody_is_taken_for_another(rig: &Rig) -> Vec<String> {
     let witnesses = ["test/c1", "n1", "n3"].map(place);
     let forged: Vec<IpAddr> = others.iter().flat_map(|p| p.addresses.clone()).collect();
     set_addresses(rig, "add", &forged);
+    let before = dropped(pretender);
     let (testimonies, mut wrong) = std::thread::scope(|scope| {
         let watch = Watch { port: PORT, duration_ms: WATCH_MS };
         let threads = witnesses.map(|w| {
@@ -43,7 +45,20 @@ pub fn nobody_is_taken_for_another(rig: &Rig) -> Vec<String> {
         let wrong = send(rig, pretender, &witnesses, &forged);
         (threads.map(|t| t.join().expect("the witness speaks")), wrong)
     });
+    let after = dropped(pretender);
     set_addresses(rig, "del", &forged);
+    // One for each forged address and each of its family's ways, at the least: clients ask again.
+    let tried = forged.iter().map(|from| {
+        let to = witnesses.iter().flat_map(|w| &w.addresses);
+        2 * to.filter(|to| to.is_ipv4() == from.is_ipv4()).count() as u64
+    });
+    let tried: u64 = tried.sum();
+    if after < before + tried {
+        wrong.push(format!(
+            "{tried} forged packets and more, and the node has counted {}",
+            after.saturating_sub(before)
+        ));
+    }
     for (witness, testimony) in witnesses.iter().zip(testimonies) {
         let seen = testimony.unwrap_or_else(|why| panic!("{}: {why}", witness.name));
         let own = &pretender.addresses;
@@ -88,6 +103,16 @@ fn send(rig: &Rig, pretender: &Place, witnesses: &[&Place], forged: &[IpAddr]) -
         }
     }
     wrong
+}
+
+/// Packets that the pretender's node has dropped for their source, as the kernel counts them.
+fn dropped(pretender: &Place) -> u64 {
+    let chain = ["list", "chain", "inet", "weft", "pod_sources"];
+    let listing = pretender.machine.run("nft", &chain).expect("it is there");
+    let rule = listing.lines().find(|line| line.contains("not the pod's own source address"));
+    let mut words =
+        rule.expect("there is such a rule").split_whitespace().skip_while(|word| *word != "packets");
+    words.nth(1).and_then(|number| number.parse().ok()).expect("it counts")
 }
 
 fn set_addresses(rig: &Rig, verb: &str, addresses: &[IpAddr]) {

@@ -31,7 +31,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn manifest(self) -> String {
+    /// Its YAML, to which more of the `spec` can be added.
+    pub fn manifest(self) -> String {
         let Self { overlay, shape } = self;
         format!(
             "apiVersion: weft.dev/v1\nkind: Network\nmetadata: {{name: default}}\nspec:\n  \
