@@ -22,8 +22,8 @@ use super::rig::{Rig, Settings, wait};
 const ADMITTED: [&str; 4] = [
     "-i lo",
     "-m conntrack --ctstate ESTABLISHED,RELATED",
-    "-p tcp -m multiport --dports 8080,30000:32767",
-    "-p udp -m multiport --dports 8081,30000:32767",
+    "-p tcp -m multiport --dports 8080,30000:31999",
+    "-p udp -m multiport --dports 8081,30000:31999",
 ];
 /// The same for nft.
 const NATIVE: &str = "table inet filter {
@@ -32,8 +32,8 @@ const NATIVE: &str = "table inet filter {
     iif lo accept
     ct state established,related accept
     meta l4proto ipv6-icmp accept
-    tcp dport { 8080, 30000-32767 } accept
-    udp dport { 8081, 30000-32767 } accept
+    tcp dport { 8080, 30000-31999 } accept
+    udp dport { 8081, 30000-31999 } accept
   }
   chain forward {
     type filter hook forward priority filter; policy drop;
@@ -43,7 +43,10 @@ const NATIVE: &str = "table inet filter {
 /// A port of nodes that nobody admits and nobody listens at.
 const SHUT: u16 = 9;
 const NODE_PORTS: [(Transport, u16); 2] = [(Transport::Http, 31_080), (Transport::Udp, 31_081)];
+/// Where load balancers ask whether a node has endpoints of the service, and how the node itself does; nobody admits these two either.
+const HEALTH: [(u16, &str); 2] = [(32_000, "/"), (10_256, "/healthz")];
 const NAME: &str = "walled";
+const LOCAL: &str = "walled-local";
 const NUMBER: u16 = 90;
 const PODS: [&str; 3] = ["test/a1", "test/b1", "test/c1"];
 
@@ -146,7 +149,14 @@ fn offer(rig: &Rig) {
         object["spec"]["ports"][index]["nodePort"] = json!(port);
     }
     let endpoints = PODS.map(|pod| Endpoint::ready(rig, pod));
-    put(rig, "60-walled.yaml", &[vec![object], slices(NAME, &endpoints).to_vec()].concat());
+    let served = [vec![object], slices(NAME, &endpoints).to_vec()].concat();
+    // Another, of which load balancers ask where its endpoints are.
+    let mut object = service(LOCAL, NUMBER + 1);
+    object["spec"]["type"] = json!("LoadBalancer");
+    object["spec"]["externalTrafficPolicy"] = json!("Local");
+    object["spec"]["healthCheckNodePort"] = json!(HEALTH[0].0);
+    let local = [vec![object], slices(LOCAL, &endpoints).to_vec()].concat();
+    put(rig, "60-walled.yaml", &[served, local].concat());
 }
 
 fn all_is_right(rig: &Rig, settings: Settings, walls: &[(&str, Firewall)]) {
@@ -154,6 +164,9 @@ fn all_is_right(rig: &Rig, settings: Settings, walls: &[(&str, Firewall)]) {
     let places = rig.places();
     let place = |name: &str| places.iter().find(|p| p.name == name).expect("it is a place");
     wait("everybody has the service", || served(rig, place("n3"), &places).is_empty());
+    wait("every node says how it does", || {
+        ["n1", "n2", "n3"].iter().all(|node| unhealthy(place(CLIENT), place(node)).is_empty())
+    });
     for name in ["test/a1", "test/b1", "test/c2", "n1", "n2", "n3", CLIENT] {
         wrong.extend(served(rig, place(name), &places));
     }
@@ -162,6 +175,9 @@ fn all_is_right(rig: &Rig, settings: Settings, walls: &[(&str, Firewall)]) {
     }
     for (node, wall) in walls {
         wrong.extend(shut(rig, place(CLIENT), place(node)));
+        for asker in [CLIENT, "n1", "n2", "n3"] {
+            wrong.extend(unhealthy(place(asker), place(node)));
+        }
         let machine = rig.lab.machine(node).expect("it runs");
         if !wall.drops_and_is_opened(&machine) {
             wrong.push(format!("{node}: {}", wall.listing(&machine)));
@@ -211,6 +227,20 @@ fn named(rig: &Rig, pod: &str) -> Vec<String> {
         .zip(replies)
         .filter(|(question, reply)| reply.records() != [right(question).clone()]);
     wrong.map(|(question, reply)| format!("{pod} asks {question:?}: {reply:?}")).collect()
+}
+
+/// What is wrong with what a node says of its health.
+fn unhealthy(from: &Place, node: &Place) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (ip, (port, path)) in node.addresses.iter().flat_map(|ip| HEALTH.map(|port| (ip, port))) {
+        let url = format!("http://{}{path}", SocketAddr::new(*ip, port));
+        let arguments = ["-g", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", &url];
+        let said = from.machine.run("curl", &arguments).unwrap_or_else(|error| error.to_string());
+        if said != "200" {
+            wrong.push(format!("{} asks {url}: {said}", from.name));
+        }
+    }
+    wrong
 }
 
 /// What nobody opened stays shut: a firewall that drops says nothing.
