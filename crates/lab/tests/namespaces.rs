@@ -58,9 +58,33 @@ fn machines_reach_each_other_and_leave_nothing() {
             }
         }
         assert_eq!(lab.machine("n1").expect("it runs").run("hostname", &[]).expect("it runs").trim(), "n1");
+        strangers_enter("test-machines");
         drop(servers);
         println!("{}", lab.close().expect("nothing is left"));
     });
+}
+
+/// What `weft lab` prints, and its exit status.
+fn program(arguments: &[&str]) -> (String, Option<i32>) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_weft-lab"));
+    let out = command.args(arguments).stdin(std::process::Stdio::null()).output().expect("it runs");
+    let text = [out.stdout, out.stderr].concat();
+    (String::from_utf8_lossy(&text).into_owned(), out.status.code())
+}
+
+/// Somebody else's process finds the lab by its files, and runs commands on its machines.
+fn strangers_enter(lab: &str) {
+    let exec = |words: &[&str]| program(&[&["exec", "--lab", lab][..], words].concat());
+    let (text, code) = program(&["list", "--lab", lab]);
+    assert!(code == Some(0) && ["n1", "router", CLIENT].iter().all(|n| text.contains(n)), "{text}");
+    assert_eq!(exec(&["n2", "--", "hostname"]), ("n2\n".into(), Some(0)));
+    let (addresses, code) = exec(&["n3", "--", "ip", "-o", "-4", "address", "show", "dev", "eth0"]);
+    assert!(code == Some(0) && addresses.contains(" 198.18.0.13/24 "), "{addresses}");
+    assert_eq!(exec(&["n1", "--", "sh", "-c", "exit 7"]).1, Some(7));
+    let (text, code) = exec(&["n9", "--", "true"]);
+    assert!(code == Some(2) && text.contains("nothing is called n9; there are: "), "{text}");
+    let (text, code) = program(&["exec", "--lab", "nobodys", "n1", "--", "true"]);
+    assert!(code == Some(2) && text.contains("no such lab is running"), "{text}");
 }
 
 #[test]
@@ -138,6 +162,10 @@ fn the_runtime_connects_pods_through_the_reference_plugins() {
                 assert!(pod.addresses().contains(&greeting.client.ip()), "{greeting:?}");
             }
             pod.check().expect("CHECK is content");
+            let (text, code) =
+                program(&["exec", "--lab", "test-ptp", &pod.key(), "--", "ip", "-o", "address"]);
+            let own = |ip: &IpAddr| text.contains(&format!(" {ip}/"));
+            assert!(code == Some(0) && pod.addresses().iter().all(own), "{text}");
         }
         for pod in pods {
             pod.stop().expect("DEL works");
