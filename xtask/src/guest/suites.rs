@@ -49,6 +49,15 @@ impl Suite {
         format!("{}/{}", self.package.trim_start_matches("weft-"), self.target)
     }
 
+    /// By which words cargo builds its target, of each package that has one of the name.
+    fn selection(&self) -> String {
+        match self.target {
+            "lib" => "--lib".to_owned(),
+            program if program == self.package => format!("--bin={program}"),
+            file => format!("--test={file}"),
+        }
+    }
+
     fn is(&self, test: &Executable) -> bool {
         let target = if test.kind == "lib" { "lib" } else { &test.target };
         test.package == self.package && target == self.target
@@ -74,13 +83,7 @@ pub fn build(suites: &[Suite]) -> Result<Built> {
     for package in packages {
         cargo.args(["-p", package]);
     }
-    for suite in suites {
-        match suite.target {
-            "lib" => cargo.arg("--lib"),
-            program if program == suite.package => cargo.args(["--bin", program]),
-            file => cargo.args(["--test", file]),
-        };
-    }
+    cargo.args(selection(suites));
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("can't run cargo test")?;
     let stdout = child.stdout.take().context("cargo has no output")?;
     let lines = std::io::BufReader::new(stdout).lines().collect::<Result<Vec<_>, _>>()?;
@@ -88,6 +91,11 @@ pub fn build(suites: &[Suite]) -> Result<Built> {
         bail!("the tests don't build");
     }
     Built::among(suites, &lines)
+}
+
+/// The targets of all, each named once: cargo refuses a flag that it has had.
+fn selection(suites: &[Suite]) -> BTreeSet<String> {
+    suites.iter().map(Suite::selection).collect()
 }
 
 /// A program in what cargo says that it has built.
@@ -143,6 +151,14 @@ mod tests {
             "executable": format!("/t/{package}-{kind}-{target}-{test}"),
         })
         .to_string()
+    }
+
+    #[test]
+    fn each_target_is_named_once() {
+        let named: Vec<String> = selection(&SUITES).into_iter().collect();
+        let expected = ["--bin=weft", "--lib", "--test=command_line", "--test=flush"];
+        assert_eq!(named[..4], expected);
+        assert_eq!(named.iter().filter(|name| *name == "--lib").count(), 1);
     }
 
     #[test]
