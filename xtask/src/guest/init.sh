@@ -4,7 +4,7 @@
 # Modules aren't loaded here: like on any Debian machine, the kernel asks for them.
 
 /usr/lib/busybox/busybox --install -s /usr/lib/busybox
-export PATH=/usr/sbin:/usr/bin:/usr/lib/busybox HOME=/root RUST_BACKTRACE=0 INSTA_WORKSPACE_ROOT=/
+export PATH=/usr/sbin:/usr/bin:/usr/lib/busybox HOME=/root RUST_BACKTRACE=0 INSTA_WORKSPACE_ROOT=/ WEFT_PROGRAMS_ARE_BUILT=1
 
 # What lives in a container pivots its root, which the kernel refuses below its first file system: a bind mount hides it.
 if [ "$1" != again ]; then

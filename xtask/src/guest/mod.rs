@@ -24,6 +24,7 @@ use self::archive::Archive;
 use self::console::{Console, Heard};
 use self::kernel::Kernel;
 use self::suites::{Built, SUITES, Suite};
+use crate::test::Tally;
 use crate::{packages, shell};
 
 const EMULATOR: &str = "qemu-system-x86_64";
@@ -64,7 +65,7 @@ pub fn run(options: &[&str]) -> Result<()> {
     let folder = shell::target().join("guest");
     std::fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let files = folder.join(format!("files-{}", std::process::id()));
-    let result = pack(&files, &kernel, &built, &words).and_then(|()| watch(&files, &kernel, &built));
+    let result = pack(&files, &kernel, &built, &words).and_then(|()| watch(&files, &kernel, &built, test));
     // Hundreds of megabytes that the next run makes anew.
     let _ = std::fs::remove_file(&files);
     result
@@ -136,13 +137,14 @@ impl Machine {
     }
 }
 
-/// Boots the guest and tells what it says, until it has ended.
-fn watch(files: &Path, kernel: &Kernel, built: &Built) -> Result<()> {
+/// Boots the guest and tells what it says, until it has ended. `test` is the part of names that was asked for.
+fn watch(files: &Path, kernel: &Kernel, built: &Built, test: Option<&str>) -> Result<()> {
     eprintln!("booting Linux {}…", kernel.version);
     let mut console = Console::new(built.suites.iter().map(|(suite, _)| suite.name()));
     let (machine, lines) = Machine::boot(files, kernel)?;
     let start = Instant::now();
     let mut begun = start;
+    let mut idle = Vec::new();
     let mut ended = false;
     let seconds = |since: Instant| since.elapsed().as_secs();
     while !ended {
@@ -157,7 +159,10 @@ fn watch(files: &Path, kernel: &Kernel, built: &Built) -> Result<()> {
         match console.hear(&line) {
             Heard::Booted(version) => println!("Linux {version} is up after {} s", seconds(start)),
             Heard::Begun(_) => begun = Instant::now(),
-            Heard::Ended { name, tally } => println!("{name:<24} {tally} ({} s)", seconds(begun)),
+            Heard::Ended { name, tally } => {
+                println!("{name:<24} {tally} ({} s)", seconds(begun));
+                idle.extend((tally == Tally::default()).then_some(name));
+            }
             Heard::Text(text) => println!("  {text}"),
             Heard::Done => ended = true,
             Heard::Nothing => {}
@@ -172,5 +177,9 @@ fn watch(files: &Path, kernel: &Kernel, built: &Built) -> Result<()> {
     if tally.failed > 0 {
         bail!("there are failures on Linux {}", kernel.version);
     }
-    Ok(())
+    match test {
+        None if !idle.is_empty() => bail!("no test has run of {}: their words choose none", idle.join(", ")),
+        Some(part) if tally == Tally::default() => bail!("no test has {part:?} in its name"),
+        _ => Ok(()),
+    }
 }

@@ -14,7 +14,7 @@ use crate::shell;
 #[derive(Debug, Clone, Copy)]
 pub struct Suite {
     package: &'static str,
-    /// `lib`, the package's name for its program, or the name of a file or folder in `tests`.
+    /// `lib`, or the name of a file or folder in `tests`.
     target: &'static str,
     /// Words for the test program: parts of names, or `--skip` and one.
     pub words: &'static str,
@@ -31,16 +31,18 @@ const KERNEL_SIDE: &str =
     "filter:: firewall:: conntrack:: link:: linux:: monitor --skip scale --skip thousands";
 
 /// In the order in which they run.
-pub const SUITES: [Suite; 9] = [
-    suite("weft", "weft", "preflight::trial", 1),
+pub const SUITES: [Suite; 11] = [
+    suite("weft-agent", "lib", "trial", 1),
     suite("weft-dataplane", "pod_links", "", 1),
     suite("weft-dataplane", "tables", "", 1),
     suite("weft-dataplane", "flush", "", 1),
     suite("weft-dataplane", "lib", KERNEL_SIDE, 4),
+    suite("weft-cni", "plugin", "", 1),
     suite("weft-compile", "lib", "oracle::tests::kernel", 2),
     suite("weft", "command_line", "whole_life", 1),
     suite("weft", "node_life", "", 1),
     suite("weft-lab", "namespaces", "", 1),
+    suite("weft-lab", "matrix", "", 1),
 ];
 
 impl Suite {
@@ -53,7 +55,6 @@ impl Suite {
     fn selection(&self) -> String {
         match self.target {
             "lib" => "--lib".to_owned(),
-            program if program == self.package => format!("--bin={program}"),
             file => format!("--test={file}"),
         }
     }
@@ -156,8 +157,7 @@ mod tests {
     #[test]
     fn each_target_is_named_once() {
         let named: Vec<String> = selection(&SUITES).into_iter().collect();
-        let expected = ["--bin=weft", "--lib", "--test=command_line", "--test=flush"];
-        assert_eq!(named[..4], expected);
+        assert_eq!(named[..3], ["--lib", "--test=command_line", "--test=flush"]);
         assert_eq!(named.iter().filter(|name| *name == "--lib").count(), 1);
     }
 
@@ -167,7 +167,6 @@ mod tests {
         for suite in SUITES {
             let (kind, target) = match (suite.package, suite.target) {
                 (package, "lib") => ("lib", package.replace('-', "_")),
-                ("weft", "weft") => ("bin", "weft".to_owned()),
                 (_, target) => ("test", target.to_owned()),
             };
             lines.push(message(suite.package, kind, &target, false));
@@ -176,10 +175,12 @@ mod tests {
         let built = Built::among(&SUITES, &lines).unwrap();
         let paths: Vec<_> = built.suites.iter().map(|(_, path)| path.display().to_string()).collect();
         assert_eq!(paths.len(), SUITES.len());
-        assert_eq!(paths[0], "/t/weft-bin-weft-true");
+        assert_eq!(paths[0], "/t/weft-agent-lib-weft_agent-true");
         assert_eq!(paths[4], "/t/weft-dataplane-lib-weft_dataplane-true");
-        assert_eq!(built.programs, [PathBuf::from("/t/weft-bin-weft-false")]);
+        assert!(built.programs.is_empty());
+        let program = Built::among(&SUITES, &[lines, vec![message("weft", "bin", "weft", false)]].concat());
+        assert_eq!(program.unwrap().programs, [PathBuf::from("/t/weft-bin-weft-false")]);
         let refused = Built::among(&SUITES, &lines[..lines.len() - 1]).unwrap_err().to_string();
-        assert_eq!(refused, "cargo has built no lab/namespaces");
+        assert_eq!(refused, "cargo has built no lab/matrix");
     }
 }

@@ -202,9 +202,9 @@ fn unseen(family: Family, path: Path, reason: &str, openings: &BTreeSet<Opening>
     report.findings.push(Finding {
         what: format!("{} is in use and can't be looked at: {reason}", legacy_place(family, path)),
         mend: format!(
-            "install {}, or where its policy is DROP, type: {}",
-            legacy::binary(family),
-            commands(family, path, &all)
+            "where its policy is DROP, type on the node: {}; or let the agent have the node's {}, which its image doesn't",
+            commands(family, path, &all),
+            legacy::binary(family)
         ),
     });
 }
