@@ -106,7 +106,7 @@ impl Agent {
         let node = config.node_name()?;
         make_folder(&config.state_dir)?;
         let state = hold_state(&config.state_dir)?;
-        let store = open_store(config)?;
+        let store = open_store(config, Opener::Agent)?;
         let kernel = LinuxKernel::open(&config.state_dir)?;
         let ledger = kernel.ledger();
         let plans = SharedPlans::default();
@@ -177,14 +177,26 @@ fn make_folder(path: &std::path::Path) -> Result<(), RunError> {
     std::fs::create_dir_all(path).map_err(|source| RunError::Folder { path: path.to_owned(), source })
 }
 
+/// Who opens a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opener {
+    /// This machine's agent, which speaks for its node.
+    Agent,
+    /// A person's command. It leaves no trace on this machine, and isn't asked which machine it is.
+    Person,
+}
+
 /// The store that a configuration names, opened when it is first needed. One arm a store.
 ///
 /// # Errors
 /// Where the configuration names no node.
-pub fn open_store(config: &AgentConfig) -> Result<Arc<dyn Store>, ConfigError> {
+pub fn open_store(config: &AgentConfig, opener: Opener) -> Result<Arc<dyn Store>, ConfigError> {
     let (store, node, pods) = (config.store.clone(), config.node_name()?, config.pods());
     let state_dir = config.state_dir.clone();
     let word = move || {
+        if opener == Opener::Person {
+            return String::new();
+        }
         machine::word(&state_dir).unwrap_or_else(|error| {
             let folder = state_dir.display();
             tracing::warn!("another machine of this node's name would not be noticed: {folder}: {error}");

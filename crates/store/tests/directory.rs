@@ -47,6 +47,9 @@ impl Folder {
             open: Duration::from_secs(4),
             safety_poll: Duration::from_secs(600),
             max_file: 1 << 20,
+            // As an agent has it: what it writes by itself must not change how a folder is read.
+            machine: Some((NodeName::new("watching").unwrap(), "one".to_owned())),
+            look: Duration::from_millis(20),
             ..DirectoryOptions::default()
         };
         let store = Arc::new(DirectoryStore::open(&dir.path().join("cluster"), options).unwrap());

@@ -102,9 +102,10 @@ impl Work<'_> {
             report.tunnels.push(tunnel);
         }
         self.kernel.take_routes(&self.network.cluster, |route| report.routes.push(route.to_string()))?;
-        tidy(self.kernel, self.network, self.places, &found, report)?;
+        // Said also where the rest fails.
+        let tidied = tidy(self.kernel, self.network, self.places, &found, report);
         report.left.extend(kept);
-        Ok(())
+        tidied
     }
 }
 

@@ -17,6 +17,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use weft_model::{Cidr, Network, NodeName};
 
 use super::layout;
+use super::publish::make_below;
 use crate::claiming::{Another, Claimed, Standing, Step, Wanted, another, step};
 use crate::store::{Claim, StoreError};
 
@@ -31,7 +32,7 @@ pub(super) fn claim(
     if network.pod_cidrs.is_empty() {
         return Ok(Claim::default());
     }
-    std::fs::create_dir_all(&dir).map_err(failed)?;
+    make_below(root, &dir).map_err(failed)?;
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
         let wanted = Wanted::of(network, *block, node.as_str(), in_use);

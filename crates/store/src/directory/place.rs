@@ -61,8 +61,8 @@ impl Place {
             let Some(entry) = seat.look(&there, BootTime::now()) else { return Ok(()) };
             let line = format!("{}\n", entry.write());
             match text {
-                None => make(&path, &line)?,
-                Some(_) => publish::replace(&path, line.as_bytes())?,
+                None => make(root, &path, &line)?,
+                Some(_) => publish::replace(root, &path, line.as_bytes())?,
             }
             if seat.is_question(&entry) {
                 return Ok(());
@@ -129,9 +129,9 @@ pub(super) enum IsFirst {
 }
 
 /// Makes the file where there is none.
-fn make(path: &Path, line: &str) -> std::io::Result<()> {
+fn make(root: &Path, path: &Path, line: &str) -> std::io::Result<()> {
     let Some(dir) = path.parent() else { return Err(ErrorKind::InvalidInput.into()) };
-    fs::create_dir_all(dir)?;
+    publish::make_below(root, dir)?;
     let unique = format!(".{}.{}", std::process::id(), fastrand::u64(..));
     let staged = dir.join(unique);
     fs::write(&staged, line)?;
@@ -140,6 +140,6 @@ fn make(path: &Path, line: &str) -> std::io::Result<()> {
     match made {
         Ok(_) => Ok(()),
         // Without links and exclusive renaming, the last one counts.
-        Err(_) => publish::replace(path, line.as_bytes()),
+        Err(_) => publish::replace(root, path, line.as_bytes()),
     }
 }

@@ -18,11 +18,19 @@ pub(super) fn publish(root: &Path, fact: &Published) -> Result<(), StoreError> {
     match fact {
         Published::Node(node) => {
             sweep(&layout::pods_dir(root, &node.name));
-            write(layout::node_file(root, &node.name), render_node(node), &format!("node {}", node.name))
+            write(
+                root,
+                layout::node_file(root, &node.name),
+                render_node(node),
+                &format!("node {}", node.name),
+            )
         }
-        Published::Pod(pod) => {
-            write(layout::pod_file(root, &pod.node, &pod.key), render_pod(pod), &format!("pod {}", pod.key))
-        }
+        Published::Pod(pod) => write(
+            root,
+            layout::pod_file(root, &pod.node, &pod.key),
+            render_pod(pod),
+            &format!("pod {}", pod.key),
+        ),
         Published::PodGone { node, key } => {
             let path = layout::pod_file(root, node, key);
             match std::fs::remove_file(&path) {
@@ -36,13 +44,13 @@ pub(super) fn publish(root: &Path, fact: &Published) -> Result<(), StoreError> {
 }
 
 /// Writes an object, unless the file says the same already.
-fn write(path: PathBuf, mut object: Value, what: &str) -> Result<(), StoreError> {
+fn write(root: &Path, path: PathBuf, mut object: Value, what: &str) -> Result<(), StoreError> {
     if std::fs::read(&path).is_ok_and(|there| is_same(&there, &object)) {
         return Ok(());
     }
     stamp(&mut object);
     let text = format!("{object:#}\n");
-    replace(&path, text.as_bytes()).map_err(|source| StoreError::Publish {
+    replace(root, &path, text.as_bytes()).map_err(|source| StoreError::Publish {
         what: what.to_owned(),
         path,
         source,
@@ -60,13 +68,31 @@ fn sweep(pods: &Path) {
     }
 }
 
-/// Puts `bytes` in place of a file in one step. The temporary file is hidden, and its name is always the same: only
+/// Makes `dir`, somewhere below `root`, with what is missing between the two. Never `root` itself: where it is away, that is an outage, and an
+/// empty folder in its place would be taken for it, or be in the way of its return.
+///
+/// # Errors
+/// The system's; `NotFound` where `root` is away.
+pub(super) fn make_below(root: &Path, dir: &Path) -> std::io::Result<()> {
+    let below = dir.strip_prefix(root).map_err(|_| ErrorKind::InvalidInput)?;
+    let mut path = root.to_owned();
+    for part in below.components() {
+        path.push(part);
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Puts `bytes` in place of a file below `root` in one step. The temporary file is hidden, and its name is always the same: only
 /// one node writes it, and what a kill leaves is overwritten next time, or swept.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn replace(root: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
         return Err(ErrorKind::InvalidInput.into());
     };
-    std::fs::create_dir_all(dir)?;
+    make_below(root, dir)?;
     let staged = dir.join(format!(".{name}{STAGED}"));
     let written = File::create(&staged).and_then(|mut file| {
         file.write_all(bytes)?;

@@ -123,13 +123,16 @@ impl Watch<'_> {
         }
     }
 
-    /// Looks which machine is the node, and says what has changed. Where the folder is away, nothing has.
+    /// Looks which machine is the node, and says what has changed. Where the folder is away, or another is in its place, nothing has.
     fn look_at_place(&mut self, is_first: IsFirst) -> Vec<Event> {
         let Some(place) = self.place else { return Vec::new() };
+        self.next_look = Instant::now() + self.options.look;
+        if self.stale.is_some() || scan::identity(self.root).ok() != Some(self.identity) {
+            return Vec::new();
+        }
         if let Err(error) = place.look(self.root, is_first) {
             tracing::debug!("cannot look which machine is this node: {error}");
         }
-        self.next_look = Instant::now() + self.options.look;
         place.news(&mut self.told)
     }
 

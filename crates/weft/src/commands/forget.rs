@@ -9,7 +9,7 @@ use nix::fcntl::Flock;
 use serde::Serialize;
 use weft_agent::AgentConfig;
 use weft_agent::api::{RunDirError, hold_state};
-use weft_agent::run::open_store;
+use weft_agent::run::{Opener, open_store};
 use weft_model::NodeName;
 
 use crate::cli::ForgetArgs;
@@ -24,7 +24,7 @@ struct Answer<'a> {
 pub fn run(args: &ForgetArgs, format: Format) -> Result<ExitCode> {
     let config = args.config.read()?;
     let _held = if args.force { None } else { hold_own_state(&config, &args.node)? };
-    let store = open_store(&config)?;
+    let store = open_store(&config, Opener::Person)?;
     if !args.force
         && let Some(left) = store.relied_on_for(&args.node)?
     {

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 use weft_agent::api::{RunDir, hold_state};
 use weft_agent::conflist::PLUGIN;
-use weft_agent::run::open_store;
+use weft_agent::run::{Opener, open_store};
 
 use super::install::UNFINISHED;
 use crate::cli::UninstallArgs;
@@ -58,7 +58,7 @@ fn remove_all(places: &Places, args: &UninstallArgs) -> Result<Answer> {
     if let Some(node) = &args.forget {
         let mut config = args.config.read()?;
         config.node = Some(node.clone());
-        open_store(&config)?.forget_node(node)?;
+        open_store(&config, Opener::Person)?.forget_node(node)?;
         answer.removed.push(format!("what node {node} had in the store"));
     }
     if let Some(folder) = &args.plugin_from {

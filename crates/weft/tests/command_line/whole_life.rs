@@ -116,4 +116,12 @@ fn a_node_comes_and_goes_without_a_trace() {
     for name in ["state", "run", "leases", "cni/10-weft.conflist"] {
         assert!(!folder.path().join(name).exists(), "{name} is left");
     }
+    // Where the state folder stays, as a mount does, nothing is put into it for asking the store.
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(folder.path().join("state/theirs"), "").unwrap();
+    assert!(folder.path().join("cluster/.weft/nodes/n1.json").exists());
+    weft(&["uninstall", "--config", &config, "--forget", "n1"]).says(0, &["what node n1 had in the store"]);
+    assert!(!folder.path().join("cluster/.weft/nodes/n1.json").exists());
+    weft(&["uninstall", "--verify", "--config", &config]).says(0, &["nothing of Weft is left"]);
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
 }

@@ -388,10 +388,10 @@ fn a_node_with_two_links_has_the_address_by_which_the_cluster_knows_it() {
         link("eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
         link("eth1", &["10.99.0.1/24", "10.99.0.2/24", "fd99::1/64"]),
     ];
-    let check = |uplink: Option<&str>, registered: &[&str], expected: &[&str]| {
+    let of = |links: &[HostLink], uplink: Option<&str>, registered: &[&str], expected: &[&str]| {
         let mut rig = rig();
         rig.core.config.uplink = uplink.map(|name| IfName::new(name).unwrap());
-        rig.tell(Message::Host(Host { links: links.clone(), ..Host::default() }));
+        rig.tell(Message::Host(Host { links: links.to_vec(), ..Host::default() }));
         let mut node = Node::named(rig.core.node().clone());
         node.registered = registered.iter().map(|text| text.parse().unwrap()).collect();
         rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Node(node))])));
@@ -403,6 +403,7 @@ fn a_node_with_two_links_has_the_address_by_which_the_cluster_knows_it() {
             .collect();
         assert_eq!(found, expected, "{uplink:?} {registered:?}");
     };
+    let check = |uplink, registered: &[&str], expected: &[&str]| of(&links, uplink, registered, expected);
     let default = ["192.0.2.1/24", "2001:db8::1/64"];
     check(None, &[], &default);
     // In one family alone: so the cluster is.
@@ -414,6 +415,10 @@ fn a_node_with_two_links_has_the_address_by_which_the_cluster_knows_it() {
     check(None, &["203.0.113.7"], &default);
     check(Some("eth0"), &["10.99.0.1"], &default);
     check(Some("eth1"), &[], &["10.99.0.1/24", "fd99::1/64"]);
+    // A bridge of another program's has the same address on every machine.
+    let beside_a_bridge = [link("eth0", &["2001:db8::1/64"]), link("docker0", &["172.17.0.1/16"])];
+    of(&beside_a_bridge, None, &["2001:db8::1"], &["2001:db8::1/64"]);
+    of(&beside_a_bridge, None, &[], &["2001:db8::1/64"]);
 }
 
 #[test]

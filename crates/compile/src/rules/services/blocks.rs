@@ -1,7 +1,8 @@
 //! Blocks of virtual addresses: what of them is closed to whatever no service has, and who lives there all the same.
 //!
-//! What always holds: no node's address and no node's block of pods is closed, whoever wrote it into a block of services. A slip of the
-//! pen must cut nobody off; it is warned of, with the block and the node.
+//! What always holds: no node's address and no node's block of pods that lies in a block of services is closed, whoever wrote it there.
+//! A slip of the pen must cut nobody off; it is warned of, with the block and the node. A block of services inside a node's block of pods
+//! stays services'.
 //!
 //! What is absent: which service has which address ([`super::addresses`]).
 
@@ -37,7 +38,8 @@ pub fn closed(context: &Context<'_>) -> Vec<Cidr> {
 /// True where a change of a node is one of who lives in blocks of services.
 pub fn moves_a_lodger(transition: &Transition, context: &Context<'_>) -> bool {
     let FactKey::Node(_) = transition.key else { return false };
-    let blocks = context.service_cidrs();
+    // As they are closed: two that lie side by side are one.
+    let blocks = aggregate(context.service_cidrs());
     let parts = |fact: &Option<Fact>| match fact {
         Some(Fact::Node(node)) => lodgings(node, &blocks).map(|(part, _)| part).collect(),
         _ => Vec::new(),
@@ -65,8 +67,8 @@ pub fn warn(context: &Context<'_>, origin: &FactKey, out: &mut Output) {
                 out.warn(
                     origin,
                     format!(
-                        "the network {net} of its link {} lies in {block}, a block of services: what pods and others send to \
-                         machines there through this node is dropped; give services another block",
+                        "the network {net} of its link {} lies in {block}, a block of services: new connections of pods and \
+                         others to machines there through this node are dropped; give services another block",
                         link.name
                     ),
                 );

@@ -231,7 +231,6 @@ fn a_node_port_comes_before_an_external_address_of_the_nodes_own() {
     assert_eq!(bench.at("192.0.2.1"), ["service4_keep_60 192.0.2.1 . tcp . 30080"]);
 }
 
-/// A folder of manifests gives one address to two, and none of their rows stays for the other's packets.
 /// A manifest takes nobody's way to the machine, sshd's above all.
 #[test]
 fn node_ports_lie_in_their_range() {
@@ -279,6 +278,7 @@ fn node_ports_lie_in_their_range() {
     }
 }
 
+/// A folder of manifests gives one address to two, and none of their rows stays for the other's packets.
 #[test]
 fn a_cluster_address_is_one_services() {
     let mut bench = Bench::new();
@@ -397,7 +397,7 @@ fn whoever_lies_in_a_block_of_services_is_named() {
     assert_eq!(bench.warnings(), "");
     // An address of its own is no network: other proxies keep services' there.
     bench.set(host(&["10.0.0.1/8", "10.96.7.1/24", "10.96.0.1/32"], 1500));
-    insta::assert_snapshot!(bench.warnings(), @"node n1: the network 10.96.7.0/24 of its link eth0 lies in 10.96.0.0/16, a block of services: what pods and others send to machines there through this node is dropped; give services another block");
+    insta::assert_snapshot!(bench.warnings(), @"node n1: the network 10.96.7.0/24 of its link eth0 lies in 10.96.0.0/16, a block of services: new connections of pods and others to machines there through this node are dropped; give services another block");
     bench.set(host(&["192.0.2.1/24"], 1500));
     assert_eq!(bench.warnings(), "");
 }
