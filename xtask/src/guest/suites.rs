@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(paths[0], "/t/weft-agent-lib-weft_agent-true");
         assert_eq!(paths[4], "/t/weft-dataplane-lib-weft_dataplane-true");
         assert!(built.programs.is_empty());
-        let program = Built::among(&SUITES, &[lines, vec![message("weft", "bin", "weft", false)]].concat());
+        let program =
+            Built::among(&SUITES, &[lines.clone(), vec![message("weft", "bin", "weft", false)]].concat());
         assert_eq!(program.unwrap().programs, [PathBuf::from("/t/weft-bin-weft-false")]);
         let refused = Built::among(&SUITES, &lines[..lines.len() - 1]).unwrap_err().to_string();
         assert_eq!(refused, "cargo has built no lab/matrix");
