@@ -47,11 +47,12 @@ impl Folder {
             open: Duration::from_secs(4),
             safety_poll: Duration::from_secs(600),
             max_file: 1 << 20,
-            // As an agent has it: what it writes by itself must not change how a folder is read.
-            machine: Some((NodeName::new("watching").unwrap(), "one".to_owned())),
-            look: Duration::from_millis(20),
             ..DirectoryOptions::default()
         };
+        Self::open_with(dir, options)
+    }
+
+    fn open_with(dir: tempfile::TempDir, options: DirectoryOptions) -> Self {
         let store = Arc::new(DirectoryStore::open(&dir.path().join("cluster"), options).unwrap());
         let mut folder = Self {
             listening: Listening::begin(store.clone()),
@@ -359,7 +360,14 @@ fn a_node_may_only_write_what_is_its_own() {
 
 #[test]
 fn the_folders_absence_is_an_outage() {
-    let mut folder = Folder::with(&[("a.yaml", &namespace("a")), ("b.yaml", &namespace("b"))]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("cluster")).unwrap();
+    ["a", "b"].map(|name| put(&dir.path().join("cluster"), &format!("{name}.yaml"), &namespace(name)));
+    // An agent looks at its node's seat meanwhile, and makes nothing for it.
+    let machine = Some((NodeName::new("n1").unwrap(), "one".to_owned()));
+    let look = Duration::from_millis(20);
+    let options = DirectoryOptions { settle: SETTLE, machine, look, ..DirectoryOptions::default() };
+    let mut folder = Folder::open_with(dir, options);
     let (root, away) = (folder.root(), folder.dir.path().join("away"));
     fs::rename(&root, &away).unwrap();
     folder.until("the outage", |f| f.signals.len() == 2);

@@ -103,7 +103,9 @@ impl Blocks {
         let is_open = match before {
             None => true,
             Some(Claim::Asked(_, at)) => now >= *at + OVERDUE,
-            Some(Claim::Answered(until) | Claim::Refused(_, until)) => now >= *until,
+            // What was given has been used up: that is a new question.
+            Some(Claim::Answered(until)) => now >= *until || !full.is_empty(),
+            Some(Claim::Refused(_, until)) => now >= *until,
             Some(Claim::Given(_)) => false,
         };
         if !is_open || (!is_missing && full.is_empty()) {
@@ -293,8 +295,7 @@ mod tests {
         assert_eq!(known, [had[0].clone(), had[1].clone(), more.clone()]);
         assert_eq!(ask(&mut blocks, &known, &full, now), None);
         assert_eq!(blocks.known(&known, now), known);
-        // Those are full by now as well.
-        blocks.facts_changed();
+        // Those are full by now as well, a moment after they were given.
         let full = [had[0].cidr, more.cidr];
         assert_eq!(ask(&mut blocks, &known, &full, now), Some(full.to_vec()));
         blocks.refused(&name, "nothing is left".into(), now);

@@ -13,6 +13,7 @@ mod etcd;
 mod even;
 mod explained;
 mod firewalls;
+mod full;
 mod generated;
 mod objects;
 mod packets;
