@@ -362,7 +362,9 @@ fn a_node_may_only_write_what_is_its_own() {
 fn the_folders_absence_is_an_outage() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("cluster")).unwrap();
-    ["a", "b"].map(|name| put(&dir.path().join("cluster"), &format!("{name}.yaml"), &namespace(name)));
+    for name in ["a", "b"] {
+        put(&dir.path().join("cluster"), &format!("{name}.yaml"), &namespace(name));
+    }
     // An agent looks at its node's seat meanwhile, and makes nothing for it.
     let machine = Some((NodeName::new("n1").unwrap(), "one".to_owned()));
     let look = Duration::from_millis(20);
@@ -502,6 +504,19 @@ fn a_claim_that_was_never_relied_on_yields_to_one_that_is() {
     assert_eq!(names(), ["10.244.0.0_26", "10.244.1.0_24", "10.244.2.0_24"]);
 }
 
+/// Waits for an event like this.
+fn until_told(listening: &Listening, what: &str, is_it: impl Fn(&Event) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match listening.events.recv_timeout(left) {
+            Ok(event) if is_it(&event) => return,
+            Ok(_) => {}
+            Err(_) => panic!("{what} did not come"),
+        }
+    }
+}
+
 /// Two machines of one name would give out the same addresses, and each would say the other's.
 #[test]
 fn another_machine_of_the_nodes_name_is_refused_while_the_first_answers() {
@@ -531,18 +546,6 @@ fn another_machine_of_the_nodes_name_is_refused_while_the_first_answers() {
     };
     let published = || fs::read_to_string(dir.path().join("cluster/.weft/nodes/n1.json")).unwrap();
     let begin = |store: &Arc<DirectoryStore>| Listening::begin(store.clone());
-    /// Waits for an event like this.
-    fn until(listening: &Listening, what: &str, is_it: impl Fn(&Event) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match listening.events.recv_timeout(left) {
-                Ok(event) if is_it(&event) => return,
-                Ok(_) => {}
-                Err(_) => panic!("{what} did not come"),
-            }
-        }
-    }
     let is_refused = |by: &'static str| move |event: &Event| matches!(event, Event::Hold(weft_store::Hold::Lapsed(text)) if text.contains(by));
     let is_free = |event: &Event| *event == Event::Hold(weft_store::Hold::Unbound);
 
@@ -553,11 +556,11 @@ fn another_machine_of_the_nodes_name_is_refused_while_the_first_answers() {
 
     let two = open("two");
     let heard = begin(&two);
-    until(&heard, "the second's refusal", is_refused("another machine (one) is node n1 as well"));
+    until_told(&heard, "the second's refusal", is_refused("another machine (one) is node n1 as well"));
     let refused = two.publish(&says("192.0.2.2")).unwrap_err().to_string();
     assert!(refused.contains("another machine (one)"), "{refused}");
     assert!(two.claim_pod_cidrs(&network, &n1, &[]).is_err());
-    until(
+    until_told(
         &listening,
         "the first's warning",
         |event| matches!(event, Event::Notice(Notice { text: Some(Remark::Warning(text)), .. }) if text.contains("(two)")),
@@ -575,12 +578,12 @@ fn another_machine_of_the_nodes_name_is_refused_while_the_first_answers() {
     drop(one);
 
     // Where it stays away, it may be the second one before it was set up anew.
-    until(&heard, "the silent one's place", is_free);
+    until_told(&heard, "the silent one's place", is_free);
     two.publish(&says("192.0.2.2")).unwrap();
     assert_eq!(two.claim_pod_cidrs(&network, &n1, &[]).unwrap(), claim);
     let one = open("one");
     let listening = begin(&one);
-    until(&listening, "the first's refusal", is_refused("another machine (two)"));
+    until_told(&listening, "the first's refusal", is_refused("another machine (two)"));
     assert!(one.publish(&says("192.0.2.1")).is_err());
     assert!(published().contains("192.0.2.2"));
     // A person decides.
