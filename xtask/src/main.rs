@@ -25,11 +25,12 @@ Usage: cargo xtask COMMAND
   bench NAME         measure beside peers: cni, dataplane, scale or services (--help for options)
   image [OPTION...]  a container image from scratch, as an OCI archive (--help for its options)
   e2e [OPTION...]    a real Kubernetes on this machine with Weft as its network (--help for its options)
+  kubernetes         build Kubernetes and what it runs on, once: what e2e needs, and test uses where it is there
   test --guest       the tests in network namespaces on Debian's own kernel, in an emulated machine
   test [--churn]     tidy's checks, every test, and the tests in network namespaces; with --churn, 100,000
                      changes of endpoints under traffic instead of 5,000 (some minutes more)
   tidy               layout, licences, crate directions, text rules, rustfmt and clippy
-  ci                 what continuous integration runs: test, then tidy's rustfmt and clippy
+  ci                 rustfmt and clippy, then test
 ";
 
 fn main() -> ExitCode {
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["bench", options @ ..] => bench::run(options),
         ["image", options @ ..] => image::run(options),
         ["e2e", options @ ..] => e2e::run(options),
+        ["kubernetes"] => kubernetes::provide(),
         ["test", "--guest", options @ ..] => guest::run(options),
         ["test"] => test::run(test::Churn::Short),
         ["test", "--churn"] => test::run(test::Churn::Week),

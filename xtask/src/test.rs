@@ -59,6 +59,12 @@ pub fn run(churn: Churn) -> Result<()> {
     shell::must(shell::cargo().args(["build", "--quiet", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]))?;
     let mut command = shell::cargo();
     command.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]).stdout(Stdio::piped());
+    // What was built for a real cluster serves the tests that have a use for it.
+    if std::env::var_os(kubernetes::PROGRAMS).is_none()
+        && let Some(programs) = kubernetes::built_programs()
+    {
+        command.env(kubernetes::PROGRAMS, programs);
+    }
     if churn == Churn::Week {
         command.env(CHANGES.0, CHANGES.1);
     }

@@ -1,5 +1,5 @@
 //! Kubernetes and what it runs on, built once from source into `target/peers`: for benchmarks beside kube-proxy, for
-//! a real cluster (`cargo xtask e2e`), and flannel's daemon for tests beside it.
+//! a real cluster (`cargo xtask e2e`), for tests with its API server, and flannel's daemon for tests beside it.
 //!
 //! What always holds: what is there is whole, as everything is built beside its place and renamed.
 
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::shell;
+use crate::{packages, shell};
 
 /// Kubernetes' version, and that of the modules which it keeps in its own tree and publishes apart.
 const KUBERNETES: &str = "v1.36.1";
@@ -41,14 +41,37 @@ pub fn parts() -> Result<Parts> {
         ensure!(images.is_dir(), "{PROGRAMS}: {} is no folder; it should have the images", images.display());
         return Ok(Parts { programs, images });
     }
-    let top = shell::target().join("peers").join(format!("cluster-{KUBERNETES}"));
-    let parts = Parts { programs: top.join("bin"), images: top.join("img") };
+    let parts = places();
     for folder in [&parts.programs, &parts.images] {
         std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
     }
     programs::provide(&parts.programs)?;
     images::provide(&parts)?;
     Ok(parts)
+}
+
+fn places() -> Parts {
+    let top = shell::target().join("peers").join(format!("cluster-{KUBERNETES}"));
+    Parts { programs: top.join("bin"), images: top.join("img") }
+}
+
+/// `cargo xtask kubernetes`: what a cluster and the tests beside Kubernetes need, built where it isn't there yet.
+///
+/// # Errors
+/// As [`parts`], and where this is not run as root.
+pub fn provide() -> Result<()> {
+    ensure!(packages::is_root(), "images are made of Debian packages, as root");
+    packages::provide_for_cluster();
+    parts()?;
+    if std::env::var_os(PROGRAMS).is_none() {
+        kube_proxy()?;
+    }
+    Ok(())
+}
+
+/// The folder of programs, where all were built before.
+pub fn built_programs() -> Option<PathBuf> {
+    Some(places().programs).filter(|folder| programs::are_whole(folder))
 }
 
 /// kube-proxy, built if it isn't there.

@@ -55,6 +55,12 @@ const OTHERS: [Other; 5] = [
     Other { tags: &["seccomp"], c: C::Used, ..other("runc", "github.com/opencontainers/runc", "v1.5.2") },
 ];
 
+/// True where nothing is missing in a folder.
+pub fn are_whole(folder: &Path) -> bool {
+    let own = OWN.iter().chain([&SPECS]).map(|(name, _)| *name);
+    own.chain(OTHERS.iter().map(|other| other.program)).all(|name| folder.join(name).exists())
+}
+
 /// Builds what is missing in a folder.
 pub fn provide(folder: &Path) -> Result<()> {
     let missing = |name: &str| !folder.join(name).exists();
