@@ -22,11 +22,25 @@ mod kubernetes;
 
 pub use kubernetes::KubernetesConfig;
 
+mod dns;
+
+pub use dns::{DnsConfig, PodNamesConfig};
+
 mod etcd;
 
 pub use etcd::EtcdConfig;
 
-/// The DNS server's port.
+mod links;
+
+pub use links::Absent;
+
+mod resolver;
+
+pub use resolver::Resolver;
+
+mod words;
+
+/// The DNS server's port, and resolvers'.
 const DNS_PORT: u16 = 53;
 /// Where node ports lie unless somebody says otherwise, as with an API server.
 const NODE_PORTS: &str = "30000-32767";
@@ -71,56 +85,6 @@ impl Default for CniConfig {
     }
 }
 
-/// The node's DNS server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct DnsConfig {
-    /// Whether there is one.
-    pub enabled: bool,
-    /// The zone of the cluster's names.
-    pub cluster_domain: String,
-    /// The cluster's DNS address, answered on every node.
-    pub cluster_addresses: Vec<IpAddr>,
-    /// Further addresses of the server, the same on every node.
-    pub link_local: Vec<IpAddr>,
-    /// Resolvers for everything else, `ADDRESS` or `ADDRESS:PORT`; empty means those of `resolvConf`.
-    pub upstreams: Vec<String>,
-    /// Where the node's own resolvers stand.
-    pub resolv_conf: PathBuf,
-    /// How `10-1-2-3.NAMESPACE.pod.ZONE` is answered: `disabled`, `insecure` or `verified`.
-    pub pod_names: PodNamesConfig,
-}
-
-/// See [`PodNames`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PodNamesConfig {
-    /// They don't exist.
-    Disabled,
-    /// Echoed unchecked.
-    #[default]
-    Insecure,
-    /// Checked.
-    Verified,
-}
-
-impl Default for DnsConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            cluster_domain: "cluster.local".into(),
-            cluster_addresses: Vec::new(),
-            link_local: vec![
-                IpAddr::from([169, 254, 53, 53]),
-                IpAddr::from([0xfd77, 0x6566, 0x7453, 0, 0, 0, 0, 0x53]),
-            ],
-            upstreams: Vec::new(),
-            resolv_conf: "/etc/resolv.conf".into(),
-            pod_names: PodNamesConfig::default(),
-        }
-    }
-}
-
 /// Service addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -148,6 +112,21 @@ impl Default for ServicesConfig {
             node_port_range: None,
             health_port: 10_256,
         }
+    }
+}
+
+/// Checks a label's value by the API server's rule.
+fn label_value(value: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let ends = [value.bytes().next(), value.bytes().next_back()];
+    let is_fine = value.len() <= 63
+        && value.bytes().all(inner)
+        && ends.into_iter().all(|end| end.is_some_and(|b| b.is_ascii_alphanumeric()));
+    match is_fine {
+        true => Ok(()),
+        false => Err(format!(
+            "{value:?} is no label's value: it has 1 to 63 letters, digits and -_. in between; leave it out for services without the label"
+        )),
     }
 }
 
@@ -264,7 +243,7 @@ pub fn read_small(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The configuration; an error has its field's path and the parser's complaint.
+/// The configuration; an error has its field's path and what is wrong there.
 fn parse(text: &str) -> Result<AgentConfig, (String, String)> {
     let mut field = String::new();
     let parsed = serde_saphyr::with_deserializer_from_str(text, |from| {
@@ -273,8 +252,12 @@ fn parse(text: &str) -> Result<AgentConfig, (String, String)> {
             error.into_inner()
         })
     });
-    // A path of nothing is a dot.
-    parsed.map_err(|error| (field.trim_start_matches('.').to_owned(), error.to_string()))
+    parsed.map_err(|error| {
+        // A path of nothing is a dot; of what the parser itself refuses, a question mark.
+        let field = field.trim_start_matches('.').trim_end_matches('?').trim_end_matches('.').to_owned();
+        let reason = words::plainly(&error, &field);
+        (field, reason)
+    })
 }
 
 impl AgentConfig {
@@ -333,6 +316,10 @@ impl AgentConfig {
         if self.dns.enabled && self.services.enabled && self.services.health_port == DNS_PORT {
             let reason = format!("{DNS_PORT} is where names are answered; write another port, or 0 for none");
             return Err(("services.healthPort", reason));
+        }
+        self.dns.check()?;
+        if let Some(name) = &self.services.proxy_name {
+            label_value(name).map_err(|reason| ("services.proxyName", reason))?;
         }
         if matches!(self.store, StoreConfig::Kubernetes(_)) && self.services.node_port_range.is_some() {
             let reason = "the cluster's API server bounds node ports (its --service-node-port-range); leave it out here";
@@ -506,14 +493,36 @@ mod tests {
         for range in ["30000", "40000-30000", "0-1"] {
             check(&format!("{store}\nservices: {{nodePortRange: {range}}}\n"), "services.nodePortRange: ");
         }
+        for zone in ["-bad..x", "", "a_b"] {
+            check(&format!("{store}\ndns: {{clusterDomain: \"{zone}\"}}\n"), "dns.clusterDomain: ");
+        }
+        check(&format!("{store}\ndns: {{linkLocal: []}}\n"), "dns.linkLocal: without it");
+        check(&format!("{store}\ndns: {{upstreams: [dns.example]}}\n"), "dns.upstreams[0]: ");
+        check(&format!("{store}\ndns: {{upstreams: [\"1.1.1.1:0\"]}}\n"), "is no machine's port");
+        check(
+            &format!("{store}\nservices: {{proxyName: a/b}}\n"),
+            "services.proxyName: \"a/b\" is no label's value",
+        );
+        check(
+            "node: n1\nstore: {kubernetes: {}}\n",
+            "store.kubernetes.server: there is neither a server nor a kubeconfig",
+        );
         assert!(AgentConfig::read(&path).is_err());
-        for fine in ["services: {healthPort: 0}", "dns: {enabled: false}\nservices: {healthPort: 53}"] {
+        for fine in [
+            "dns: {clusterDomain: Cluster.Local.}",
+            "dns: {linkLocal: [], enabled: false}",
+            "dns: {linkLocal: [], clusterAddresses: [10.96.0.10]}",
+            "services: {proxyName: weft}",
+            "services: {healthPort: 0}",
+            "dns: {enabled: false}\nservices: {healthPort: 53}",
+        ] {
             std::fs::write(&path, format!("{store}\n{fine}\n")).unwrap();
             assert!(AgentConfig::read(&path).is_ok(), "{fine}");
         }
         std::fs::write(&path, store).unwrap();
         assert!(AgentConfig::read(&path).is_ok());
     }
+
     #[test]
     fn node_ports_are_bounded_where_nobody_else_does_it() {
         let folder = tempfile::tempdir().unwrap();

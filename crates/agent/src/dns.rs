@@ -41,20 +41,16 @@ impl Dns {
         let listen = addresses.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect();
         let zones = vec![weft_plan::DnsName::new(&config.dns.cluster_domain)];
         let mut server = Config::new(listen, zones);
-        let mut wrong = None;
-        server.upstreams = match upstreams(config) {
-            Ok(upstreams) => upstreams,
-            Err(text) => {
-                wrong = Some(format!("dns.upstreams: {text:?} is no ADDRESS or ADDRESS:PORT"));
-                UpstreamSource::ResolvConf(config.dns.resolv_conf.clone())
-            }
+        server.upstreams = match config.dns.upstreams.as_slice() {
+            [] => UpstreamSource::ResolvConf(config.dns.resolv_conf.clone()),
+            fixed => UpstreamSource::Fixed(fixed.iter().map(|resolver| resolver.socket()).collect()),
         };
         let (stop, stopped) = channel();
         let (names, core) = (names.clone(), core.clone());
         let tell = move |trouble| drop(core.send(Message::Trouble("dns", trouble)));
         // The first attempt is made before anybody is told that the agent runs.
-        let first = attempt(&server, &names, wrong.as_deref(), &tell);
-        let keep = move || keep(first, || attempt(&server, &names, wrong.as_deref(), &tell), &stopped);
+        let first = attempt(&server, &names, &tell);
+        let keep = move || keep(first, || attempt(&server, &names, &tell), &stopped);
         let thread = std::thread::Builder::new().name("weft-dns-start".into()).spawn(keep)?;
         Ok(Some(Self { stop: Some(stop), thread: Some(thread) }))
     }
@@ -82,12 +78,7 @@ fn keep<T>(first: Option<T>, mut attempt: impl FnMut() -> Option<T>, stopped: &R
     let _ = stopped.recv();
 }
 
-fn attempt(
-    server: &Config,
-    names: &Arc<RwLock<Plan>>,
-    wrong: Option<&str>,
-    tell: &dyn Fn(Option<String>),
-) -> Option<Handle> {
+fn attempt(server: &Config, names: &Arc<RwLock<Plan>>, tell: &dyn Fn(Option<String>)) -> Option<Handle> {
     match serve(server, names.clone()) {
         Ok(handle) => {
             let absent: Vec<String> =
@@ -95,7 +86,7 @@ fn attempt(
             if !absent.is_empty() {
                 tracing::info!("no names at {}: this kernel lacks their family", absent.join(" and "));
             }
-            tell(wrong.map(ToOwned::to_owned));
+            tell(None);
             Some(handle)
         }
         Err(error) => {
@@ -103,18 +94,6 @@ fn attempt(
             None
         }
     }
-}
-
-fn upstreams(config: &AgentConfig) -> Result<UpstreamSource, String> {
-    if config.dns.upstreams.is_empty() {
-        return Ok(UpstreamSource::ResolvConf(config.dns.resolv_conf.clone()));
-    }
-    let parse = |text: &String| {
-        text.parse::<SocketAddr>()
-            .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, 53)))
-            .map_err(|_| text.clone())
-    };
-    Ok(UpstreamSource::Fixed(config.dns.upstreams.iter().map(parse).collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]
@@ -131,12 +110,11 @@ mod tests {
         let (stop, stopped) = channel::<()>();
         let names = Arc::new(RwLock::new(Plan::default()));
         let tell = move |trouble| tell.send(trouble).unwrap();
-        let first = attempt(&server, &names, None, &tell);
+        let first = attempt(&server, &names, &tell);
         assert!(first.is_none());
         assert!(told.try_recv().unwrap().unwrap().contains("tried again"));
         drop(taken);
-        let keeper =
-            std::thread::spawn(move || keep(first, || attempt(&server, &names, None, &tell), &stopped));
+        let keeper = std::thread::spawn(move || keep(first, || attempt(&server, &names, &tell), &stopped));
         let begun = Instant::now();
         assert_eq!(told.recv_timeout(4 * RETRY), Ok(None), "the trouble is over");
         assert!(begun.elapsed() >= RETRY / 2);

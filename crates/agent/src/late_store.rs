@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use weft_model::{Cidr, Network, NodeName};
-use weft_store::{Claim, Event, Published, Store, StoreError};
+use weft_store::{Claim, Event, Forgotten, Published, Store, StoreError};
 
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -121,7 +121,11 @@ impl Store for LateStore {
         self.get()?.relied_on_for(node)
     }
 
-    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
+    fn machine_of(&self, node: &NodeName) -> Result<Option<String>, StoreError> {
+        self.get()?.machine_of(node)
+    }
+
+    fn forget_node(&self, node: &NodeName) -> Result<Forgotten, StoreError> {
         self.get()?.forget_node(node)
     }
 }
@@ -165,8 +169,12 @@ mod tests {
             unreachable!("nobody claims here")
         }
 
-        fn forget_node(&self, _: &NodeName) -> Result<(), StoreError> {
-            Ok(())
+        fn machine_of(&self, _: &NodeName) -> Result<Option<String>, StoreError> {
+            Ok(None)
+        }
+
+        fn forget_node(&self, _: &NodeName) -> Result<Forgotten, StoreError> {
+            Ok(Forgotten::Nothing)
         }
     }
 

@@ -8,6 +8,7 @@
 //! What always holds: an agent that is killed at any moment leaves the network working, and the next one takes up
 //! where it was ([`records`]).
 
+pub mod addresses;
 pub mod api;
 mod background;
 pub mod cluster_dns;
@@ -21,12 +22,13 @@ pub mod fact_log;
 pub mod health;
 pub mod kernel_thread;
 pub mod late_store;
-mod machine;
+pub mod machine;
 pub mod memory;
 pub mod message;
 pub mod migrate;
 mod others;
 pub mod overlaps;
+mod preview;
 pub mod publisher;
 pub mod records;
 pub mod routes;

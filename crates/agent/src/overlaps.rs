@@ -34,7 +34,7 @@ pub fn overlaps(nodes: &[&Node], own: &NodeName) -> Vec<String> {
         if let [first, second, ..] = names.as_slice() {
             found.push(format!(
                 "node {second}: its address {address} is node {first}'s too: give one of them another, or name `addresses` \
-                 in its configuration"
+                 in its configuration; where one is the other's former name, `weft forget` it"
             ));
         }
     }

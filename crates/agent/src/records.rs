@@ -3,10 +3,12 @@
 //! A record is written *before* anything is made for it, as `ID.adding.json`; it becomes `ID.json` before ADD answers, and
 //! `ID.deleting.json` before anything is unmade. Whoever finds one after a crash knows from its name what to do:
 //! finish it, keep it, or take the rest down. A rename is the step from one to the next, so no state is ever half written.
+//! The file of a record that is over is kept for the next one, under a name that is no record's.
 //! Nothing is forced to the platter: pods don't survive a power cut either, and records of an earlier boot are dropped.
 
+use std::cell::Cell;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -99,13 +101,22 @@ pub enum Since {
 #[derive(Debug)]
 pub struct Records {
     folder: PathBuf,
+    /// Whether [`SPARE`] is there.
+    has_spare: Cell<bool>,
 }
 
 /// Name of the folder below `stateDir`.
 pub const RECORDS: &str = "attachments";
 const BOOT_ID: &str = "boot_id";
+/// A file that was a record, and becomes the next one: to make and remove a file costs more than all that is written, on ext4 above
+/// all, which passes over files that were removed in the last minutes.
+const SPARE: &str = "spare";
 
 impl Records {
+    fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), has_spare: Cell::new(folder.join(SPARE).is_file()) }
+    }
+
     /// Opens the folder, which is made where it is missing. Records of an earlier boot are dropped: their pods are gone. Where
     /// somebody has removed what says of which boot they are, all are kept: a pod that is gone is found without.
     ///
@@ -114,7 +125,7 @@ impl Records {
     pub fn open(folder: &Path, boot: &str) -> Result<(Self, Since), RecordError> {
         let write = |path: &Path, source| RecordError::Write { path: path.to_owned(), source };
         fs::create_dir_all(folder).map_err(|e| write(folder, e))?;
-        let records = Self { folder: folder.to_owned() };
+        let records = Self::of(folder);
         let boot_file = folder.join(BOOT_ID);
         let recorded = match fs::read_to_string(&boot_file) {
             Ok(text) => text,
@@ -145,7 +156,7 @@ impl Records {
         if !folder.is_dir() || !["", boot].contains(&recorded.trim()) {
             return Ok(());
         }
-        Self { folder: folder.to_owned() }.list().map(drop)
+        Self::of(folder).list().map(drop)
     }
 
     /// All records with their stages, by id. A file that can't be read of an attachment that comes or goes is left alone and reported.
@@ -231,13 +242,23 @@ impl Records {
     pub fn remove(&self, id: &AttachmentId) -> Result<(), RecordError> {
         for stage in [Stage::Adding, Stage::Attached, Stage::Deleting] {
             let path = self.path(id, stage);
-            match fs::remove_file(&path) {
+            match self.discard(&path) {
                 Err(source) if source.kind() != ErrorKind::NotFound => {
                     return Err(RecordError::Write { path, source });
                 }
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Removes a file, or makes it the spare one.
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        if self.has_spare.get() {
+            return fs::remove_file(path);
+        }
+        fs::rename(path, self.folder.join(SPARE))?;
+        self.has_spare.set(true);
         Ok(())
     }
 
@@ -261,15 +282,26 @@ impl Records {
 
     /// Writes a whole file or nothing.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".tmp");
-        let temporary = path.with_file_name(name);
-        let done = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+        let temporary = if self.has_spare.replace(false) {
+            self.folder.join(SPARE)
+        } else {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(".tmp");
+            path.with_file_name(name)
+        };
+        let done = overwrite(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
         done.map_err(|source| {
             let _ = fs::remove_file(&temporary);
             RecordError::Write { path: path.to_owned(), source }
         })
     }
+}
+
+/// Writes a file, cut to length last: ext4 flushes one that was emptied first to disk when it is closed.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
 }
 
 #[cfg(test)]
@@ -312,6 +344,41 @@ mod tests {
         again.remove(&a.attachment.id).unwrap();
         again.remove(&a.attachment.id).unwrap();
         assert!(stages(&again).is_empty());
+    }
+
+    #[test]
+    fn a_records_file_is_the_next_ones_and_nothing_is_left_of_it() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let inode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().ino();
+        let (long, short) = (record(&"a".repeat(60)), record("b"));
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
+        records.begin(&long).unwrap();
+        records.begin(&short).unwrap();
+        let first = inode(&format!("{}:eth0.adding.json", "a".repeat(60)));
+        records.remove(&long.attachment.id).unwrap();
+        // There is one at most.
+        records.remove(&short.attachment.id).unwrap();
+        assert_eq!((stages(&records), fs::read_dir(folder.path()).unwrap().count()), (vec![], 2));
+        // Also for the next agent, whatever the last one was at when it died.
+        fs::write(folder.path().join(SPARE), "x".repeat(1000)).unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
+        records.begin(&short).unwrap();
+        assert_eq!(inode("b:eth0.adding.json"), first);
+        assert_eq!(records.list().unwrap(), (vec![(Stage::Adding, short)], vec![]));
+        records.begin(&long).unwrap();
+        assert_eq!(stages(&records).len(), 2);
+    }
+
+    #[test]
+    fn a_spare_file_that_somebody_removed_is_no_loss() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), "boot-1").unwrap().0;
+        records.begin(&record("a")).unwrap();
+        records.remove(&record("a").attachment.id).unwrap();
+        fs::remove_file(folder.path().join(SPARE)).unwrap();
+        records.begin(&record("b")).unwrap();
+        assert_eq!(stages(&records), [Stage::Adding]);
     }
 
     /// A format: agents of other versions have written it, and will. What is added to it needs a default.

@@ -5,7 +5,6 @@
 //!
 //! What is absent: who may ask, and how much (`api`); decisions. No look changes anything.
 
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
@@ -17,16 +16,13 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use weft_cni::weft::Request;
 use weft_cni::{Call, CniError, Code, Verb};
-use weft_compile::{Compiler, Facts, Settings};
-use weft_model::{Change, Fact};
-use weft_plan::Plan;
-use weft_plan::diff::Difference;
 use weft_store::{DirectoryOptions, DirectoryStore, Event, Notice, StoreError};
 
 use crate::api::{ApiRequest, ApiResponse, HandedOn, Handler};
 use crate::core::{Core, SharedPlans, Work};
 use crate::explain::{self, Kernels, PeerKernel, Query};
 use crate::message::{CniAnswer, CniCall, CniReply, CniVerb, Differing, Message};
+use crate::preview::{Basis, preview};
 use crate::status::Status;
 
 /// How long a look inside may take.
@@ -246,112 +242,4 @@ fn plan(plans: &SharedPlans) -> ApiResponse {
             .collect();
     let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
     ApiResponse::json(&json!({ "generation": plan.generation, "rows": rows, "warnings": warnings }))
-}
-
-/// Manifests that are not applied yet lack what nodes make known themselves. Nodes that they don't describe stay, and what
-/// they leave open of nodes and pods is as it is now.
-fn with_what_nodes_say(mut changes: Vec<Change>, now: &Facts) -> Vec<Change> {
-    let mut described = BTreeSet::new();
-    for change in &mut changes {
-        let Change::Set(fact) = change else { continue };
-        match fact.as_mut() {
-            Fact::Node(node) => {
-                described.insert(node.name.clone());
-                let Some(known) = now.node(&node.name) else { continue };
-                if node.addresses.is_empty() {
-                    node.addresses.clone_from(&known.addresses);
-                }
-                if node.pod_cidrs.is_empty() {
-                    node.pod_cidrs.clone_from(&known.pod_cidrs);
-                }
-                node.published_vtep_mac = node.published_vtep_mac.or(known.published_vtep_mac);
-            }
-            Fact::Pod(pod) if pod.ips.is_empty() => {
-                let Some(known) = now.pod(&pod.key) else { continue };
-                pod.ips.clone_from(&known.ips);
-                if pod.node.is_none() {
-                    pod.node.clone_from(&known.node);
-                }
-            }
-            _ => {}
-        }
-    }
-    let others = now.nodes().filter(|node| !described.contains(&node.name));
-    changes.extend(others.map(|node| Change::set(Fact::Node(node.clone()))));
-    changes
-}
-
-/// What a preview starts from: this node's own facts, and the manifests with what nodes make known themselves.
-struct Basis {
-    settings: Settings,
-    facts: Vec<Change>,
-}
-
-impl Basis {
-    fn of(core: &Core, changes: Vec<Change>) -> Self {
-        let own = core.facts();
-        let attachments = own.attachments().cloned().map(Fact::Attachment);
-        let mut facts: Vec<Change> =
-            std::iter::once(Fact::Host(own.host().clone())).chain(attachments).map(Change::set).collect();
-        facts.extend(with_what_nodes_say(changes, own));
-        Self { settings: core.compiler().settings().clone(), facts }
-    }
-}
-
-/// What would change if the store held these facts.
-fn preview(basis: Basis, plans: &SharedPlans) -> Vec<String> {
-    let mut compiler = Compiler::new(basis.settings);
-    for change in basis.facts {
-        compiler.apply(change);
-    }
-    let mut to = Plan::default();
-    compiler.flush(&mut to);
-    let (kernel, health) = {
-        let plan = plans.kernel.read().unwrap_or_else(PoisonError::into_inner);
-        (plan.kernel.clone(), plan.health.clone())
-    };
-    let from = Plan {
-        kernel,
-        health,
-        names: plans.names.read().unwrap_or_else(PoisonError::into_inner).names.clone(),
-        ..Plan::default()
-    };
-    Difference::between(&from, &to).to_string().lines().map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use weft_model::{Node, NodeAddress, NodeName};
-
-    use super::*;
-
-    fn node(name: &str, address: Option<&str>) -> Node {
-        let mut node = Node::named(NodeName::new(name).unwrap());
-        node.addresses =
-            address.map(|ip| NodeAddress { ip: ip.parse().unwrap(), prefix: Some(24) }).into_iter().collect();
-        node
-    }
-
-    #[test]
-    fn a_preview_keeps_what_nodes_have_made_known() {
-        let mut now = Compiler::new(Settings::new(NodeName::new("n1").unwrap()));
-        for known in [node("n1", Some("192.0.2.1")), node("n2", Some("192.0.2.2"))] {
-            now.apply(Change::set(Fact::Node(known)));
-        }
-        let check = |folder: Vec<Node>, expected: &[(&str, Option<&str>)]| {
-            let changes = folder.into_iter().map(|node| Change::set(Fact::Node(node))).collect();
-            let mut complete = with_what_nodes_say(changes, now.facts());
-            complete.sort_by_key(Change::key);
-            let expected: Vec<Change> =
-                expected.iter().map(|(name, ip)| Change::set(Fact::Node(node(name, *ip)))).collect();
-            assert_eq!(complete, expected);
-        };
-        let (one, two) = (("n1", Some("192.0.2.1")), ("n2", Some("192.0.2.2")));
-        check(vec![], &[one, two]);
-        check(vec![node("n2", None)], &[one, two]);
-        check(
-            vec![node("n2", Some("192.0.2.9")), node("n3", None)],
-            &[one, ("n2", Some("192.0.2.9")), ("n3", None)],
-        );
-    }
 }

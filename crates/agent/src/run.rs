@@ -62,7 +62,7 @@ pub enum RunError {
     #[error("cannot use the kernel's network: {error}{hint}", error = .0, hint = rights_hint(.0))]
     Kernel(#[from] weft_dataplane::KernelError),
     /// A folder of the agent's own.
-    #[error("cannot make {}: {source}", path.display())]
+    #[error("cannot make {}: {source}; choose another stateDir, or mend its parent", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,

@@ -167,6 +167,7 @@ fn tiny_cluster() -> Result<(Plan, AttachmentId), Box<dyn std::error::Error>> {
     let dns = ["169.254.53.53".parse()?, "fd77:6566:7453::53".parse()?];
     settings.dns = DnsSettings { addresses: dns.into(), ..DnsSettings::default() };
     let mut service = Service::named(ObjectKey::new("default", "preflight")?);
+    service.cluster_ips = vec!["10.96.0.1".parse()?, "fd00:10:96::1".parse()?];
     // What remembers clients needs parts of the packet filter that nothing else needs.
     service.affinity_seconds = Some(60);
     let facts = [

@@ -7,17 +7,19 @@ use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 use weft_model::{
-    Attachment, AttachmentId, Change, EndpointSlice, Fact, FactKey, Family, Host, Labels, Namespace,
+    Attachment, AttachmentId, Change, Cidr, EndpointSlice, Fact, FactKey, Family, Host, Labels, Namespace,
     NamespaceName, Network, NetworkName, Node, NodeName, ObjectKey, ObjectName, Pod, Selector, Service,
     ServiceCidr, Slot, Table,
 };
 
 use self::labels::{PodLabels, ServiceSelectors, Slots, link, unlink};
+use self::places::{NodePlaces, ServicePlaces};
 use crate::services::groups::{GroupIndex, GroupKey};
 use crate::services::published::PublishedIndex;
 use crate::services::sources::SourceIndex;
 
 mod labels;
+mod places;
 
 /// What a change did: the fact before and after it. Equal ones never reach a rule.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct Facts {
     slices: Table<EndpointSlice>,
     service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
     attachments: FxHashMap<AttachmentId, Attachment>,
+    places: NodePlaces,
+    virtuals: ServicePlaces,
     pods_by_label: PodLabels,
     services_by_label: ServiceSelectors,
     slices_of: FxHashMap<ObjectKey, Slots>,
@@ -96,6 +100,18 @@ impl Facts {
         self.nodes.iter()
     }
 
+    /// The node that says an address is its own; of several the first by name.
+    pub fn node_at(&self, address: IpAddr) -> Option<&NodeName> {
+        self.places.at(address).filter_map(|slot| self.nodes.at(slot)).map(|node| &node.name).min()
+    }
+
+    /// The smallest of nodes' blocks of pods that holds an address, and whose it is; of several nodes the first by name.
+    pub fn pods_block_around(&self, address: IpAddr) -> Option<(Cidr, &NodeName)> {
+        let (block, nodes) = self.places.around(address)?;
+        let first = nodes.filter_map(|slot| self.nodes.at(slot)).map(|node| &node.name).min()?;
+        Some((block, first))
+    }
+
     /// All namespaces that have a fact of their own, by name.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.values()
@@ -129,6 +145,11 @@ impl Facts {
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter()
+    }
+
+    /// Services with a cluster address in a block, in the order of addresses; one with several comes as often.
+    pub fn services_within(&self, block: Cidr) -> impl Iterator<Item = &Service> {
+        self.virtuals.within(block).filter_map(|slot| self.services.at(slot))
     }
 
     /// Numbers of services' groups of endpoints.
@@ -217,7 +238,7 @@ impl Facts {
                 let node = self.nodes.get(name);
                 Family::ALL.into_iter().filter_map(|family| Some(node?.address(family)?.ip)).collect()
             }
-            None => pod.ips.clone(),
+            None => pod.ips.to_vec(),
         }
     }
 
@@ -329,6 +350,7 @@ impl Facts {
 
     fn index(&mut self, fact: &Fact, slot: Slot) {
         match fact {
+            Fact::Node(node) => self.places.insert(node, slot),
             Fact::Pod(pod) => {
                 self.settle(&pod.key.namespace);
                 self.pods_by_label.insert(&pod.key.namespace, &pod.labels, slot);
@@ -341,6 +363,7 @@ impl Facts {
                 if let Some(selector) = &service.selector {
                     self.services_by_label.insert(&service.key.namespace, selector, slot);
                 }
+                self.virtuals.insert(service, slot);
                 GroupKey::all_of(service).for_each(|group| self.groups.insert(group));
                 self.published.insert(service);
                 self.sources.insert(service);
@@ -375,6 +398,7 @@ impl Facts {
 
     fn unindex(&mut self, fact: &Fact, slot: Slot) {
         match fact {
+            Fact::Node(node) => self.places.remove(node, slot),
             Fact::Pod(pod) => {
                 self.leave(&pod.key.namespace);
                 self.pods_by_label.remove(&pod.key.namespace, &pod.labels, slot);
@@ -392,6 +416,7 @@ impl Facts {
                 if let Some(selector) = &service.selector {
                     self.services_by_label.remove(&service.key.namespace, selector, slot);
                 }
+                self.virtuals.remove(service, slot);
                 GroupKey::all_of(service).for_each(|group| self.groups.remove(&group));
                 self.published.remove(service);
                 self.sources.remove(service);

@@ -137,6 +137,13 @@ impl<'a> Context<'a> {
         blocks
     }
 
+    /// What of a block of pods is services': no pod gets an address there. Nothing where all of it is.
+    pub fn services_in(&self, block: Cidr) -> Vec<Cidr> {
+        let mut services = aggregate(self.service_cidrs());
+        services.retain(|services| *services != block && block.net().contains(&services.net()));
+        services
+    }
+
     /// Largest packet that the network's pods may send, in bytes: as configured, else the uplink's less the tunnel's
     /// overhead.
     pub fn pod_mtu(&self, network: &Network) -> u32 {
@@ -186,8 +193,8 @@ impl<'a> Context<'a> {
         match way {
             Way::Direct { via: address, .. } | Way::Tunnel { underlay: address } if self.is_own(address) => {
                 Way::None(
-                    "the address by which peers should reach it is this node's own; give one of the two another, or name \
-                     `addresses` in its configuration",
+                    "the address by which peers should reach it is this node's own; where that is this machine's former name, forget it \
+                     (`weft forget` and that name); else give one of the two another address, or name `addresses` in its configuration",
                 )
             }
             way => way,

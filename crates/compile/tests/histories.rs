@@ -186,7 +186,7 @@ fn pod(n: u8, variant: u8) -> Change {
     pod.labels = [("app", if bit(variant, 0) { "web" } else { "db" })].into_iter().collect();
     pod.host_network = bit(variant, 4);
     if !pod.host_network {
-        pod.ips = vec![IpAddr::from([10, 244, 0, 10 + n])];
+        pod.ips = [IpAddr::from([10, 244, 0, 10 + n])].into_iter().collect();
         if bit(variant, 5) {
             pod.ips.push(ipv6_of_pod(10 + n));
         }
@@ -253,6 +253,20 @@ fn service(n: u8, variant: u8, more: u16) -> Change {
     if has(10) {
         service.families = Family::ALL.to_vec();
         service.cluster_ips.push(format!("fd00:96::{}", 10 + n).parse().unwrap());
+    }
+    // Addresses that only a folder of manifests gives: nodes' own, which another service may have as external ones; pods', and stray ones.
+    if has(12) && has(5) && !service.headless {
+        let last = (more >> 13) as u8;
+        let ip = match more >> 8 & 3 {
+            0 => [192, 0, if has(2) { 2 } else { 9 }, 1 + last % 4],
+            1 => [10, 244, last % 4, 10],
+            2 => [10, 245, last % 4, 7],
+            _ => [10, 98, 0, 10],
+        };
+        service.cluster_ips.insert(0, ip.into());
+        if has(4) {
+            service.external_ips.push(ip.into());
+        }
     }
     service.distribution = [None, Some(TrafficDistribution::SameZone), Some(TrafficDistribution::SameNode)]
         [usize::from(more >> 11) % 3];

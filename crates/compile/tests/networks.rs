@@ -1,4 +1,5 @@
-//! What a change of one network costs: the pieces of work that are done again, for each rule of the program.
+//! What a change of one network costs: the pieces of work that are done again, for each rule of the program; and what else
+//! networks come to together with services.
 //!
 //! That the plan comes out right is `histories.rs`.
 
@@ -209,4 +210,44 @@ fn a_block_that_a_node_names_twice_is_the_ordinary_networks() {
     assert!(way(&bench).is_some_and(|link| link.starts_with("weftx") && link != "weftx9338"));
     bench.cost(in_two(["default", "blue"]));
     assert_eq!(way(&bench).as_deref(), Some("weftx9338"));
+}
+
+/// A port of this node leads to pods of others: where somebody drops what is forwarded, their blocks are let through as well.
+#[test]
+fn all_pods_blocks_are_forwarded_where_there_are_services() {
+    let check = |services: bool, expected: &[&str]| {
+        let mut settings = Settings::new(node_name("n1"));
+        if !services {
+            settings.services = None;
+        }
+        let mut node = Node::named(settings.node.clone());
+        let block = |cidr: &str| NodeCidr { network: NetworkName::ordinary(), cidr: cidr.parse().unwrap() };
+        node.pod_cidrs = vec![block("10.244.1.0/24"), block("10.9.1.0/24")];
+        let pod_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+        let network = Network { pod_cidrs, ..Network::ordinary() };
+        let text = weft_compile::compile(settings, [Fact::Node(node), Fact::Network(network)]).to_string();
+        let found = text.lines().filter_map(|line| line.split("forward from and to ").nth(1));
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    };
+    check(true, &["10.9.1.0/24", "10.244.0.0/16"]);
+    check(false, &["10.9.1.0/24", "10.244.1.0/24"]);
+}
+
+/// A machine that was renamed stands in the store under both names, and can't reach the former one.
+#[test]
+fn a_machines_former_name_is_something_to_forget() {
+    let node = |name: &str, cidr: &str| {
+        let mut node = Node::named(node_name(name));
+        node.addresses.push(NodeAddress { ip: "192.0.2.1".parse().unwrap(), prefix: Some(24) });
+        node.pod_cidrs.push(NodeCidr { network: NetworkName::ordinary(), cidr: cidr.parse().unwrap() });
+        Fact::Node(node)
+    };
+    let facts = [node("n1", "10.244.1.0/24"), node("former", "10.244.2.0/24")];
+    let plan = weft_compile::compile(Settings::new(node_name("n1")), facts);
+    let said = plan.warnings.iter().find(|warning| warning.object.to_string() == "node former");
+    let text = &said.unwrap().text;
+    assert!(
+        text.contains("10.244.2.0/24") && text.contains("former name, forget it (`weft forget`"),
+        "{text}"
+    );
 }

@@ -11,7 +11,7 @@
 //!
 //! What always holds: a file exists for an address exactly as long as somebody holds it. The file is created with
 //! `O_EXCL` and filled under the lock, so an *empty* one that is seen under the lock is what a killed process left,
-//! and is freed. Nothing is synced to disk: after a power cut the leases are dead anyway.
+//! and is freed. The leases of one attachment are links to one file, where the file system has links; none is ever written a second time. Nothing is synced to disk: after a power cut the leases are dead anyway.
 //!
 //! `boot_id` stands in a file of its own because host-local compares whole contents when it frees a lease. host-local
 //! passes over any file whose contents are not its container's.
@@ -35,6 +35,16 @@ const LINE_BREAK: &str = "\r\n";
 pub struct DirectoryLeases {
     dir: PathBuf,
     boot_id: String,
+    /// The lease that was written last.
+    last: Option<Lease>,
+}
+
+/// A lease's file that was just made.
+enum Made {
+    /// It says who the owner is.
+    Whole,
+    /// It has to be written.
+    Empty(File),
 }
 
 impl DirectoryLeases {
@@ -51,7 +61,7 @@ impl DirectoryLeases {
         let dir = dir.join(network.as_str());
         std::fs::create_dir_all(&dir)
             .map_err(|source| LeaseError::CreateDirectory { path: dir.clone(), source })?;
-        let store = Self { dir, boot_id: boot.id.clone() };
+        let store = Self { dir, boot_id: boot.id.clone(), last: None };
         let _lock = store.lock()?;
         let freed = store.free_earlier_boots(boot)?;
         Ok((store, freed))
@@ -132,6 +142,26 @@ impl DirectoryLeases {
         }
     }
 
+    /// Makes a lease's file where there is none: another name of the owner's other lease, whose contents are the same, or a new one.
+    /// New files are dear on ext4, which passes over those that were removed in the last minutes. The lock is held.
+    fn make_locked(&self, path: &Path, owner: &AttachmentId) -> std::io::Result<Made> {
+        if let Some(last) = self.last.as_ref().filter(|last| last.owner.is(owner)) {
+            let other = self.path(last.address);
+            // Others may have given it away since.
+            let is_still = std::fs::read_to_string(&other)
+                .is_ok_and(|text| parse_owner(&text).as_ref() == Some(&last.owner));
+            if is_still {
+                match std::fs::hard_link(&other, path) {
+                    Ok(()) => return Ok(Made::Whole),
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(e),
+                    // Not every file system has links.
+                    Err(_) => {}
+                }
+            }
+        }
+        OpenOptions::new().write(true).create_new(true).open(path).map(Made::Empty)
+    }
+
     fn list_locked(&self) -> Result<Vec<Lease>, LeaseError> {
         let failed = |source| LeaseError::List { path: self.dir.clone(), source };
         let mut leases = Vec::new();
@@ -154,9 +184,9 @@ impl LeaseStore for DirectoryLeases {
         let path = self.path(address);
         let failed = |path: PathBuf| move |source| LeaseError::Write { path, source };
         let _lock = self.lock()?;
-        let mut file = loop {
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => break file,
+        let made = loop {
+            match self.make_locked(&path, owner) {
+                Ok(made) => break made,
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                     // An empty file is removed by the look, and then the next turn succeeds.
                     if let Some(holder) = self.owner_locked(address)? {
@@ -166,11 +196,14 @@ impl LeaseStore for DirectoryLeases {
                 Err(source) => return Err(failed(path)(source)),
             }
         };
-        let text = format!("{}{LINE_BREAK}{}", owner.container, owner.ifname);
-        if let Err(source) = file.write_all(text.as_bytes()) {
-            remove(&path)?;
-            return Err(failed(path)(source));
+        if let Made::Empty(mut file) = made {
+            let text = format!("{}{LINE_BREAK}{}", owner.container, owner.ifname);
+            if let Err(source) = file.write_all(text.as_bytes()) {
+                remove(&path)?;
+                return Err(failed(path)(source));
+            }
         }
+        self.last = Some(Lease { address, owner: owner.into() });
         Ok(Reservation::Done)
     }
 

@@ -4,6 +4,7 @@
 //! write behind its back; a collision in the store teaches the index, and it is read again before any verdict that
 //! something can't be had.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub enum IpamError {
     },
     /// An address was asked for that no pod may have.
     #[error(
-        "requested address {address} is reserved (a network's, broadcast or gateway address); request another"
+        "requested address {address} is reserved (a network's, broadcast or gateway address, or services'); request another"
     )]
     RequestReserved {
         /// The address.
@@ -87,6 +88,8 @@ pub struct Leases<S> {
     taken: BTreeMap<IpAddr, LeaseOwner>,
     /// The same, by container.
     held: HashMap<Arc<str>, Vec<IpAddr>>,
+    /// An address of each family that was free when somebody looked last. Often it still is, and nothing has to be searched.
+    seen_free: [Cell<Option<IpAddr>>; 2],
 }
 
 impl<S: LeaseStore> Leases<S> {
@@ -95,7 +98,8 @@ impl<S: LeaseStore> Leases<S> {
     /// # Errors
     /// When it can't be read.
     pub fn open(store: S) -> Result<Self, IpamError> {
-        let mut leases = Self { store, taken: BTreeMap::new(), held: HashMap::new() };
+        let mut leases =
+            Self { store, taken: BTreeMap::new(), held: HashMap::new(), seen_free: Default::default() };
         leases.refresh()?;
         Ok(leases)
     }
@@ -210,9 +214,25 @@ impl<S: LeaseStore> Leases<S> {
         !pool.families().is_empty() && self.full_family(pool).is_none()
     }
 
-    /// A family of which `pool` has blocks and no free address, the preferred first.
+    /// A family of which `pool` has blocks and no free address, the preferred first. It is asked far more often than addresses come and go:
+    /// leases are searched only where the address that was free before no longer is.
     pub fn full_family(&self, pool: &Pool) -> Option<Family> {
-        pool.families().into_iter().find(|f| pool.next(*f, None, &self.taken).is_none())
+        pool.families().into_iter().find(|family| {
+            let [v4, v6] = &self.seen_free;
+            let seen = match family {
+                Family::V4 => v4,
+                Family::V6 => v6,
+            };
+            let is_free = |address: &IpAddr| {
+                pool.contains(*address) && !pool.is_reserved(*address) && !self.taken.contains_key(address)
+            };
+            let free = seen.get().filter(is_free).or_else(|| {
+                // From where it was: what lies before is taken, or comes again at the end.
+                pool.next(*family, seen.get(), &self.taken)
+            });
+            seen.set(free);
+            free.is_none()
+        })
     }
 
     /// Reads the store again.

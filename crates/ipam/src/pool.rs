@@ -21,12 +21,14 @@ pub struct Pool {
     pub cidrs: Vec<Cidr>,
     /// Addresses inside them that no pod gets, such as a gateway's.
     pub reserved: Vec<IpAddr>,
+    /// Blocks inside them that are somebody else's, as virtual addresses are services'.
+    pub closed: Vec<Cidr>,
 }
 
 impl Pool {
     /// A pool of blocks with nothing reserved but what the protocols reserve.
     pub fn new(cidrs: Vec<Cidr>) -> Self {
-        Self { cidrs, reserved: Vec::new() }
+        Self { cidrs, ..Self::default() }
     }
 
     /// The families that it has addresses of, the preferred first.
@@ -53,6 +55,7 @@ impl Pool {
     /// True where no pod may have `address`: reserved by the caller or by the protocol.
     pub fn is_reserved(&self, address: IpAddr) -> bool {
         self.reserved.contains(&address)
+            || self.closed.iter().any(|closed| closed.contains(address))
             || self.cidrs.iter().any(|c| {
                 let (first, last) = usable(*c);
                 c.contains(address) && (number_of(address) < first || number_of(address) > last)
@@ -66,7 +69,7 @@ impl Pool {
         last: Option<IpAddr>,
         taken: &BTreeMap<IpAddr, LeaseOwner>,
     ) -> Option<IpAddr> {
-        let ranges: Vec<(u128, u128)> = self.of(family).map(usable).collect();
+        let ranges: Vec<(u128, u128)> = self.of(family).flat_map(|cidr| self.open(cidr)).collect();
         let last = last.filter(|a| Family::of(*a) == family).map(number_of);
         let start = last.and_then(|l| Some((ranges.iter().position(|(a, b)| *a <= l && l <= *b)?, l)));
         let free = |from, to| self.first_free(family, from, to, taken);
@@ -78,6 +81,26 @@ impl Pool {
         let rest = last.checked_add(1).filter(|next| *next <= to).and_then(|next| free(next, to));
         rest.or_else(|| ranges[at + 1..].iter().chain(&ranges[..at]).find_map(|(from, to)| free(*from, *to)))
             .or_else(|| free(from, last))
+    }
+
+    /// What of a block isn't closed, in order.
+    fn open(&self, cidr: Cidr) -> Vec<(u128, u128)> {
+        let (first, last) = usable(cidr);
+        let ends = |closed: Cidr| (number_of(closed.first()), number_of(closed.net().broadcast()));
+        let mut closed: Vec<(u128, u128)> =
+            self.closed.iter().filter(|c| c.overlaps(&cidr)).copied().map(ends).collect();
+        closed.sort_unstable();
+        let mut open = Vec::new();
+        let mut next = Some(first);
+        for (from, to) in closed {
+            open.extend(next.filter(|next| *next < from).map(|next| (next, from - 1)));
+            next = next.max(to.checked_add(1));
+            if to >= last {
+                return open;
+            }
+        }
+        open.extend(next.filter(|next| *next <= last).map(|next| (next, last)));
+        open
     }
 
     /// The lowest free address from `from` to `to`, both included.
@@ -125,6 +148,7 @@ mod tests {
         Pool {
             cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
             reserved: reserved.iter().map(|a| a.parse().unwrap()).collect(),
+            ..Pool::default()
         }
     }
 
@@ -173,6 +197,40 @@ mod tests {
         {
             assert_eq!(pool.is_reserved(address.parse().unwrap()), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn what_is_closed_gives_none() {
+        let closed = |cidrs: &[&str], closed: &[&str]| Pool {
+            closed: closed.iter().map(|c| c.parse().unwrap()).collect(),
+            ..pool(cidrs, &[])
+        };
+        let two = closed(&["10.0.0.0/28", "10.0.8.0/30"], &["10.0.0.8/30", "10.0.0.0/30", "10.0.0.8/31"]);
+        check(&two, Family::V4, None, &[], Some("10.0.0.4"));
+        check(&two, Family::V4, Some("10.0.0.7"), &[], Some("10.0.0.12"));
+        check(&two, Family::V4, Some("10.0.0.14"), &[], Some("10.0.8.1"));
+        // One that lies there from before is a beginning as any other.
+        check(&two, Family::V4, Some("10.0.0.9"), &[], Some("10.0.0.4"));
+        assert!(two.is_reserved("10.0.0.9".parse().unwrap()));
+        check(
+            &closed(&["10.0.0.0/29"], &["10.0.0.4/30"]),
+            Family::V4,
+            Some("10.0.0.3"),
+            &[],
+            Some("10.0.0.1"),
+        );
+        check(&closed(&["10.0.0.0/29"], &["10.0.0.0/28"]), Family::V4, None, &[], None);
+        let top = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/125";
+        check(&closed(&[top], &[top]), Family::V6, None, &[], None);
+        let end = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00/120";
+        let half = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff80/121";
+        check(
+            &closed(&[end], &[half]),
+            Family::V6,
+            None,
+            &[],
+            Some("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff01"),
+        );
     }
 
     #[test]

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use weft_ipam::{
-    Boot, DirectoryLeases, IpamError, LeaseError, LeaseOwner, LeaseStore, Leases, MemoryLeases, Pool,
+    Boot, DirectoryLeases, IpamError, Lease, LeaseError, LeaseOwner, LeaseStore, Leases, MemoryLeases, Pool,
+    Reservation,
 };
-use weft_model::{AttachmentId, IfName, NetworkName};
+use weft_model::{AttachmentId, Family, IfName, NetworkName};
 
 fn id(container: &str) -> AttachmentId {
     AttachmentId { container: container.into(), ifname: IfName::new("eth0").unwrap() }
@@ -59,7 +61,7 @@ fn story<S: LeaseStore>(mut leases: Leases<S>) {
         ),
         (
             &["10.0.0.7"],
-            "requested address 10.0.0.7 is reserved (a network's, broadcast or gateway address); request another",
+            "requested address 10.0.0.7 is reserved (a network's, broadcast or gateway address, or services'); request another",
         ),
         (
             &["10.0.0.3", "10.0.0.4"],
@@ -117,6 +119,39 @@ fn files_are_as_host_local_writes_them() {
     leases.allocate(&id("long"), &pool(&["10.100.100.0/30"]), &[]).unwrap();
     leases.allocate(&id("short"), &pool(&["10.0.0.0/29"]), &[]).unwrap();
     assert_eq!(read("last_reserved_ip.0"), "10.0.0.2");
+}
+
+#[test]
+fn leases_of_one_attachment_are_one_file_and_go_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join("default").join(name);
+    let inode = |name: &str| fs::metadata(file(name)).unwrap().ino();
+    let pool = pool(&["10.0.0.0/29", "fd00::/64"]);
+    let mut leases = directory(dir.path());
+    leases.allocate(&id("a"), &pool, &[]).unwrap();
+    leases.allocate(&id("b"), &pool, &[]).unwrap();
+    assert_eq!(inode("10.0.0.1"), inode("fd00::1"));
+    assert_ne!(inode("10.0.0.1"), inode("10.0.0.2"));
+    leases.release(&id("a")).unwrap();
+    assert!(!file("10.0.0.1").exists() && !file("fd00::1").exists());
+    assert_eq!(fs::read_to_string(file("fd00::2")).unwrap(), "b\r\neth0");
+
+    // What has become another's between two leases is not linked to.
+    let mut store = DirectoryLeases::open(dir.path(), &NetworkName::ordinary(), &boot("first")).unwrap().0;
+    for (nobody, then) in [(ip("10.0.0.4"), None), (ip("10.0.0.5"), Some("other\r\neth0"))] {
+        store.reserve(nobody, &id("c")).unwrap();
+        fs::remove_file(file(&nobody.to_string())).unwrap();
+        if let Some(text) = then {
+            fs::write(file(&nobody.to_string()), text).unwrap();
+        }
+        store.reserve(ip("fd00::4"), &id("c")).unwrap();
+        assert_eq!(fs::read_to_string(file("fd00::4")).unwrap(), "c\r\neth0");
+        store.release(&Lease { address: ip("fd00::4"), owner: (&id("c")).into() }).unwrap();
+    }
+    // And what is taken stays so.
+    store.reserve(ip("10.0.0.6"), &id("c")).unwrap();
+    let taken = store.reserve(ip("fd00::2"), &id("c")).unwrap();
+    assert!(matches!(taken, Reservation::Taken(holder) if holder.is(&id("b"))));
 }
 
 #[test]
@@ -296,6 +331,9 @@ proptest! {
                     truth.retain(|_, c| alive(c));
                 }
             }
+            // What is remembered of the last look is no other answer.
+            let taken = leases.iter().map(|lease| (lease.address, lease.owner)).collect();
+            prop_assert_eq!(leases.has_room(&pool), pool.next(Family::V4, None, &taken).is_some());
         }
         let found: BTreeMap<IpAddr, String> =
             directory(dir.path()).iter().map(|l| (l.address, l.owner.container.to_string())).collect();

@@ -2,6 +2,7 @@
 //!
 //! What it doesn't do: retry over TCP, follow search lists (names are asked as they stand), cache.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -33,6 +34,17 @@ impl Kind {
             Self::Aaaa => 28,
             Self::Srv => 33,
         }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Ptr => "PTR",
+            Self::Srv => "SRV",
+        })
     }
 }
 

@@ -84,7 +84,7 @@ fn strangers_enter(lab: &str) {
     let (text, code) = exec(&["n9", "--", "true"]);
     assert!(code == Some(2) && text.contains("nothing is called n9; there are: "), "{text}");
     let (text, code) = program(&["exec", "--lab", "nobodys", "n1", "--", "true"]);
-    assert!(code == Some(2) && text.contains("no such lab is running"), "{text}");
+    assert!(code == Some(2) && text.contains("no lab nobodys is running"), "{text}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub use namespace::Namespace;
 pub use net::{Cidr, Family, IfName, InvalidNet, Mac, Port, Protocol, Vni, machine_address};
 pub use network::{Network, Overlay, Shape};
 pub use node::{Flannel, FlannelBackend, Node, NodeAddress, NodeCidr};
-pub use pod::{ContainerPort, Pod};
+pub use pod::{ContainerPort, Pod, PodIps};
 pub use port_range::PortRange;
 pub use service::{
     IngressMode, LoadBalancerAddress, Service, ServiceKind, ServicePort, TargetPort, TrafficDistribution,

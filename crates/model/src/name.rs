@@ -41,6 +41,9 @@ fn subdomain(value: &str) -> Result<(), &'static str> {
     if value.is_empty() || value.len() > 253 {
         return Err("it must have 1 to 253 characters");
     }
+    if value.split('.').any(str::is_empty) {
+        return Err("each dot must stand between two other characters");
+    }
     value.split('.').try_for_each(label)
 }
 
@@ -188,6 +191,10 @@ mod tests {
     fn an_error_names_the_value_and_the_rule() {
         let error = ObjectName::new("Web").unwrap_err().to_string();
         assert_eq!(error, "\"Web\" is no valid object name: only a-z, 0-9 and dashes are allowed");
+        for dots in ["../../etc", "a..b", ".a", "a."] {
+            let error = NodeName::new(dots).unwrap_err();
+            assert_eq!(error.reason, "each dot must stand between two other characters", "{dots}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
 use crate::{Keyed, Labels, NetworkName, NodeName, ObjectKey, Port, Protocol};
@@ -18,6 +19,9 @@ pub struct ContainerPort {
     pub port: Port,
 }
 
+/// Addresses of a pod, at most one a family. A big cluster has so many of them that they lie in the pod itself.
+pub type PodIps = ArrayVec<IpAddr, 2>;
+
 /// What is known of a pod anywhere in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pod {
@@ -31,8 +35,8 @@ pub struct Pod {
     pub network: NetworkName,
     /// Its labels.
     pub labels: Labels,
-    /// Its addresses, at most one a family, the preferred first; empty until it has a network.
-    pub ips: Vec<IpAddr>,
+    /// Its addresses, the preferred first; empty until it has a network.
+    pub ips: PodIps,
     /// True for a pod that shares its node's network.
     pub host_network: bool,
     /// True while its Ready condition is.
@@ -46,7 +50,7 @@ pub struct Pod {
     /// `spec.subdomain`: the headless service under which its hostname appears.
     pub subdomain: Option<Arc<str>>,
     /// Ports that have a name.
-    pub named_ports: Vec<ContainerPort>,
+    pub named_ports: Box<[ContainerPort]>,
     /// Ports of its node that lead to it.
     #[serde(default)]
     pub host_ports: Box<[crate::HostPort]>,
@@ -68,14 +72,14 @@ impl Pod {
             node: None,
             network: NetworkName::ordinary(),
             labels: Labels::default(),
-            ips: Vec::new(),
+            ips: PodIps::new(),
             host_network: false,
             ready: false,
             terminating: false,
             finished: false,
             hostname: None,
             subdomain: None,
-            named_ports: Vec::new(),
+            named_ports: Box::default(),
             host_ports: Box::default(),
         }
     }

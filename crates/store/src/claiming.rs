@@ -1,9 +1,9 @@
 //! What a node does next to have a share of a block to itself: the decision alone, without files or servers.
 //!
-//! What always holds: nobody relies on a claim that isn't confirmed. A claim is made, then seen among all others, and
-//! confirmed only if none overlaps it; else it is taken back. So of two that overlap, the one that was made later sees the
-//! other and goes, whatever sizes of share the nodes believe in, and however often an answer is lost and the question put
-//! again. What is confirmed stays, also beside one that was made around it since.
+//! What always holds: nobody relies on a claim that isn't confirmed. A claim is made, then seen among all others, those in other
+//! networks too, and confirmed only if none overlaps it; else it is taken back. So of two that overlap, the one that was made later
+//! sees the other and goes, whatever sizes of share the nodes believe in, whichever networks they are of, and however often an answer
+//! is lost and the question put again. What is confirmed stays, also beside one that was made around it since.
 //!
 //! What is absent: how a claim is made in one step under a name that only one can have. Each store does that in its own way,
 //! and sees to it that what is taken back is the claim that was looked at.
@@ -40,6 +40,8 @@ pub(crate) struct Wanted<'a> {
     pub share: u8,
     /// What can't be had, besides what is claimed.
     pub busy: &'a [Cidr],
+    /// Claims in other networks, whoever made them.
+    pub elsewhere: &'a [Cidr],
     /// What the node would rather have than the lowest: what it had before.
     pub before: &'a [Cidr],
     /// Shares of its own that don't count, since they give no more addresses.
@@ -49,7 +51,8 @@ pub(crate) struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// A share of one of the network's blocks, as large as the network says.
     pub fn of(network: &Network, block: Cidr, node: &'a str, busy: &'a [Cidr]) -> Self {
-        Self { node, block, share: share_of(network, block.family()), busy, before: &[], full: &[] }
+        let share = share_of(network, block.family());
+        Self { node, block, share, busy, elsewhere: &[], before: &[], full: &[] }
     }
 }
 
@@ -68,7 +71,7 @@ pub(crate) enum Step {
     Exhausted(usize),
 }
 
-/// The next step, by all claims of the network as they were after the step before.
+/// The next step, by all claims of the network, and those elsewhere, as they were after the step before.
 pub(crate) fn step(claims: &[Claimed], wanted: &Wanted<'_>) -> Step {
     let block = wanted.block;
     let is_inside = |cidr: &Cidr| cidr.family() == block.family() && block.net().contains(&cidr.net());
@@ -80,7 +83,8 @@ pub(crate) fn step(claims: &[Claimed], wanted: &Wanted<'_>) -> Step {
     let kept = own(Standing::Confirmed).find(|cidr| fits(cidr) && !wanted.full.contains(cidr));
     let is_alone = |cidr: &Cidr| {
         let is_other = |c: &&Claimed| c.cidr != *cidr || c.node != wanted.node;
-        !claims.iter().filter(is_other).any(|c| c.cidr.overlaps(cidr))
+        let others = claims.iter().filter(is_other).map(|c| &c.cidr);
+        !others.chain(wanted.elsewhere).any(|other| other.overlaps(cidr))
     };
     let mut made = own(Standing::Made).filter(is_inside);
     if let Some(vain) = made.clone().find(|cidr| kept.is_some() || !fits(cidr) || !is_alone(cidr)) {
@@ -92,7 +96,8 @@ pub(crate) fn step(claims: &[Claimed], wanted: &Wanted<'_>) -> Step {
     if let Some(cidr) = made.next() {
         return Step::Confirm(cidr);
     }
-    let busy: Vec<Cidr> = claims.iter().map(|c| c.cidr).chain(wanted.busy.iter().copied()).collect();
+    let besides = wanted.elsewhere.iter().chain(wanted.busy);
+    let busy: Vec<Cidr> = claims.iter().map(|c| c.cidr).chain(besides.copied()).collect();
     let is_free = |cidr: &&Cidr| fits(cidr) && !busy.iter().any(|b| b.overlaps(cidr));
     let free = wanted.before.iter().find(is_free).copied();
     match free.or_else(|| lowest_free(block, wanted.share, &busy)) {
@@ -144,7 +149,8 @@ mod tests {
             let cidrs = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<Cidr>>();
             let (busy, before) = (cidrs(busy), cidrs(before));
             let block = "10.0.0.0/22".parse().unwrap();
-            let wanted = Wanted { node: "a", block, share, busy: &busy, before: &before, full: &[] };
+            let wanted =
+                Wanted { node: "a", block, share, busy: &busy, elsewhere: &[], before: &before, full: &[] };
             let found = match step(&claims, &wanted) {
                 Step::Keep(cidr) => format!("keep {cidr}"),
                 Step::Confirm(cidr) => format!("confirm {cidr}"),
@@ -178,7 +184,8 @@ mod tests {
             let claims: Vec<Claimed> = claims.iter().map(|text| claimed(text)).collect();
             let full: Vec<Cidr> = full.iter().map(|t| t.parse().unwrap()).collect();
             let block = "10.0.0.0/22".parse().unwrap();
-            let wanted = Wanted { node: "a", block, share: 24, busy: &[], before: &[], full: &full };
+            let wanted =
+                Wanted { node: "a", block, share: 24, busy: &[], elsewhere: &[], before: &[], full: &full };
             assert_eq!(step(&claims, &wanted), expected, "{claims:?}");
         };
         let cidr = |text: &str| text.parse::<Cidr>().unwrap();
@@ -193,6 +200,34 @@ mod tests {
             Step::Take(cidr("10.0.2.0/24")),
         );
         check(&["a 10.0.0.0/24", "b 10.0.1.0/24", "b 10.0.2.0/23"], &full, Step::Exhausted(3));
+    }
+
+    #[test]
+    fn what_is_claimed_in_another_network_is_anothers() {
+        let check = |claims: &[&str], elsewhere: &[&str], expected: Step| {
+            let claims: Vec<Claimed> = claims.iter().map(|text| claimed(text)).collect();
+            let elsewhere: Vec<Cidr> = elsewhere.iter().map(|t| t.parse().unwrap()).collect();
+            let block = "10.0.0.0/22".parse().unwrap();
+            let none = (&[][..], &[][..]);
+            let wanted = Wanted {
+                node: "a",
+                block,
+                share: 24,
+                busy: none.0,
+                elsewhere: &elsewhere,
+                before: none.0,
+                full: none.1,
+            };
+            assert_eq!(step(&claims, &wanted), expected, "{claims:?} {elsewhere:?}");
+        };
+        let cidr = |text: &str| text.parse::<Cidr>().unwrap();
+        check(&[], &["10.0.0.64/26"], Step::Take(cidr("10.0.1.0/24")));
+        check(&["a 10.0.0.0/24 made"], &["10.0.0.64/26"], Step::Back(cidr("10.0.0.0/24")));
+        check(&["a 10.0.0.0/24 made"], &["10.0.0.0/24"], Step::Back(cidr("10.0.0.0/24")));
+        check(&["a 10.0.0.0/24 made"], &["10.0.1.0/24"], Step::Confirm(cidr("10.0.0.0/24")));
+        // What it relies on, stays, though the other network came to have blocks there as well.
+        check(&["a 10.0.0.0/24"], &["10.0.0.64/26"], Step::Keep(cidr("10.0.0.0/24")));
+        check(&[], &["10.0.0.0/21"], Step::Exhausted(1));
     }
 
     #[test]
@@ -238,12 +273,15 @@ mod tests {
     /// A claim in the model's store, as often as it was changed.
     #[derive(Debug, Clone)]
     struct Kept {
+        network: u8,
         claim: Claimed,
         version: usize,
     }
 
     #[derive(Debug, Default)]
     struct Node {
+        /// The network that it claims in; all have one block.
+        network: u8,
         share: u8,
         seen: Option<Vec<Kept>>,
         on_their_way: Vec<(Step, usize)>,
@@ -265,9 +303,21 @@ mod tests {
         /// The step that follows from the node's last look, and the version of the claim that it is about.
         fn decide(&mut self, node: usize) -> Option<(Step, usize)> {
             let seen = self.nodes[node].seen.take()?;
+            let Node { network, share, .. } = self.nodes[node];
+            let (seen, others): (Vec<Kept>, Vec<Kept>) =
+                seen.into_iter().partition(|kept| kept.network == network);
             let claims: Vec<Claimed> = seen.iter().map(|kept| kept.claim.clone()).collect();
-            let (block, share) = ("10.0.0.0/28".parse().unwrap(), self.nodes[node].share);
-            let wanted = Wanted { node: &name(node), block, share, busy: &[], before: &[], full: &[] };
+            let elsewhere: Vec<Cidr> = others.iter().map(|kept| kept.claim.cidr).collect();
+            let (block, none) = ("10.0.0.0/28".parse().unwrap(), &[][..]);
+            let wanted = Wanted {
+                node: &name(node),
+                block,
+                share,
+                busy: none,
+                elsewhere: &elsewhere,
+                before: none,
+                full: none,
+            };
             let step = step(&claims, &wanted);
             let about = |cidr| seen.iter().find(|k| k.claim.cidr == cidr).map_or(0, |k| k.version);
             match step {
@@ -280,7 +330,8 @@ mod tests {
         fn arrive(&mut self, node: usize, (step, version): (Step, usize)) -> bool {
             self.versions += 1;
             let versions = self.versions;
-            let same = |k: &Kept, cidr| k.claim.cidr == cidr && k.version == version;
+            let network = self.nodes[node].network;
+            let same = |k: &Kept, cidr| (k.network, k.claim.cidr, k.version) == (network, cidr, version);
             match step {
                 Step::Keep(_) => true,
                 Step::Confirm(cidr) => match self.there.iter_mut().find(|k| same(k, cidr)) {
@@ -295,9 +346,9 @@ mod tests {
                     true
                 }
                 Step::Take(cidr) => {
-                    if !self.there.iter().any(|k| k.claim.cidr == cidr) {
+                    if !self.there.iter().any(|k| (k.network, k.claim.cidr) == (network, cidr)) {
                         let claim = Claimed { cidr, node: name(node), standing: Standing::Made };
-                        self.there.push(Kept { claim, version: versions });
+                        self.there.push(Kept { network, claim, version: versions });
                     }
                     true
                 }
@@ -366,9 +417,13 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_order_of_events_gives_one_address_to_two_nodes(turns in turns(), shares in (29_u8..=31, 29_u8..=31)) {
-            let node = |share| Node { share, ..Node::default() };
-            let mut model = Model { nodes: vec![node(shares.0), node(shares.1)], ..Model::default() };
+        fn no_order_of_events_gives_one_address_to_two_nodes(
+            turns in turns(),
+            shares in (29_u8..=31, 29_u8..=31),
+            second in 0..2_u8,
+        ) {
+            let node = |network, share| Node { network, share, ..Node::default() };
+            let mut model = Model { nodes: vec![node(0, shares.0), node(second, shares.1)], ..Model::default() };
             for (node, turn) in &turns {
                 model.turn(*node, *turn);
                 prop_assert_eq!(model.conflict(), None);

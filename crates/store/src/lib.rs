@@ -25,6 +25,6 @@ pub use directory::{DirectoryOptions, DirectoryStore};
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, EtcdUser};
 pub use kubernetes::{KubernetesOptions, KubernetesStore};
 pub use store::{
-    Claim, Event, FlannelWords, Hold, Notice, Published, PublishedNode, PublishedPod, Remark, Store,
-    StoreError,
+    Claim, Event, FlannelWords, Forgotten, Hold, Notice, Published, PublishedNode, PublishedPod, Remark,
+    Store, StoreError,
 };

@@ -13,7 +13,10 @@ use std::time::Duration;
 use weft_model::NodeName;
 
 use crate::clock::BootTime;
+use crate::store::{Notice, Remark, StoreError};
 
+/// Writes in a row until what stands in the store is as it should be.
+pub(crate) const ATTEMPTS: usize = 8;
 /// Looks at a question without an answer, after which nobody is taken to be there.
 pub(crate) const ASKED: u32 = 24;
 /// Looks without another question, after which nobody is taken to ask any more.
@@ -31,6 +34,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Who has the seat.
+    pub fn machine(self) -> Option<String> {
+        Some(self.holder).filter(|holder| !holder.is_empty())
+    }
+
     /// `HOLDER ANSWERS`, and ` ASKER` where one asks. Anything else names nobody.
     pub fn read(text: &str) -> Self {
         let mut words = text.split_whitespace();
@@ -49,11 +57,46 @@ impl Entry {
     }
 }
 
+/// What is to be told where two machines have a node's name; nothing where one has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Dispute {
+    /// Why this machine may not speak for the node.
+    pub refusal: Option<String>,
+    /// What it should tell, where another one asks.
+    pub warning: Option<String>,
+}
+
+impl Dispute {
+    /// Refuses what would be said or claimed for the node while another machine is it.
+    pub fn admit(&self, node: &NodeName) -> Result<(), StoreError> {
+        let refused = |reason| StoreError::Server { action: speak_for(node), reason };
+        self.refusal.clone().map_or(Ok(()), |reason| Err(refused(reason)))
+    }
+
+    /// What is to be told of who asks.
+    pub fn notice(&self, node: &NodeName) -> Notice {
+        let text = self.warning.clone().map(Remark::Warning);
+        Notice { about: format!("machine of node {node}"), text }
+    }
+}
+
+/// What can't be done without a seat, in the words of errors.
+pub(crate) fn speak_for(node: &NodeName) -> String {
+    format!("cannot speak for node {node}")
+}
+
+/// What can't be told where the store doesn't say which machine is a node, in the words of errors.
+pub(crate) fn look_at(node: &NodeName) -> String {
+    format!("cannot look which machine is node {node}")
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Standing {
     /// It hasn't been looked at.
     Unknown,
     Ours,
+    /// Nobody's, as far as anybody can see: it can't be written, and why. Others can't write it either, or will be seen at the next look.
+    Vacant(String),
     /// Another machine's: what was seen last, and the looks at a question that it hasn't answered.
     Others(Entry, u32),
 }
@@ -88,6 +131,11 @@ impl Seat {
     /// The node was forgotten.
     pub fn forget(&mut self) {
         (self.standing, self.asked) = (Standing::Unknown, None);
+    }
+
+    /// A seat that nobody has couldn't be taken. A node whose store can only be read goes on as it did when there were no seats.
+    pub fn cannot_take(&mut self, why: String) {
+        self.standing = Standing::Vacant(why);
     }
 
     /// Takes in what stands there, and says what to write instead. After a write that is no question it has to be looked at again.
@@ -137,8 +185,13 @@ impl Seat {
         matches!(self.standing, Standing::Others(..)) || self.asked.is_some()
     }
 
+    /// What is to be told now.
+    pub fn dispute(&self) -> Dispute {
+        Dispute { refusal: self.refusal(), warning: self.warning() }
+    }
+
     /// Why this machine may not speak for the node.
-    pub fn refusal(&self) -> Option<String> {
+    fn refusal(&self) -> Option<String> {
         let Standing::Others(there, _) = &self.standing else { return None };
         Some(format!(
             "another machine ({}) is node {} as well: give one of the two another `node` in its configuration. Where it is this one before \
@@ -149,8 +202,14 @@ impl Seat {
         ))
     }
 
-    /// What the one that has the seat should tell.
-    pub fn warning(&self) -> Option<String> {
+    /// What should be told by the one that has the seat, or that goes on without.
+    fn warning(&self) -> Option<String> {
+        if let Standing::Vacant(why) = &self.standing {
+            return Some(format!(
+                "{why}: another machine whose node is {} as well would not be noticed; the store must be writable for every node",
+                self.node
+            ));
+        }
         let (asker, _) = self.asked.as_ref()?;
         Some(format!(
             "another machine ({asker}) is node {} as well, and was refused: give one of the two another `node` in its configuration",
@@ -244,6 +303,23 @@ mod tests {
             table.look(&mut one);
         }
         assert_eq!(one.refusal(), None);
+    }
+
+    #[test]
+    fn who_cannot_take_a_seat_goes_on_until_another_has_it() {
+        let now = BootTime::at(Duration::from_secs(1));
+        let mut one = seat("one");
+        assert!(one.look(&Entry::default(), now).is_some());
+        one.cannot_take("cannot write it".into());
+        assert_eq!((one.refusal(), one.is_unknown()), (None, false));
+        assert!(one.warning().is_some_and(|text| text.starts_with("cannot write it: another machine")));
+        // At each look it is tried again; another machine's word counts as ever.
+        assert!(one.look(&Entry::default(), now).is_some());
+        assert!(one.look(&Entry::read("two 0"), now).is_some_and(|entry| one.is_question(&entry)));
+        assert!(one.refusal().is_some() && one.warning().is_none());
+        one.cannot_take("cannot write it".into());
+        assert_eq!(one.look(&Entry::read("one 0"), now), None);
+        assert_eq!(one.dispute(), Dispute::default());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What a store is: facts out, and the node's own facts in.
 //!
-//! What every store keeps to (`tests/contract.rs` is run against each; each has its outages tested apart): a full snapshot comes
+//! What every store keeps to (`tests/contract` is run against each; each has its outages tested apart): a full snapshot comes
 //! before [`Event::Synced`]; what can't be reached or read isn't told as gone; what a node publishes is whole and can be said
-//! twice; of a network's blocks, no two nodes are given one.
+//! twice; no address is given to two nodes, nor in two networks.
 //!
 //! What is absent: where a store keeps all that, and any reading or writing. Plans, and what the facts are for.
 
 use std::net::IpAddr;
-use std::ops::ControlFlow;
+use std::ops::{BitOr, ControlFlow};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -89,11 +89,18 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Removes all that a node has published and claimed: for a node that is gone for good.
+    /// The machine that is the node, by the word that it made up; nothing where none has said so.
+    ///
+    /// # Errors
+    /// When the store can't be asked.
+    fn machine_of(&self, node: &NodeName) -> Result<Option<String>, StoreError>;
+
+    /// Removes all that a node has published and claimed: for a node that is gone for good. Whose node it is isn't asked
+    /// ([`Store::machine_of`]). Says whether there was anything: a name that nobody has is a typing mistake, as a rule.
     ///
     /// # Errors
     /// When something of it can't be removed.
-    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError>;
+    fn forget_node(&self, node: &NodeName) -> Result<Forgotten, StoreError>;
 }
 
 /// What a watch delivers.
@@ -255,6 +262,24 @@ impl Claim {
             own.into_iter().partition(|cidr| crate::blocks::is_share(network, cidr));
         self.cidrs.extend(fit);
         self.unfit.extend(unfit);
+    }
+}
+
+/// Whether a store had anything of a node that it was to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Forgotten {
+    /// Nothing was there.
+    Nothing,
+    /// What was there is gone.
+    Something,
+}
+
+impl BitOr for Forgotten {
+    type Output = Self;
+
+    /// Of two places that were looked into.
+    fn bitor(self, other: Self) -> Self {
+        self.max(other)
     }
 }
 

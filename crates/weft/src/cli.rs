@@ -2,9 +2,11 @@
 //!
 //! Help texts say what the exit statuses mean; tests hold them.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use weft_model::NodeName;
 
 use crate::output::Format;
@@ -33,10 +35,40 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// What the command line says.
+    ///
+    /// # Errors
+    /// With what to print, as clap has it.
+    pub fn understand() -> Result<Self, clap::Error> {
+        Self::of(std::env::args_os())
+    }
+
+    fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let cli = Self::from_arg_matches(&Self::command().try_get_matches_from(words)?)?;
+        let name = match cli.command {
+            Command::Agent(_) => "agent",
+            Command::Lab(_) => "lab",
+            _ => return Ok(cli),
+        };
+        match cli.output {
+            Format::Text => Ok(cli),
+            Format::Json => {
+                let reason = format!("weft {name} has no --output\n");
+                Err(Self::command().error(ErrorKind::ArgumentConflict, reason))
+            }
+        }
+    }
+
     /// The folder with the agent's socket.
     pub fn run_dir_or_usual(&self) -> &Path {
         self.run_dir.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR))
     }
+}
+
+/// The place of `--output` in a subcommand that prints nothing of its own: an argument of its own keeps the global one of that name
+/// away from its help.
+fn no_output() -> Arg {
+    Arg::new("output").short('o').long("output").hide(true).value_parser(value_parser!(Format))
 }
 
 /// The subcommands.
@@ -81,6 +113,7 @@ pub struct ConfigArg {
 ///
 /// Exit status: 0 after a signal, 1 where it can't run.
 #[derive(Debug, Args)]
+#[command(arg = no_output())]
 pub struct AgentArgs {
     #[command(flatten)]
     pub config: ConfigArg,
@@ -210,7 +243,7 @@ pub struct InstallArgs {
 /// configuration, records and leases; restores sysctls. Nothing of anybody else is touched. The agent must have been
 /// stopped. Doing it twice does no harm.
 ///
-/// Exit status: 0; 1 where something is left; 2 where it could not be tried.
+/// Exit status: 0; 1 where something is left, or --forget was refused; 2 where it could not be tried.
 #[derive(Debug, Args)]
 pub struct UninstallArgs {
     #[command(flatten)]
@@ -221,7 +254,7 @@ pub struct UninstallArgs {
     /// Remove the CNI plugin from this folder too, where `weft install` has put it
     #[arg(long, value_name = "DIR", conflicts_with = "verify")]
     pub plugin_from: Option<PathBuf>,
-    /// Take what this node has published and claimed out of the store as well, as `weft forget` does
+    /// Take what this node has published and claimed out of the store as well, unless another machine is that node
     #[arg(long, value_name = "NODE", conflicts_with = "verify")]
     pub forget: Option<NodeName>,
     /// When nothing is left, wait for a signal: a DaemonSet's pod is ready then, and stays so
@@ -253,7 +286,7 @@ pub struct MigrateArgs {
 ///
 /// Its blocks of addresses can then be given to others: make sure that no pod of it runs any more. A node that still runs
 /// publishes itself again. A node that may only be cut off from the store goes on giving out addresses of its blocks for a while: it
-/// is not forgotten before that time is over, but with --force.
+/// is not forgotten before that time is over, but with --force. Nor is the node of this machine's name where another machine is it.
 ///
 /// Exit status: 0 when nothing of it is left, 1 where something can't be removed, or not yet.
 #[derive(Debug, Args)]
@@ -263,14 +296,16 @@ pub struct ForgetArgs {
     /// The node's name
     #[arg(value_name = "NODE")]
     pub node: NodeName,
-    /// Also where it was heard of lately, or its agent runs here: it is surely switched off
+    /// Also where it was heard of lately, its agent runs here, or another machine has this node's name: it is surely switched off
     #[arg(long)]
     pub force: bool,
 }
 
 /// Looks into a running lab: `weft lab list`, `weft lab exec NAME -- COMMAND`
+///
+/// Exit status: that of COMMAND; 2 where there is no such lab or NAME.
 #[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, arg = no_output())]
 pub struct LabArgs {
     /// See `weft lab --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
@@ -279,8 +314,6 @@ pub struct LabArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     /// Users and their scripts rely on these texts, the exit statuses among them: a change shows up in review.
@@ -301,12 +334,34 @@ mod tests {
     fn arguments_of_the_lab_are_passed_on_as_they_are() {
         let check = |line: &[&str]| {
             let words = ["weft", "lab"].iter().chain(line);
-            let Command::Lab(args) = Cli::try_parse_from(words).unwrap().command else { panic!("{line:?}") };
+            let Command::Lab(args) = Cli::of(words).unwrap().command else { panic!("{line:?}") };
             assert_eq!(args.arguments, line);
         };
         check(&[]);
         check(&["list"]);
         check(&["--help"]);
         check(&["exec", "--lab", "a", "web-0", "--", "sh", "-c", "ip -o link"]);
+    }
+
+    #[test]
+    fn commands_that_print_nothing_of_their_own_have_no_output() {
+        let check = |line: &[&str], expected: Result<Format, &str>| {
+            let parsed = Cli::of(["weft"].iter().chain(line));
+            let found = parsed.map(|cli| cli.output).map_err(|error| error.to_string());
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, _) => panic!("{line:?}: {found:?}"),
+            }
+        };
+        for line in [&["status", "-o", "json"], &["-o", "json", "status"]] {
+            check(line, Ok(Format::Json));
+        }
+        for line in [["agent", "-o", "json"], ["-o", "json", "agent"], ["--output", "json", "agent"]] {
+            check(&line, Err("weft agent has no --output"));
+        }
+        check(&["-o", "json", "lab", "list"], Err("weft lab has no --output"));
+        check(&["lab", "list"], Ok(Format::Text));
+        check(&["agent"], Ok(Format::Text));
     }
 }

@@ -13,7 +13,6 @@ mod traces;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::cli::Cli;
@@ -22,7 +21,7 @@ use crate::cli::Cli;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::understand() {
         Ok(cli) => cli,
         Err(error) => {
             // A closed pipe is nobody's fault.

@@ -14,12 +14,19 @@ use weft_cni::wire::Response;
 #[derive(Debug)]
 pub struct AgentSocket {
     path: PathBuf,
+    /// What to do about a folder in which no agent listens.
+    mend: &'static str,
 }
 
 impl AgentSocket {
     /// The socket in this folder; nothing is opened yet.
     pub fn new(run_dir: &Path) -> Self {
-        Self { path: run_dir.join("weft.sock") }
+        Self { path: run_dir.join("weft.sock"), mend: "name the agent's run folder with --run-dir" }
+    }
+
+    /// Another node's, whose folder `--peer` names.
+    pub fn of_peer(run_dir: &Path) -> Self {
+        Self { mend: "name the run folder of that node's agent with --peer NODE=DIR", ..Self::new(run_dir) }
     }
 
     /// Gets a path.
@@ -54,9 +61,9 @@ impl AgentSocket {
             ClientError::Unreachable { cause, .. } if cause.raw_os_error() == Some(libc::EACCES) => {
                 anyhow!("{error}; only root and the agent's own user may ask it: try `sudo weft …`")
             }
-            ClientError::Unreachable { .. } => anyhow!(
-                "{error}; start it with `weft agent --config FILE`, or name its run folder with --run-dir"
-            ),
+            ClientError::Unreachable { .. } => {
+                anyhow!("{error}; start it with `weft agent --config FILE`, or {}", self.mend)
+            }
             // The agent closes without a word on users that it doesn't trust.
             ClientError::Lost(_) if !nix::unistd::geteuid().is_root() => {
                 anyhow!("{error}; only root and the agent's own user may ask it: try `sudo weft …`")
@@ -69,9 +76,9 @@ impl AgentSocket {
 
     fn stranger(&self) -> anyhow::Error {
         anyhow!(
-            "{}: what listens there is no weft agent, or one of another version; name the agent's run folder with \
-             --run-dir",
-            self.path.display()
+            "{}: what listens there is no weft agent, or one of another version; {}",
+            self.path.display(),
+            self.mend
         )
     }
 }

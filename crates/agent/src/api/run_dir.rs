@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
     /// The folder can't be made.
-    #[error("can't make the run folder {path}: {cause}; choose another, or mend its parent")]
+    #[error("can't make the run folder {path}: {cause}; {mend}", mend = mend(.cause, "choose another, or mend its parent"))]
     Create {
         /// The folder.
         path: PathBuf,
@@ -26,7 +26,7 @@ pub enum RunDirError {
         cause: io::Error,
     },
     /// The lock file can't be opened or written.
-    #[error("can't write {path}: {cause}; the agent needs a run folder of its own")]
+    #[error("can't write {path}: {cause}; {mend}", mend = mend(.cause, "the agent needs a run folder of its own"))]
     Write {
         /// The file.
         path: PathBuf,
@@ -47,6 +47,14 @@ pub enum RunDirError {
         /// The folder.
         path: PathBuf,
     },
+}
+
+/// What to do: who may not write there isn't root, as a rule.
+fn mend(cause: &io::Error, otherwise: &'static str) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "only root may, as a rule: try `sudo weft …`",
+        _ => otherwise,
+    }
 }
 
 /// Takes hold of the state folder until the result is dropped: two agents would undo each other's work. Nothing is written,

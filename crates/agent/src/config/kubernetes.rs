@@ -73,6 +73,10 @@ impl KubernetesConfig {
         }
         let namespace = NamespaceName::new(&self.namespace);
         let namespace = namespace.map_err(|error| ("store.kubernetes.namespace", error.to_string()))?;
+        if self.kubeconfig.is_none() && self.server.is_none() {
+            let reason = "there is neither a server nor a kubeconfig; give one of the two";
+            return Err(("store.kubernetes.server", reason.to_owned()));
+        }
         let access = AccessSource {
             kubeconfig: self.kubeconfig.clone(),
             server: self.server.clone(),
@@ -117,5 +121,7 @@ mod tests {
         );
         check("{networks: [{name: blue}, {name: blue}]}", Err("[1]: network blue is described twice"));
         check("{namespace: Weft}", Err("store.kubernetes.namespace: \"Weft\""));
+        check("{}", Err("store.kubernetes.server: there is neither"));
+        check("{networks: [{podCIDRs: [10.0.0.0/8]}]}", Err("networks: [0]: name: it is missing"));
     }
 }

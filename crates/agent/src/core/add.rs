@@ -152,11 +152,13 @@ impl Core {
         Err(CniError::new(code, format!("address {address} is taken by {owner} in network {network}"), mend))
     }
 
-    /// This node's addresses in a network: blocks that hold an address of the node itself give none.
+    /// This node's addresses in a network: blocks that hold an address of the node itself give none, and neither does what is services' in one.
     pub(super) fn pool(&self, network: &NetworkName) -> Pool {
         let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
         let blocks = context.own_node().into_iter().flat_map(|node| node.cidrs(network));
-        Pool::new(blocks.filter(|block| context.own_address_in(*block).is_none()).collect())
+        let pool = Pool::new(blocks.filter(|block| context.own_address_in(*block).is_none()).collect());
+        let closed = pool.cidrs.iter().flat_map(|block| context.services_in(*block)).collect();
+        Pool { closed, ..pool }
     }
 
     /// A block that gives no addresses for that reason, and the node's address in it.

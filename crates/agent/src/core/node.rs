@@ -1,10 +1,12 @@
 //! This node's own facts: what it says of itself, and the blocks that it has.
 
-use ipnet::IpNet;
-use weft_model::{Cidr, Family, HostLink, NetworkName, NodeAddress, NodeCidr};
+use weft_compile::Context;
+use weft_compile::rules::networks::overlap;
+use weft_model::{Cidr, Network, NetworkName, NodeAddress, NodeCidr};
 use weft_store::{BootTime, Claim, Hold, Published, PublishedNode};
 
 use super::{Core, Phase, PublishWork};
+use crate::addresses::own_addresses;
 
 impl Core {
     /// Publishes what this node is, where that has changed, and claims blocks where it has none, or none with a free address.
@@ -12,6 +14,8 @@ impl Core {
         if self.phase == Phase::Waiting {
             return;
         }
+        let absent = self.config.absent_on(self.compiler.facts().host());
+        self.trouble("links", absent.map(|absent| format!("{}; {}", absent.problem, absent.mend)));
         let addresses = self.own_addresses();
         if addresses.is_empty() {
             return;
@@ -42,51 +46,26 @@ impl Core {
             .any(|block| !node.pod_cidrs.contains(block) && self.blocks.is_asked(&block.network))
     }
 
-    /// Addresses by configuration, those by which the cluster knows this node where it has them, or those of the link with the default route;
-    /// with their prefixes. A node with several links is known by what its kubelet was told (`--node-ip`), and what the cluster's other
-    /// programs send to it comes there.
+    /// The addresses by which this node makes itself known ([`own_addresses`]).
     pub(super) fn own_addresses(&self) -> Vec<NodeAddress> {
-        let host = self.compiler.facts().host();
-        if !self.config.addresses.is_empty() {
-            let prefix = |ip| host.nets().find(|net| net.addr() == ip).map(|net| net.prefix_len());
-            return self
-                .config
-                .addresses
-                .iter()
-                .map(|ip| NodeAddress { ip: *ip, prefix: prefix(*ip) })
-                .collect();
-        }
-        let nets = match self.config.uplink {
-            Some(name) => addresses_of(host.links.iter().find(|link| link.name == name)),
-            None => match self.registered() {
-                // In a family in which the cluster knows none, none of its nodes is counted on to have one.
-                registered if !registered.is_empty() => registered,
-                _ => addresses_of(host.links.first()),
-            },
-        };
-        // One of a family is enough for peers; the first is the kernel's own choice.
-        Family::ALL
-            .into_iter()
-            .filter_map(|family| nets.iter().find(|net| Family::of(net.addr()) == family))
-            .map(|net| NodeAddress { ip: net.addr(), prefix: Some(net.prefix_len()) })
-            .collect()
-    }
-
-    /// Those of the addresses by which the cluster knows this node that this machine has.
-    fn registered(&self) -> Vec<IpNet> {
         let facts = self.compiler.facts();
-        let registered = facts.node(&self.node).into_iter().flat_map(|node| &node.registered);
-        registered.filter_map(|ip| facts.host().nets().find(|net| net.addr() == *ip)).collect()
+        let registered = facts.node(&self.node).map_or(&[][..], |node| &node.registered);
+        own_addresses(&self.config.addresses, self.config.uplink, facts.host(), registered)
     }
 
     /// Asks the store for blocks in networks that give some out and of which this node has none, or none with a free address; and again
     /// with what is known now, where the answer is long in coming.
     fn claim_missing(&mut self, have: &[NodeCidr]) {
-        let networks: Vec<_> = self.compiler.facts().networks().cloned().collect();
-        for network in networks {
+        for network in self.giving_networks() {
             let facts = self.compiler.facts();
-            let others = || facts.nodes().filter(|node| node.name != self.node);
-            let in_use = || others().flat_map(|node| node.cidrs(&network.name).collect::<Vec<_>>()).collect();
+            // What this node has in the network itself stays its own.
+            let in_use = || {
+                let all =
+                    facts.nodes().flat_map(|node| node.pod_cidrs.iter().map(move |block| (node, block)));
+                let others =
+                    all.filter(|(node, block)| node.name != self.node || block.network != network.name);
+                others.map(|(_, block)| block.cidr).collect()
+            };
             let full = self.full_blocks(&network.name, have);
             if let Some(question) = self.blocks.ask(&network, (have, &full), in_use, self.now) {
                 if !question.full.is_empty() {
@@ -98,6 +77,14 @@ impl Core {
                 self.publish(PublishWork::Claim(Box::new(question)));
             }
         }
+    }
+
+    /// Networks that nodes claim blocks of: not those whose blocks overlap an earlier one's.
+    fn giving_networks(&self) -> Vec<Network> {
+        let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
+        let all = context.networks();
+        let gives = |network: &&&Network| overlap(network, &all).is_none();
+        all.iter().filter(gives).map(|network| (*network).clone()).collect()
     }
 
     /// All of this node's blocks of a family in a network, where pods have every address of them.
@@ -194,8 +181,4 @@ impl Core {
     fn is_attached(&self, key: &weft_model::ObjectKey) -> bool {
         self.attached.values().any(|r| r.attachment.pod.as_ref().is_some_and(|pod| pod.key == *key))
     }
-}
-
-fn addresses_of(link: Option<&HostLink>) -> Vec<IpNet> {
-    link.map(|link| link.addresses.clone()).unwrap_or_default()
 }

@@ -4,6 +4,8 @@
 //! to come again, and those that end need it.
 
 use weft_cni::{CniError, Code, ConflistSettings};
+use weft_compile::Context;
+use weft_compile::rules::networks::overlap;
 use weft_ipam::Pool;
 use weft_model::NetworkName;
 
@@ -49,24 +51,46 @@ impl Core {
             .map_err(|error| CniError::new(Code::INVALID_CONFIG, "no such network", error.to_string()))?;
         let pool = self.pool(&network);
         if pool.families().is_empty() && self.own_addresses().is_empty() {
-            let hint = "give a link of this node a global address, or set `addresses` in the configuration";
-            return unavailable("this node has no address", hint.into());
+            let hint = match self.config.absent_on(self.compiler.facts().host()) {
+                Some(absent) => format!("{}; {}", absent.problem, absent.mend),
+                None => "give a link of this node a global address, or set `addresses` in the configuration"
+                    .into(),
+            };
+            return unavailable("this node has no address", hint);
         }
         if pool.families().is_empty() {
-            if let Some((block, address)) = self.block_with_own_address(&network) {
-                let hint = "where it is the bridge of a network that pods moved in from, `weft migrate` does the rest and says what is \
-                            left of it (stop the agent first); else give the node another block";
-                let problem =
-                    format!("this node's pod CIDR {block} holds an address of the node itself, {address}");
-                return unavailable(&problem, hint.into());
-            }
-            let hint = format!(
-                "give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from",
-                self.node
-            );
-            return unavailable("this node has no pod CIDR", hint);
+            let (problem, hint) = self.why_without_blocks(&network);
+            return unavailable(&problem, hint);
         }
         Ok((network, pool))
+    }
+
+    /// Why this node has no blocks of a network, and the mend.
+    fn why_without_blocks(&self, network: &NetworkName) -> (String, String) {
+        if let Some((block, address)) = self.block_with_own_address(network) {
+            let hint = "where it is the bridge of a network that pods moved in from, `weft migrate` does the rest and says what is \
+                        left of it (stop the agent first); else give the node another block";
+            let problem =
+                format!("this node's pod CIDR {block} holds an address of the node itself, {address}");
+            return (problem, hint.to_owned());
+        }
+        let context = Context { settings: self.compiler.settings(), facts: self.compiler.facts() };
+        let networks = context.networks();
+        let Some(described) = networks.iter().find(|described| described.name == *network) else {
+            let names: Vec<&str> = networks.iter().map(|described| described.name.as_str()).collect();
+            let names = names.join(", ");
+            let hint = format!(
+                "write one that there is in the runtime's network configuration (`network`: {names}), or describe {network} as a Network"
+            );
+            return (format!("nobody has described a Network {network}"), hint);
+        };
+        if let Some(overlap) = overlap(described, &networks) {
+            let hint = format!("{overlap}; give one of the two networks another");
+            return (format!("nodes get no blocks of network {network}"), hint);
+        }
+        let hint =
+            format!("give node {} spec.podCIDRs, or network {network} podCIDRs to cut them from", self.node);
+        ("this node has no pod CIDR".to_owned(), hint)
     }
 
     fn waiting_for(&self) -> String {

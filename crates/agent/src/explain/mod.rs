@@ -8,14 +8,14 @@ mod ends;
 mod kernels;
 mod peers;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use weft_compile::oracle::{Conversation, NodeView, Packet, Start, World, converse_with, explore};
 use weft_compile::rules::services::asked;
 use weft_compile::{Context, Facts, Settings};
-use weft_model::{Family, NodeName, ObjectKey, Port, Protocol};
+use weft_model::{Attachment, Family, NodeName, ObjectKey, Pod, Port, Protocol};
 use weft_plan::{DnsName, Record};
 
 use crate::core::{Core, SharedPlans};
@@ -195,6 +195,9 @@ impl FromStr for Target {
 }
 
 fn parse_port(text: &str) -> Result<Port, String> {
+    if let Some((port, name)) = text.split_once('/') {
+        return Err(format!("{name:?} is no protocol; write {port}/tcp, {port}/udp or {port}/sctp"));
+    }
     let number: u32 =
         text.parse().map_err(|_| format!("{text:?} is no port; write a number from 1 to 65535"))?;
     Port::new(number).map_err(|error| error.to_string())
@@ -205,20 +208,32 @@ fn pod_key(text: &str) -> Option<ObjectKey> {
     ObjectKey::new(namespace, name).ok()
 }
 
+fn pod_of<'k>(known: &'k Known, text: &str) -> Option<&'k Pod> {
+    pod_key(text).and_then(|key| known.facts.pod(&key))
+}
+
 /// Addresses that a person may mean: an address itself, a pod's, a node's, or a DNS name's.
 fn addresses_of(known: &Known, text: &str) -> Vec<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return vec![address];
     }
-    if let Some(pod) = pod_key(text).and_then(|key| known.facts.pod(&key)) {
-        return pod.ips.clone();
+    if let Some(pod) = pod_of(known, text).filter(|pod| !pod.ips.is_empty()) {
+        return pod.ips.to_vec();
     }
-    if let Some(attachment) =
-        known.facts.attachments().find(|a| a.owner() == text || *a.id.container == *text)
-    {
+    // Of a pod that has just come here the store doesn't tell yet, and people's manifests may be all that it tells.
+    let key = pod_key(text);
+    let is_meant = |a: &&Attachment| {
+        a.owner() == text
+            || *a.id.container == *text
+            || key.is_some() && a.pod.as_ref().map(|pod| &pod.key) == key.as_ref()
+    };
+    if let Some(attachment) = known.facts.attachments().find(is_meant) {
         return attachment.addresses.clone();
     }
-    if let Some(node) = NodeName::new(text).ok().and_then(|name| known.facts.node(&name)) {
+    // Pods on their node's network have its addresses, whoever writes that down.
+    let host = pod_of(known, text).filter(|pod| pod.host_network).and_then(|pod| pod.node.clone());
+    let named = host.or_else(|| NodeName::new(text).ok());
+    if let Some(node) = named.and_then(|name| known.facts.node(&name)) {
         return node.addresses.iter().map(|a| a.ip).collect();
     }
     let zone = &known.settings.dns.zone;
@@ -242,10 +257,18 @@ fn addresses_of(known: &Known, text: &str) -> Vec<IpAddr> {
 
 fn resolve(known: &Known, world: &World<'_>, query: &Query) -> Result<(Start, Packet), String> {
     let target = Target::from_str(&query.to)?;
-    let unknown = |text: &str| format!("{text:?} is no pod, node, address or name that this node knows");
+    let unknown = |text: &str| match pod_of(known, text) {
+        Some(pod) if pod.ips.is_empty() => format!("pod {} has no address yet", pod.key),
+        _ => format!("{text:?} is no pod, node, address or name that this node knows"),
+    };
     let (sources, destinations) = (addresses_of(known, &query.from), addresses_of(known, &target.place));
     if sources.is_empty() {
-        return Err(unknown(&query.from));
+        return Err(match Target::from_str(&query.from) {
+            Ok(Target { place, port: Some(_) }) if !addresses_of(known, &place).is_empty() => {
+                format!("{:?}: where a packet comes from has no port; write {place}", query.from)
+            }
+            _ => unknown(&query.from),
+        });
     }
     if destinations.is_empty() {
         return Err(unknown(&target.place));
@@ -255,7 +278,20 @@ fn resolve(known: &Known, world: &World<'_>, query: &Query) -> Result<(Start, Pa
     let (source, destination) = families
         .into_iter()
         .find_map(|family| Some((of(&sources, family)?, of(&destinations, family)?)))
-        .ok_or_else(|| format!("{} and {} have no address of one family", query.from, target.place))?;
+        .ok_or_else(|| match query.family {
+            Some(family) => format!(
+                "{} and {} don't both have an {family} address; leave -{} (family, in a matrix) out",
+                query.from,
+                target.place,
+                if family == Family::V4 { 4 } else { 6 }
+            ),
+            None => format!("{} and {} have no address of one family", query.from, target.place),
+        })?;
+    if destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(format!(
+            "{destination} is a multicast or broadcast address: what becomes of packets to many is not known here"
+        ));
+    }
     let packet = match target.port {
         Some((protocol, port)) => Packet::to(protocol, destination, port.get()),
         None => Packet::ping(destination),
@@ -305,6 +341,8 @@ mod tests {
         check("shop/web-0", "shop/web-0", None);
         assert!(Target::from_str("web:0").is_err());
         assert!(Target::from_str("web:x").is_err());
+        let error = Target::from_str("192.0.2.7:443/foo").err().unwrap();
+        assert_eq!(error, "\"foo\" is no protocol; write 443/tcp, 443/udp or 443/sctp");
     }
 
     fn node(name: &str, last: u8) -> Node {
@@ -342,9 +380,9 @@ mod tests {
 
     #[test]
     fn a_mapped_port_of_another_node_is_known_here() {
-        let mut web = weft_model::Pod::named(ObjectKey::new("default", "web").unwrap());
+        let mut web = Pod::named(ObjectKey::new("default", "web").unwrap());
         web.node = Some(NodeName::new("n2").unwrap());
-        web.ips = vec!["10.244.2.5".parse().unwrap()];
+        web.ips.push("10.244.2.5".parse().unwrap());
         web.host_ports = Box::new([weft_model::HostPort {
             host_ip: None,
             host_port: Port::new(8080).unwrap(),
@@ -356,6 +394,45 @@ mod tests {
         assert!(mapped.works && mapped.text.contains("10.244.2.5"), "{}", mapped.text);
         let other = ask(&known, "n1", "192.0.2.2:8081");
         assert!(!other.text.contains("10.244.2.5"), "{}", other.text);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_says_why() {
+        let mut waiting = Pod::named(ObjectKey::new("default", "waiting").unwrap());
+        let mut web = waiting.clone();
+        (web.key, web.node) = (ObjectKey::new("default", "web").unwrap(), NodeName::new("n1").ok());
+        let mut placed = web.clone();
+        placed.ips.push("10.244.1.5".parse().unwrap());
+        // The store tells only what people wrote of it, and it is attached here.
+        let attached = Fact::Attachment(peers::guessed_attachment(&placed));
+        waiting.node = NodeName::new("n2").ok();
+        let mut on_host = waiting.clone();
+        (on_host.key, on_host.host_network) = (ObjectKey::new("default", "on-host").unwrap(), true);
+        let known = known([Fact::Pod(web), Fact::Pod(waiting), Fact::Pod(on_host), attached]);
+        let host = ask(&known, "web", "on-host");
+        assert!(host.works && host.text.contains("192.0.2.2"), "{}", host.text);
+        for name in ["web", "default/web"] {
+            let explained = ask(&known, "n1", name);
+            assert!(explained.works && explained.text.contains("10.244.1.5"), "{}", explained.text);
+        }
+        let check = |from: &str, to: &str, family, expected: &str| {
+            let query = Query { from: from.into(), to: to.into(), family, source: None };
+            let answer = explain(&known, &[query], None).remove(0);
+            assert_eq!((answer.verdict.as_str(), answer.text.as_str()), ("unanswerable", expected));
+        };
+        check("web", "waiting:80", None, "pod default/waiting has no address yet");
+        check("waiting", "web", None, "pod default/waiting has no address yet");
+        check("web", "nope", None, "\"nope\" is no pod, node, address or name that this node knows");
+        check("web:80", "n1", None, "\"web:80\": where a packet comes from has no port; write web");
+        let family = "web and fd00::2 don't both have an IPv4 address; leave -4 (family, in a matrix) out";
+        check("web", "[fd00::2]", Some(Family::V4), family);
+        check("web", "[fd00::2]", None, "web and fd00::2 have no address of one family");
+        for many in ["224.0.0.251", "255.255.255.255"] {
+            let expected = format!(
+                "{many} is a multicast or broadcast address: what becomes of packets to many is not known here"
+            );
+            check("web", many, None, &expected);
+        }
     }
 
     /// A service at a cluster address and at the nodes' port 30080: a pod of each node is ready, one of `n2` isn't.
@@ -400,9 +477,9 @@ mod tests {
         };
         let pods = [("n1", "a", "10.244.1.5"), ("n2", "b", "10.244.2.5"), ("n2", "c", "10.244.2.6")];
         let pods = pods.map(|(node, name, ip)| {
-            let mut pod = weft_model::Pod::named(ObjectKey::new("default", name).unwrap());
+            let mut pod = Pod::named(ObjectKey::new("default", name).unwrap());
             pod.node = Some(NodeName::new(node).unwrap());
-            pod.ips = vec![ip.parse().unwrap()];
+            pod.ips.push(ip.parse().unwrap());
             pod
         });
         let here = Fact::Attachment(peers::guessed_attachment(&pods[0]));

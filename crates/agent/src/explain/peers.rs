@@ -137,7 +137,7 @@ pub fn guessed_attachment(pod: &weft_model::Pod) -> Attachment {
         id: AttachmentId { container: container.into(), ifname },
         network: pod.network.clone(),
         pod: Some(PodIdentity { key: pod.key.clone(), uid: pod.uid.clone() }),
-        addresses: pod.ips.clone(),
+        addresses: pod.ips.to_vec(),
         mtu: None,
         host_ports: pod.host_ports.to_vec(),
         netns: String::new(),

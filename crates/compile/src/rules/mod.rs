@@ -31,6 +31,7 @@ pub mod dns_path;
 pub mod edge;
 pub mod health;
 pub mod host_ports;
+pub mod networks;
 pub mod node;
 pub mod overlay;
 pub mod peers;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(services::ServicesRule),
         Box::new(dns_path::DnsPathRule),
         Box::new(health::HealthRule),
+        Box::new(networks::NetworksRule),
     ];
     rules.extend(crate::names::all());
     rules

@@ -2,6 +2,7 @@
 //! classes, groups of endpoints, lists of sources, and who may be used.
 
 pub mod affinity;
+pub mod cluster_addresses;
 pub mod eligible;
 pub mod groups;
 pub mod marks;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use weft_model::{ObjectKey, Port, Service, ServiceKind};
 
+use super::cluster_addresses::taken;
 use super::published::Place;
 use crate::engine::Context;
 use crate::settings::ServiceSettings;
@@ -34,7 +35,13 @@ pub fn out_of_range(port: Port, settings: &ServiceSettings) -> Option<String> {
 /// Whose a place is, of those who want it.
 pub fn holder<'a>(place: Place, settings: &ServiceSettings, context: &Context<'a>) -> Option<&'a ObjectKey> {
     let ours = |key: &&ObjectKey| context.facts.service(key).is_some_and(|found| is_ours(found, settings));
-    context.facts.published().wanting(place).find(ours)
+    let published = context.facts.published();
+    let virtual_address = place.address.filter(|_| published.is_virtual(place));
+    // What can't be a cluster address is no reason to keep others away who have it as an external one.
+    match virtual_address.is_some_and(|ip| taken(ip, context).is_some()) {
+        true => published.wanting_outside(place).find(ours),
+        false => published.wanting(place).find(ours),
+    }
 }
 
 /// This machine's addresses at which node ports are served: all, or those in the configured blocks. In no order; one that

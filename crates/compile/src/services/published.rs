@@ -3,7 +3,8 @@
 //!
 //! An API server gives a cluster address to one service and a node port too, a folder of manifests doesn't, and anybody may
 //! write any external address into a service. What always holds: a place is one service's, with all that it says of it: policies,
-//! source ranges, affinity. It is the first by name of this proxy's, of those whose cluster address it is; else of all. At
+//! source ranges, affinity. It is the first by name of this proxy's, of those whose cluster address it is and may be
+//! ([`super::cluster_addresses`]); else of all. At
 //! a node's own address a node port comes before whoever has that address as an external one ([`crate::rules::services`]).
 
 use std::net::IpAddr;
@@ -96,6 +97,18 @@ impl PublishedIndex {
                 }
             }
         }
+    }
+
+    /// True where a service has the place's address as its cluster address.
+    pub fn is_virtual(&self, place: Place) -> bool {
+        let first = self.by_place.get(&place).and_then(|wanting| wanting.first());
+        first.is_some_and(|(right, _)| *right == Right::Cluster)
+    }
+
+    /// [`PublishedIndex::wanting`], without those whose cluster address it is.
+    pub fn wanting_outside(&self, place: Place) -> impl Iterator<Item = &ObjectKey> {
+        let all = self.by_place.get(&place).into_iter().flatten();
+        all.filter(|(right, _)| *right == Right::Outside).map(|(_, key)| key)
     }
 
     /// The services that want a place, in the order in which they get it.

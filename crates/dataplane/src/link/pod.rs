@@ -3,6 +3,7 @@
 //! The alias is written last: a host end without it was left unfinished by a crash, or has just been taken over from another
 //! network, and is finished when it is seen.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -35,13 +36,16 @@ pub(crate) struct Wanted<'a> {
     pub(crate) was: Option<&'a KernelRow>,
 }
 
-/// Makes the pair be as wanted. `brought` is the namespace that the runtime handed over; without it the row's path is opened,
-/// where the pod's end has to be touched at all.
+/// What was made or mended, and its pair, where that is to be waited for.
+type Made = (Effect, Option<Pair>);
+
+/// Makes the pair be as wanted, but for packets: see [`settle`]. `brought` is the namespace that the runtime handed over; without
+/// it the row's path is opened, where the pod's end has to be touched at all.
 pub(crate) fn ensure(
     rtnl: &mut Rtnl,
     wanted: Wanted<'_>,
     brought: Option<&OwnedFd>,
-) -> Result<Effect, KernelError> {
+) -> Result<Made, KernelError> {
     // With a namespace at hand this is an ADD, and creation the likely case: no look beforehand.
     if brought.is_some() {
         return create(rtnl, wanted, brought);
@@ -52,7 +56,7 @@ pub(crate) fn ensure(
     }
 }
 
-fn create(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Result<Effect, KernelError> {
+fn create(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Result<Made, KernelError> {
     let opened;
     let namespace = match brought {
         Some(fd) => fd,
@@ -67,8 +71,8 @@ fn create(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Res
     let exists = |errno| errno == libc::EEXIST;
     match (created.map(|reply| creation.judge(reply)), look_up) {
         (Some(Ok(_)), Some(state)) => {
-            finish(rtnl, wanted, namespace, &state)?;
-            Ok(Effect::of_creation(wanted.was))
+            let pair = finish(rtnl, wanted, namespace, &state)?;
+            Ok((Effect::of_creation(wanted.was), Some(pair)))
         }
         (Some(Err(error)), Some(state)) if error.errno().is_some_and(exists) => {
             repair(rtnl, wanted, &state, Some(namespace))
@@ -87,7 +91,7 @@ fn finish(
     wanted: Wanted<'_>,
     namespace: &OwnedFd,
     state: &LinkState,
-) -> Result<(), KernelError> {
+) -> Result<Pair, KernelError> {
     configure_host_end(rtnl, wanted, state)?;
     let inner = wanted.pod.attachment.ifname;
     let mut inside = netns::socket_after(namespace.as_fd(), wanted.name, || {
@@ -98,27 +102,60 @@ fn finish(
     let index = state.peer.ok_or(KernelError::NoLink(inner))?;
     pod_end::configure(&mut inside, namespace.as_fd(), wanted.pod, index)?;
     complete(rtnl, wanted, state, Seed::Anyway)?;
-    settle(rtnl, &mut inside, wanted)
+    Ok(Pair::of(inside, wanted))
 }
 
-/// Waits until the pair carries packets: the kernel notices the carrier, and takes IPv6 addresses into use, in threads of
-/// its own. A pod that comes to life before loses its first packet. Past the limit the pod is as it is.
-fn settle(rtnl: &mut Rtnl, inside: &mut Rtnl, wanted: Wanted<'_>) -> Result<(), KernelError> {
+/// A pair that is up at both ends, and may not carry packets yet.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    name: IfName,
+    inside: Rtnl,
+    /// The pod's addresses that the kernel takes into use later.
+    addresses: Vec<IpAddr>,
+}
+
+impl Pair {
+    fn of(inside: Rtnl, wanted: Wanted<'_>) -> Self {
+        let addresses = wanted.pod.addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
+        Self { name: wanted.name, inside, addresses }
+    }
+
+    fn is_settled(&mut self, rtnl: &mut Rtnl) -> Result<bool, KernelError> {
+        for address in &self.addresses {
+            if !pod_end::is_local(&mut self.inside, *address)? {
+                return Ok(false);
+            }
+        }
+        Ok(find(rtnl, self.name)?.is_none_or(|state| state.carries()))
+    }
+}
+
+/// Waits until pairs carry packets: the kernel notices the carrier, and takes IPv6 addresses into use, in threads of
+/// its own, while the rest of a batch is applied. A pod that comes to life before loses its first packet. Past the limit the
+/// pods are as they are.
+pub(crate) fn settle(rtnl: &mut Rtnl, mut pairs: Vec<Pair>) {
     let start = Instant::now();
     let mut pause = FIRST_LOOK;
-    while start.elapsed() < SETTLE_LIMIT {
-        let mut settled = find(rtnl, wanted.name)?.is_none_or(|state| state.carries());
-        for address in wanted.pod.addresses.iter().filter(|a| a.is_ipv6()) {
-            settled &= pod_end::is_local(inside, *address)?;
+    loop {
+        pairs.retain_mut(|pair| match pair.is_settled(rtnl) {
+            Ok(settled) => !settled,
+            Err(error) => {
+                tracing::warn!(link = %pair.name, "can't see whether the pod's link has a carrier: {error}");
+                false
+            }
+        });
+        if pairs.is_empty() {
+            return;
         }
-        if settled {
-            return Ok(());
+        if start.elapsed() >= SETTLE_LIMIT {
+            for pair in &pairs {
+                tracing::warn!(link = %pair.name, "the pod's link has no carrier yet");
+            }
+            return;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(LAST_LOOK);
     }
-    tracing::warn!(link = %wanted.name, "the pod's link has no carrier yet");
-    Ok(())
 }
 
 fn configure_host_end(rtnl: &mut Rtnl, wanted: Wanted<'_>, state: &LinkState) -> Result<(), KernelError> {
@@ -144,7 +181,7 @@ fn repair(
     wanted: Wanted<'_>,
     state: &LinkState,
     brought: Option<&OwnedFd>,
-) -> Result<Effect, KernelError> {
+) -> Result<Made, KernelError> {
     ours(state)?;
     let needs_inside = brought.is_some()
         || state.alias.is_empty()
@@ -154,7 +191,7 @@ fn repair(
     if !needs_inside {
         configure_host_end(rtnl, wanted, state)?;
         complete(rtnl, wanted, state, Seed::IfAbsent)?;
-        return Ok(Effect::Done);
+        return Ok((Effect::Done, None));
     }
     let opened;
     let namespace = match brought {
@@ -170,8 +207,8 @@ fn repair(
     let Some(end) = end else {
         // The other end is somewhere else, or nothing that we can use: make the pair anew.
         remove::one(rtnl, state)?;
-        create(rtnl, wanted, Some(namespace))?;
-        return Ok(Effect::Recreated);
+        let (_, pair) = create(rtnl, wanted, Some(namespace))?;
+        return Ok((Effect::Recreated, pair));
     };
     let mut host = vec![host_end::mtu(state, wanted.pod.mtu)];
     let seed = if end.mac == Some(wanted.pod.pod_mac) { Seed::IfAbsent } else { Seed::Anyway };
@@ -187,8 +224,7 @@ fn repair(
     }
     send(rtnl, &host)?;
     complete(rtnl, wanted, state, seed)?;
-    settle(rtnl, &mut inside, wanted)?;
-    Ok(Effect::Done)
+    Ok((Effect::Done, Some(Pair::of(inside, wanted))))
 }
 
 fn inside_differs(was: &KernelRow, now: &PodLink) -> bool {

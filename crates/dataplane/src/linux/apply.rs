@@ -2,6 +2,7 @@
 //!
 //! What always holds: there are as many outcomes as changes, in the same order. A refused change keeps nothing else from being
 //! tried, but for a transaction of the packet filter: those after it in the batch, which may build on it, are left for later.
+//! When the batch is over, new pods' links carry packets, or have had their time to.
 //! A route that isn't known to be ours is replaced only when the kernel has been asked and says that it is.
 //!
 //! What is absent: the order, which the batch comes in (`crate::order`), and trying again ([`crate::executor`]).
@@ -14,7 +15,7 @@ use weft_plan::{KernelKey, KernelRow, text};
 use super::LinuxKernel;
 use crate::kernel::{Effect, Op, link_of};
 use crate::ledger::Expected;
-use crate::link::pod::{self, Wanted};
+use crate::link::pod::{self, Pair, Wanted};
 use crate::link::remove;
 use crate::link::request::found;
 use crate::link::state::by_name;
@@ -23,6 +24,9 @@ use crate::route::{self, Presence};
 use crate::{KernelError, overlay};
 
 type Outcome = Result<Effect, KernelError>;
+
+/// The most pairs of a batch that are waited for together.
+const PAIRS: usize = 64;
 
 /// What is applied in one go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,16 +57,20 @@ impl LinuxKernel {
     pub(super) fn apply_runs(&mut self, batch: &[Op<'_>]) -> Vec<Outcome> {
         let mut results = Vec::with_capacity(batch.len());
         let mut refused = None;
+        let mut pairs = Vec::new();
         for run in batch.chunk_by(|a, b| sort(a) == sort(b)) {
             match sort(&run[0]) {
                 Sort::Sysctl => results.extend(run.iter().map(|op| self.apply_sysctl(op))),
-                Sort::MakeLink => results.extend(run.iter().map(|op| self.make_expected_link(op))),
+                Sort::MakeLink => {
+                    results.extend(run.iter().map(|op| self.make_expected_link(op, &mut pairs)));
+                }
                 Sort::RemoveLink => results.extend(self.remove_links(run)),
                 Sort::Table => results.extend(self.apply_table(run)),
                 Sort::Filter(_) => results.extend(self.apply_filter(run, &mut refused)),
                 Sort::Opening => results.extend(self.apply_openings(run)),
             }
         }
+        pod::settle(&mut self.rtnl, pairs);
         results
     }
 
@@ -77,13 +85,17 @@ impl LinuxKernel {
         .map(|()| Effect::Done)
     }
 
-    /// Makes a link, and tells the ledger what to expect of it.
-    fn make_expected_link(&mut self, op: &Op<'_>) -> Outcome {
+    /// Makes a link, and tells the ledger what to expect of it. `pairs` are those that are still to carry packets: of very many
+    /// some are waited for at once, since each holds a socket open.
+    fn make_expected_link(&mut self, op: &Op<'_>, pairs: &mut Vec<Pair>) -> Outcome {
         let (KernelKey::Link(name), Op::Set { row: KernelRow::Link(link), .. }) = (op.key(), op) else {
             return Err(inconsistent(op));
         };
         self.ledger.expect(*name, Expected::Busy);
-        let outcome = self.make_link(op);
+        let outcome = self.make_link(op, pairs);
+        if pairs.len() >= PAIRS {
+            pod::settle(&mut self.rtnl, std::mem::take(pairs));
+        }
         match outcome {
             Ok(_) => self.ledger.expect(*name, Expected::of(link)),
             Err(_) => self.ledger.forget(*name),
@@ -91,7 +103,7 @@ impl LinuxKernel {
         outcome
     }
 
-    fn make_link(&mut self, op: &Op<'_>) -> Outcome {
+    fn make_link(&mut self, op: &Op<'_>, pairs: &mut Vec<Pair>) -> Outcome {
         let Op::Set { key: KernelKey::Link(name), row: KernelRow::Link(link), was, .. } = op else {
             return Err(inconsistent(op));
         };
@@ -99,7 +111,8 @@ impl LinuxKernel {
             LinkKind::Pod(pod) => {
                 let wanted = Wanted { name: *name, link, pod, was: *was };
                 let brought = self.brought.get(&pod.attachment);
-                let effect = pod::ensure(&mut self.rtnl, wanted, brought)?;
+                let (effect, pair) = pod::ensure(&mut self.rtnl, wanted, brought)?;
+                pairs.extend(pair);
                 self.brought.remove(&pod.attachment);
                 Ok(effect)
             }

@@ -73,13 +73,7 @@ pub fn names(cluster: &mut Cluster) -> Result<String> {
     }
     let mut table = String::new();
     for name in &expected {
-        let _ = writeln!(
-            table,
-            "{:<46} {:<5} {}",
-            name.name,
-            format!("{:?}", name.kind),
-            name.records.join(", ")
-        );
+        let _ = writeln!(table, "{:<46} {:<5} {}", name.name, name.kind, name.records.join(", "));
     }
     cluster.show(table);
     Ok(format!("{answers} answers in 3 pods over both families, all right"))
@@ -95,7 +89,7 @@ fn ask_until_right(cluster: &Cluster, pod: &Pod, questions: &[Question], expecte
             .zip(expected)
             .filter(|(reply, name)| reply.records() != name.records || matches!(reply, Reply::Failed(_)))
             .map(|(reply, name)| {
-                format!("{} {:?}: {reply:?} instead of {:?}", name.name, name.kind, name.records)
+                format!("{} {}: {reply:?} instead of {:?}", name.name, name.kind, name.records)
             })
             .collect();
         if wrong.is_empty() {

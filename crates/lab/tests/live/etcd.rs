@@ -5,19 +5,16 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use weft_lab::matrix::both;
-use weft_lab::probe::{Outcome, Target};
-use weft_lab::runtime::Runtime;
 use weft_lab::sandbox::in_sandbox;
 use weft_lab::topology::INTERNET;
 use weft_lab::weft::Agent;
 use weft_lab::{Lab, Machine, Net, Pod, PodSpec, Process, Tool, Topology};
 
 use super::alone;
+use super::nodes::{begin, unreached};
 use super::rig::{build, wait};
 
 /// The program, where there is one.
@@ -51,11 +48,7 @@ fn agents_on_etcd_are_a_cluster() {
         for node in lab.nodes() {
             let store = json!({"etcd": {"endpoints": [endpoint]}});
             programs.install_with(&node, &store).expect("Weft can be installed");
-            let log = lab.directory().join(format!("{}.log", node.name()));
-            let agent = programs.start_agent(&node, &log).expect("the agent starts");
-            let runtime = Arc::new(Runtime::new(Arc::clone(&node)));
-            let ready = runtime.wait_ready(Duration::from_secs(60));
-            ready.unwrap_or_else(|e| panic!("{} is not ready: {e}\n{}", node.name(), agent.last_words()));
+            let (agent, runtime) = begin(&lab, &programs, &node);
             let spec = PodSpec::new("test", &format!("on-{}", node.name()));
             pods.push(Pod::start(&runtime, lab.tool(), spec).expect("the pod starts"));
             agents.insert(node.name().to_owned(), agent);
@@ -107,18 +100,4 @@ fn put(host: &Machine, address: IpAddr, key: &str, value: &str) {
         Ok(answer.split(' ').nth(1) == Some("200"))
     };
     wait("etcd takes a key", || host.enter_net(once).expect("its network can be entered").unwrap_or(false));
-}
-
-/// Pods and addresses of others that they don't reach.
-pub fn unreached(lab: &Lab, pods: &[Pod]) -> Vec<(String, Target)> {
-    let targets: Vec<Target> =
-        pods.iter().flat_map(Pod::addresses).flat_map(|address| both(*address)).collect();
-    let mut unreached = Vec::new();
-    for pod in pods {
-        let asked = lab.tool().ask(pod.machine(), pod.net(), "probe", &targets);
-        let outcomes: Vec<Outcome> = asked.expect("the probe runs");
-        let silent = targets.iter().zip(outcomes).filter(|(_, outcome)| outcome.greeting().is_none());
-        unreached.extend(silent.map(|(target, _)| (pod.key(), target.clone())));
-    }
-    unreached
 }

@@ -10,7 +10,7 @@ use weft_lab::weft::shared_folder;
 use weft_lab::{Lab, Pod, PodSpec, Tool, Topology};
 
 use super::alone;
-use super::etcd::unreached;
+use super::nodes::{begin, unreached};
 use super::rig::{build, wait};
 
 /// Shares of four addresses.
@@ -46,11 +46,7 @@ fn a_full_node_gets_another_block_and_peers_find_its_pods() {
         let mut first = None;
         for machine in lab.nodes() {
             programs.install(&machine, inside).expect("Weft can be installed");
-            let log = lab.directory().join(format!("{}.log", machine.name()));
-            let agent = programs.start_agent(&machine, &log).expect("the agent starts");
-            let runtime = Arc::new(Runtime::new(Arc::clone(&machine)));
-            let ready = runtime.wait_ready(Duration::from_secs(60));
-            ready.unwrap_or_else(|e| panic!("{} is not ready: {e}\n{}", machine.name(), agent.last_words()));
+            let (agent, runtime) = begin(&lab, &programs, &machine);
             pods.push(start(&runtime, lab.tool(), &format!("on-{}", machine.name())));
             first.get_or_insert(runtime);
             agents.push(agent);

@@ -15,6 +15,7 @@ mod explained;
 mod firewalls;
 mod full;
 mod generated;
+mod nodes;
 mod objects;
 mod packets;
 mod services;

@@ -3,18 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
-use weft_lab::runtime::Runtime;
 use weft_lab::sandbox::in_sandbox;
 use weft_lab::topology::{Lan, Port, ROUTER};
 use weft_lab::weft::{Agent, shared_folder};
 use weft_lab::{Lab, Pod, PodSpec, Tool, Topology};
 
 use super::alone;
-use super::etcd::unreached;
+use super::nodes::{begin, unreached};
 use super::rig::{build, wait};
 
 const SECOND: &str = "second";
@@ -64,11 +61,7 @@ fn nodes_with_two_links_go_by_the_one_that_the_cluster_knows() {
         let (mut agents, mut pods) = (BTreeMap::new(), Vec::new());
         for machine in lab.nodes() {
             programs.install(&machine, inside).expect("Weft can be installed");
-            let log = lab.directory().join(format!("{}.log", machine.name()));
-            let agent = programs.start_agent(&machine, &log).expect("the agent starts");
-            let runtime = Arc::new(Runtime::new(Arc::clone(&machine)));
-            let ready = runtime.wait_ready(Duration::from_secs(60));
-            ready.unwrap_or_else(|e| panic!("{} is not ready: {e}\n{}", machine.name(), agent.last_words()));
+            let (agent, runtime) = begin(&lab, &programs, &machine);
             let spec = PodSpec::new("test", &format!("on-{}", machine.name()));
             pods.push(Pod::start(&runtime, lab.tool(), spec).expect("the pod starts"));
             agents.insert(machine.name().to_owned(), agent);

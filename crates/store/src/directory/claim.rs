@@ -2,8 +2,8 @@
 //!
 //! What always holds: a claim's file appears with its contents, in one step, and only where there is none; it bears the
 //! block's name and holds the node's. Beside it stands a mark from before it is made until the node has seen that no other
-//! claim overlaps ([`crate::claiming`]): so two nodes never keep one address between them, not even while they see different
-//! versions of the network, or are killed in between.
+//! claim overlaps, in whichever network ([`crate::claiming`]): so two nodes never keep one address between them, not even while they
+//! see different versions of the network, or are killed in between.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,7 +19,7 @@ use weft_model::{Cidr, Network, NodeName};
 use super::layout;
 use super::publish::make_below;
 use crate::claiming::{Another, Claimed, Standing, Step, Wanted, another, step};
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, Forgotten, StoreError};
 
 pub(super) fn claim(
     root: &Path,
@@ -84,7 +84,11 @@ fn obtain(dir: &Path, network: &Network, wanted: &Wanted<'_>, node: &NodeName) -
     let mut fruitless = 0;
     loop {
         let claims = list(dir).map_err(failed)?;
-        match step(&claims, &Wanted { busy: &busy, ..*wanted }) {
+        if let Step::Keep(cidr) = step(&claims, wanted) {
+            return Ok(cidr);
+        }
+        let elsewhere = list_elsewhere(dir, node).map_err(failed)?;
+        match step(&claims, &Wanted { busy: &busy, elsewhere: &elsewhere, ..*wanted }) {
             Step::Keep(cidr) => return Ok(cidr),
             Step::Confirm(cidr) => {
                 unmark(dir, cidr, node).map_err(failed)?;
@@ -142,6 +146,28 @@ fn list(dir: &Path) -> std::io::Result<Vec<Claimed>> {
         }
     }
     Ok(claims)
+}
+
+/// Every block that is claimed in other networks' folders.
+fn list_elsewhere(dir: &Path, node: &NodeName) -> std::io::Result<Vec<Cidr>> {
+    let mut blocks = Vec::new();
+    let Some(all) = dir.parent() else { return Ok(blocks) };
+    for entry in std::fs::read_dir(all)? {
+        let (other, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        if other == dir || !kind.is_dir() {
+            continue;
+        }
+        // A file server's client may list a folder from memory for a while, but not one in which it has just changed something. A folder
+        // in which nobody can write gets no claims.
+        let look = other.join(format!(".{node}.{}.look", std::process::id()));
+        if File::create(&look).is_ok() {
+            remove(&look)?;
+        }
+        for entry in std::fs::read_dir(&other)? {
+            blocks.extend(entry?.file_name().to_str().and_then(layout::claim_cidr));
+        }
+    }
+    Ok(blocks)
 }
 
 /// Notes that a claim, which may be there or not, isn't relied on. That is on the disk before the claim is.
@@ -207,14 +233,15 @@ fn is_unsupported(errno: i32) -> bool {
 }
 
 /// Removes every claim of a node, in every network.
-pub(super) fn forget(root: &Path, node: &NodeName) -> Result<(), StoreError> {
+pub(super) fn forget(root: &Path, node: &NodeName) -> Result<Forgotten, StoreError> {
     let failed = |path: PathBuf| move |source| StoreError::Forget { node: node.clone(), path, source };
     let claims = layout::claims_dir(root);
     let networks = match std::fs::read_dir(&claims) {
         Ok(networks) => networks,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Forgotten::Nothing),
         Err(e) => return Err(failed(claims)(e)),
     };
+    let mut forgotten = Forgotten::Nothing;
     for network in networks {
         let dir = network.map_err(failed(claims.clone()))?.path();
         for claim in list(&dir).map_err(failed(dir.clone()))? {
@@ -222,8 +249,9 @@ pub(super) fn forget(root: &Path, node: &NodeName) -> Result<(), StoreError> {
             if claim.node == node.as_str() {
                 remove(&path).map_err(failed(path))?;
                 unmark(&dir, claim.cidr, node).map_err(failed(dir.clone()))?;
+                forgotten = Forgotten::Something;
             }
         }
     }
-    Ok(())
+    Ok(forgotten)
 }

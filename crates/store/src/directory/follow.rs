@@ -31,7 +31,8 @@ struct Known {
 /// A file that may have changed.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
-    seen: Option<Fingerprint>,
+    /// How it looked, or that it was gone; `None` before the first look.
+    seen: Option<Option<Fingerprint>>,
     /// Since when it looks like that.
     since: Instant,
     /// How long it has to look like that before it is read.
@@ -159,59 +160,62 @@ impl Follower {
 
     /// Looks at the files that are due. Returns when to come again. `is_there` says whether the folder itself still is,
     /// and is asked before a file is believed gone.
+    ///
+    /// All are looked at before one is taken in, and what is gone goes last: an object whose file was renamed passes from
+    /// one path to the other, and is away at no time.
     pub fn settle(&mut self, now: Instant, is_there: impl Fn() -> bool) -> Option<Instant> {
         let due: Vec<String> =
             self.pending.iter().filter(|(_, p)| p.due <= now).map(|(path, _)| path.clone()).collect();
-        for path in due {
-            let Some(mut pending) = self.pending.remove(&path) else { continue };
-            if let Some(due) = self.examine(&path, &mut pending, now, &is_there) {
-                pending.due = due;
-                self.pending.insert(path, pending);
-            }
+        let looks = due.into_iter().filter_map(|path| {
+            let pending = self.look(&path, now)?;
+            Some((path, pending))
+        });
+        let (there, gone): (Vec<_>, Vec<_>) = looks.partition(|(_, pending)| pending.seen != Some(None));
+        for (path, pending) in there {
+            let next = self.examine(&path, &pending, now);
+            self.put_off(path, pending, next);
+        }
+        for (path, pending) in gone {
+            let next = self.let_go(&path, &pending, now, &is_there);
+            self.put_off(path, pending, next);
         }
         self.pending.values().map(|p| p.due).min()
     }
 
-    /// Looks at one file; returns when to look again, if it isn't done with.
-    fn examine(
-        &mut self,
-        path: &str,
-        pending: &mut Pending,
-        now: Instant,
-        is_there: &impl Fn() -> bool,
-    ) -> Option<Instant> {
+    fn put_off(&mut self, path: String, pending: Pending, next: Option<Instant>) {
+        match next {
+            Some(due) => self.pending.insert(path, Pending { due, ..pending }),
+            None => self.pending.remove(&path),
+        };
+    }
+
+    /// How a file looks now, and since when; `None`, and no longer waited for, where that can't be told.
+    fn look(&mut self, path: &str, now: Instant) -> Option<Pending> {
         let seen = match Fingerprint::of(&self.root.join(path)) {
             Ok(seen) => seen,
             Err(error) => {
+                self.pending.remove(path);
                 self.set_unreadable_file(path, &format!("it can't be looked at: {error}"));
                 return None;
             }
         };
-        if seen != pending.seen {
-            (pending.seen, pending.since) = (seen, now);
+        self.words.table.set_leaving(path, seen.is_none());
+        let pending = self.pending.get_mut(path)?;
+        if pending.seen != Some(seen) {
+            (pending.seen, pending.since) = (Some(seen), now);
         }
-        let wait = |time: Duration| Some(pending.since + time).filter(|at| *at > now);
-        let Some(fingerprint) = seen else {
-            self.words.table.set_leaving(path, true);
-            // A node takes its files away in one step; people's editors take a file away and put another in place.
-            let settle = match layout::writer_of(path) {
-                Some(Writer::Node(_)) => Duration::ZERO,
-                _ => self.options.settle,
-            };
-            if let Some(at) = wait(settle) {
-                return Some(at);
-            }
-            if is_there() {
-                self.drop_file(path);
-            }
-            return None;
-        };
-        self.words.table.set_leaving(path, false);
+        Some(*pending)
+    }
+
+    /// Takes in a file that is there; returns when to look again, if it isn't done with.
+    fn examine(&mut self, path: &str, pending: &Pending, now: Instant) -> Option<Instant> {
+        let fingerprint = pending.seen.flatten()?;
         if self.known.get(path).and_then(|k| k.seen) == Some(fingerprint) {
             return None;
         }
-        if let Some(at) = wait(pending.patience) {
-            return Some(at);
+        let readable = pending.since + pending.patience;
+        if readable > now {
+            return Some(readable);
         }
         match self.take(path, fingerprint, now.duration_since(pending.since)) {
             Ok(()) => None,
@@ -221,6 +225,36 @@ impl Follower {
                 None
             }
         }
+    }
+
+    /// Drops a file that is gone; returns when to look again, if it may come back, or what it held be in a file that waits.
+    fn let_go(
+        &mut self,
+        path: &str,
+        pending: &Pending,
+        now: Instant,
+        is_there: &impl Fn() -> bool,
+    ) -> Option<Instant> {
+        // A node takes its files away in one step; people's editors take a file away and put another in place.
+        if !matches!(layout::writer_of(path), Some(Writer::Node(_))) {
+            let gone = pending.since + self.options.settle;
+            if gone > now {
+                return Some(gone);
+            }
+            // Not for one that is still being written, and not for ever.
+            let last = gone + self.options.open;
+            let is_awaited = |(path, other): (&String, &Pending)| {
+                let of_people = !matches!(layout::writer_of(path), Some(Writer::Node(_)));
+                of_people && other.seen != Some(None) && other.patience <= self.options.settle
+            };
+            if last > now && self.pending.iter().any(is_awaited) {
+                return Some(last.min(now + self.options.debounce));
+            }
+        }
+        if is_there() {
+            self.drop_file(path);
+        }
+        None
     }
 
     /// Reads a file that has been as it is for `age`, and takes it in.
@@ -297,9 +331,80 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_model::Change;
 
     fn namespace(name: &str) -> String {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+    }
+
+    fn keys(events: Vec<Event>) -> Vec<(String, bool)> {
+        let changes = events.into_iter().filter_map(|event| match event {
+            Event::Changes(changes) => Some(changes),
+            _ => None,
+        });
+        changes
+            .flatten()
+            .map(|change| (change.key().to_string(), matches!(change, Change::Remove(_))))
+            .collect()
+    }
+
+    /// Whatever the names, and however long the thread stands still between two turns.
+    #[test]
+    fn an_object_whose_file_is_renamed_is_away_at_no_time() {
+        for (before, after) in [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")] {
+            for pauses in [[10, 10, 10], [10, 300, 10], [10, 1000, 10], [400, 10, 300], [400, 400, 400]] {
+                let folder = tempfile::tempdir().unwrap();
+                let path = |name: &str| folder.path().join(name);
+                std::fs::write(path(before), namespace("web")).unwrap();
+                let mut follower = Follower::new(folder.path(), &DirectoryOptions::default());
+                let mut loaded = Vec::new();
+                follower.load(&mut |event| loaded.push(event)).unwrap();
+                loaded.extend(follower.drain());
+                assert_eq!(keys(loaded), [("namespace web".to_owned(), false)]);
+                std::fs::rename(path(before), path(after)).unwrap();
+                let mut now = Instant::now();
+                follower.compare(&scan::scan(folder.path()).unwrap(), now);
+                let mut told = Vec::new();
+                for pause in pauses.into_iter().chain([10; 200]) {
+                    now += Duration::from_millis(pause);
+                    follower.settle(now, || true);
+                    told.extend(keys(follower.drain()));
+                }
+                assert!(
+                    told.iter().all(|(_, is_gone)| !is_gone),
+                    "{before} to {after}, {pauses:?}: {told:?}"
+                );
+                std::fs::remove_file(path(after)).unwrap();
+                follower.compare(&scan::scan(folder.path()).unwrap(), now);
+                for turn in 1..=2 {
+                    follower.settle(now + turn * Duration::from_secs(1), || true);
+                }
+                assert_eq!(keys(follower.drain()), [("namespace web".to_owned(), true)], "what is gone goes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_for_ever_keeps_nothing_in_force_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+        write("gone.yaml", &namespace("gone"));
+        write("log.yaml", &namespace("a"));
+        let options = DirectoryOptions { open: Duration::from_secs(1), ..DirectoryOptions::default() };
+        let mut follower = Follower::new(folder.path(), &options);
+        follower.load(&mut |_| {}).unwrap();
+        follower.drain();
+        std::fs::remove_file(folder.path().join("gone.yaml")).unwrap();
+        let start = Instant::now();
+        let went = (1..40u32).find(|turn| {
+            let now = start + *turn * Duration::from_millis(50);
+            write("log.yaml", &"#".repeat(*turn as usize));
+            follower.compare(&scan::scan(folder.path()).unwrap(), now);
+            follower.settle(now, || true);
+            keys(follower.drain()).contains(&("namespace gone".to_owned(), true))
+        });
+        let after = went.unwrap() * 50;
+        assert!((1300..1500).contains(&after), "{after} ms");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::time::Duration;
 use weft_model::{Cidr, Network, NodeName};
 
 use self::place::Place;
-use crate::store::{Claim, Event, Published, Store, StoreError};
+use crate::store::{Claim, Event, Forgotten, Published, Store, StoreError};
 
 /// Times and limits of a directory store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,9 +160,13 @@ impl Store for DirectoryStore {
         claim::claim_another(&self.root, network, node, (full, in_use))
     }
 
-    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
-        publish::forget(&self.root, node)?;
-        claim::forget(&self.root, node)?;
-        Place::forget(self.place.as_ref(), &self.root, node)
+    fn machine_of(&self, node: &NodeName) -> Result<Option<String>, StoreError> {
+        Place::machine_of(&self.root, node)
+    }
+
+    fn forget_node(&self, node: &NodeName) -> Result<Forgotten, StoreError> {
+        let published = publish::forget(&self.root, node)?;
+        let claimed = claim::forget(&self.root, node)?;
+        Ok(published | claimed | Place::forget(self.place.as_ref(), &self.root, node)?)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use weft_model::NodeName;
 
 use super::layout;
-use crate::store::{Published, StoreError};
+use crate::store::{Forgotten, Published, StoreError};
 use crate::words::{is_same, render_node, render_pod, stamp};
 
 /// Names of files that are being written end so.
@@ -105,14 +105,19 @@ pub(super) fn replace(root: &Path, path: &Path, bytes: &[u8]) -> std::io::Result
 }
 
 /// Removes all that a node has published.
-pub(super) fn forget(root: &Path, node: &NodeName) -> Result<(), StoreError> {
+pub(super) fn forget(root: &Path, node: &NodeName) -> Result<Forgotten, StoreError> {
     let file = layout::node_file(root, node);
     let pods = layout::pods_dir(root, node);
     let failed = |path: PathBuf| |source| StoreError::Forget { node: node.clone(), path, source };
-    let absent = |result: std::io::Result<()>| match result {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    };
-    absent(std::fs::remove_dir_all(&pods)).map_err(failed(pods))?;
-    absent(std::fs::remove_file(&file)).map_err(failed(file))
+    let pods = gone(std::fs::remove_dir_all(&pods)).map_err(failed(pods))?;
+    Ok(pods | gone(std::fs::remove_file(&file)).map_err(failed(file))?)
+}
+
+/// What a removal came to: what isn't there needs none.
+pub(super) fn gone(removed: std::io::Result<()>) -> std::io::Result<Forgotten> {
+    match removed {
+        Ok(()) => Ok(Forgotten::Something),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Forgotten::Nothing),
+        Err(error) => Err(error),
+    }
 }

@@ -11,8 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::DirectoryOptions;
 use super::follow::Follower;
 use super::notify::{Hint, Notify};
-use super::place::{IsFirst, Place, Told};
+use super::place::{IsFirst, Place};
 use super::scan::{self, Found};
+use crate::seat::Dispute;
 use crate::store::{Event, Remark, StoreError};
 
 type Sink<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
@@ -25,7 +26,7 @@ struct Watch<'a> {
     options: &'a DirectoryOptions,
     place: Option<&'a Place>,
     /// What was told of the node's place.
-    told: Told,
+    told: Dispute,
     /// When to look at it again.
     next_look: Instant,
     follower: Follower,
@@ -52,7 +53,7 @@ pub(super) fn watch(
         root,
         options,
         place,
-        told: Told::default(),
+        told: Dispute::default(),
         next_look: Instant::now(),
         follower: Follower::new(root, options),
         notify: Notify::new().map_err(no_watch)?,

@@ -1,8 +1,8 @@
 //! Which node has which block of pod addresses, decided by etcd's transactions.
 //!
 //! What always holds: a claim is made only where its key isn't there. Of two claims that overlap (shares of different sizes, while nodes
-//! see different versions of the network) the one that was made first stands, by etcd's own order; the other is taken back
-//! before anybody relies on it. A claim counts only under its node's present lease: one that still stands under an earlier lease, which
+//! see different versions of the network, or of two networks) the one that was made first stands, by etcd's own order; the other is taken
+//! back before anybody relies on it. A claim counts only under its node's present lease: one that still stands under an earlier lease, which
 //! may end at any moment, is put under the present one first.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::session::{Around, Session};
 use super::wire::{self, Transacted};
 use crate::blocks::{lowest_free, share_of};
 use crate::claiming::{Another, another};
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, Forgotten, StoreError};
 
 /// Claimers that were beaten look for a share among this many, so that many at once don't all try the same one again.
 const SPREAD: usize = 64;
@@ -27,10 +27,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A claim that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Claimed {
+    network: NetworkName,
     cidr: Cidr,
     node: String,
     made: i64,
-    /// It stands under an earlier lease of its node's.
+    /// It stands under another lease than its node's present one. Of other networks' claims it isn't known.
     is_ending: bool,
 }
 
@@ -55,7 +56,7 @@ pub(super) async fn claim(
     in_use: &[Cidr],
 ) -> Result<Claim, Unclaimed> {
     let mut claims = standing(around, session, &network.name).await?;
-    let is_own = |c: &Claimed| is_own(c, session);
+    let is_own = |c: &Claimed| is_own(c, session, &network.name);
     let mut result = Claim::default();
     for block in &network.pod_cidrs {
         let share = share_of(network, block.family());
@@ -68,7 +69,7 @@ pub(super) async fn claim(
         };
         result.cidrs.push(cidr);
     }
-    let own = own(&claims, session);
+    let own = own(&claims, session, &network.name);
     result.add(network, own.iter().copied());
     session.set_claims(&network.name, &own);
     Ok(result)
@@ -83,7 +84,7 @@ pub(super) async fn claim_another(
 ) -> Result<Cidr, Unclaimed> {
     let given = || StoreError::BlocksGiven { network: network.name.to_string(), node: session.node.clone() };
     let mut claims = standing(around, session, &network.name).await?;
-    let place = another(&own(&claims, session), network, full);
+    let place = another(&own(&claims, session, &network.name), network, full);
     let blocks = match place.ok_or_else(|| Unclaimed::Exhausted(given()))? {
         Another::Has(cidr) => {
             session.note_claim(network.name.clone(), cidr);
@@ -105,28 +106,28 @@ pub(super) async fn claim_another(
     Err(Unclaimed::Exhausted(exhausted))
 }
 
-/// True for a claim of the session's node that stands under its present lease.
-fn is_own(claim: &Claimed, session: &Session) -> bool {
-    claim.node == session.node.as_str() && !claim.is_ending
+/// True for a claim in the network of the session's node that stands under its present lease.
+fn is_own(claim: &Claimed, session: &Session, network: &NetworkName) -> bool {
+    claim.network == *network && claim.node == session.node.as_str() && !claim.is_ending
 }
 
-fn own(claims: &[Claimed], session: &Session) -> Vec<Cidr> {
-    claims.iter().filter(|c| is_own(c, session)).map(|c| c.cidr).collect()
+fn own(claims: &[Claimed], session: &Session, network: &NetworkName) -> Vec<Cidr> {
+    claims.iter().filter(|c| is_own(c, session, network)).map(|c| c.cidr).collect()
 }
 
-/// All claims in a network that stand: what this node's own have lost against earlier ones is taken back.
+/// All claims that stand, in whichever network: what this node's own in `network` have lost against earlier ones is taken back.
 async fn standing(
     around: &Around,
     session: &Session,
     network: &NetworkName,
 ) -> Result<Vec<Claimed>, Failure> {
     let mut claims = list(around, session, network).await?;
-    let is_lost = |c: &&Claimed| is_own(c, session) && is_beaten(c, &claims);
+    let is_lost = |c: &&Claimed| is_own(c, session, network) && is_beaten(c, &claims);
     let beaten: Vec<Cidr> = claims.iter().filter(is_lost).map(|c| c.cidr).collect();
     for cidr in beaten {
         // Whoever made it ended before it took it back. Nobody has relied on it.
         take_back(around, &session.node, network, cidr).await?;
-        claims.retain(|c| c.cidr != cidr || !is_own(c, session));
+        claims.retain(|c| c.cidr != cidr || !is_own(c, session, network));
     }
     Ok(claims)
 }
@@ -154,12 +155,13 @@ async fn take(
         };
         let is_ours = create(around, &session.node, session.lease(), &network.name, cidr).await?;
         *claims = list(around, session, &network.name).await?;
-        let own = claims.iter().find(|c| c.cidr == cidr && c.node == session.node.as_str());
-        match own {
+        let is_it =
+            |c: &Claimed| c.network == network.name && c.cidr == cidr && c.node == session.node.as_str();
+        match claims.iter().find(|c| is_it(c)) {
             Some(own) if is_ours && !is_beaten(own, claims) => return Ok(cidr),
             Some(_) if is_ours => {
                 take_back(around, &session.node, &network.name, cidr).await?;
-                claims.retain(|c| c.cidr != cidr || c.node != session.node.as_str());
+                claims.retain(|c| !is_it(c));
             }
             _ => {}
         }
@@ -180,19 +182,20 @@ fn free_share(block: Cidr, share: u8, mut busy: Vec<Cidr>, beaten: usize) -> Opt
 
 /// True where an overlapping claim was made before.
 fn is_beaten(own: &Claimed, claims: &[Claimed]) -> bool {
-    claims.iter().any(|c| c.cidr != own.cidr && c.cidr.overlaps(&own.cidr) && c.made < own.made)
+    let is_other = |c: &&Claimed| (&c.network, c.cidr) != (&own.network, own.cidr);
+    claims.iter().filter(is_other).any(|c| c.cidr.overlaps(&own.cidr) && c.made < own.made)
 }
 
-/// All claims in a network; the node's own are put under its lease.
+/// All claims; the node's own in `network` are put under its lease.
 async fn list(around: &Around, session: &Session, network: &NetworkName) -> Result<Vec<Claimed>, Failure> {
     let mut claims = Vec::new();
-    for kv in around.list(&around.keys.blocks(network)).await? {
-        let Some((_, cidr)) = kv.key().and_then(|key| around.keys.claimed(key)) else { continue };
+    for kv in around.list(&around.keys.all_blocks()).await? {
+        let Some((of, cidr)) = kv.key().and_then(|key| around.keys.claimed(key)) else { continue };
         // A claim without a name is nobody's that we know of; it is left alone, like any other node's.
         let node = kv.text();
-        let is_own = node == session.node.as_str();
+        let is_own = of == *network && node == session.node.as_str();
         let is_ending = is_own && !around.bring_under(session.lease(), &kv).await?;
-        claims.push(Claimed { cidr, node, made: kv.create_revision, is_ending });
+        claims.push(Claimed { network: of, cidr, node, made: kv.create_revision, is_ending });
     }
     Ok(claims)
 }
@@ -253,9 +256,9 @@ pub(super) async fn claim_again(
                 _ => continue,
             }
         }
-        let claims = list_under(around, network, lease).await?;
-        let own = claims.iter().find(|c| c.cidr == cidr && c.node == node.as_str() && !c.is_ending);
-        match own {
+        let claims = list_under(around, lease).await?;
+        let is_it = |c: &&Claimed| c.network == *network && c.cidr == cidr && c.node == node.as_str();
+        match claims.iter().find(|c| is_it(c) && !c.is_ending) {
             // Taken away since it was made, which says nothing of who has it.
             None => continue,
             Some(own) if !is_beaten(own, &claims) => return Ok(true),
@@ -267,25 +270,28 @@ pub(super) async fn claim_again(
     }
 }
 
-/// All claims in a network, of which those that don't hang on `lease` are ending.
-async fn list_under(around: &Around, network: &NetworkName, lease: i64) -> Result<Vec<Claimed>, Failure> {
-    let listed = around.list(&around.keys.blocks(network)).await?;
+/// All claims, of which those that don't hang on `lease` are ending.
+async fn list_under(around: &Around, lease: i64) -> Result<Vec<Claimed>, Failure> {
+    let listed = around.list(&around.keys.all_blocks()).await?;
     let claims = listed.iter().filter_map(|kv| {
-        let (_, cidr) = around.keys.claimed(kv.key()?)?;
-        Some(Claimed { cidr, node: kv.text(), made: kv.create_revision, is_ending: kv.lease != lease })
+        let (network, cidr) = around.keys.claimed(kv.key()?)?;
+        let (node, made, is_ending) = (kv.text(), kv.create_revision, kv.lease != lease);
+        Some(Claimed { network, cidr, node, made, is_ending })
     });
     Ok(claims.collect())
 }
 
 /// Removes every claim of a node, in every network.
-pub(super) async fn forget(around: &Around, node: &NodeName) -> Result<(), Failure> {
+pub(super) async fn forget(around: &Around, node: &NodeName) -> Result<Forgotten, Failure> {
+    let mut forgotten = Forgotten::Nothing;
     for kv in around.list(&around.keys.all_blocks()).await? {
         let claimed = kv.key().and_then(|key| around.keys.claimed(key));
         if let Some((network, cidr)) = claimed.filter(|_| kv.text() == node.as_str()) {
             take_back(around, node, &network, cidr).await?;
+            forgotten = Forgotten::Something;
         }
     }
-    Ok(())
+    Ok(forgotten)
 }
 
 #[cfg(test)]
@@ -294,14 +300,22 @@ mod tests {
 
     #[test]
     fn the_earlier_of_two_that_overlap_stands() {
-        let claim = |cidr: &str, made: i64| Claimed {
+        let claim = |network: &str, cidr: &str, made: i64| Claimed {
+            network: NetworkName::new(network).unwrap(),
             cidr: cidr.parse().unwrap(),
             node: "n".into(),
             made,
             is_ending: false,
         };
-        let claims = [claim("10.0.0.0/24", 5), claim("10.0.0.0/26", 7), claim("10.0.1.0/24", 3)];
-        assert_eq!(claims.each_ref().map(|c| is_beaten(c, &claims)), [false, true, false]);
+        let claims = [
+            claim("red", "10.0.0.0/24", 5),
+            claim("red", "10.0.0.0/26", 7),
+            claim("red", "10.0.1.0/24", 3),
+            // Whatever network it is of.
+            claim("blue", "10.0.1.0/24", 4),
+            claim("blue", "10.0.2.0/24", 6),
+        ];
+        assert_eq!(claims.each_ref().map(|c| is_beaten(c, &claims)), [false, true, false, true, false]);
     }
 
     #[test]

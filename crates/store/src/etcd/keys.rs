@@ -62,7 +62,7 @@ impl Keys {
     }
 
     /// What the keys of a network's claims begin with.
-    pub fn blocks(&self, network: &NetworkName) -> String {
+    fn blocks(&self, network: &NetworkName) -> String {
         format!("{}blocks/{network}/", self.prefix)
     }
 

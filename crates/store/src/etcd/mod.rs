@@ -30,7 +30,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use weft_model::{Cidr, Network, NodeName};
 
-use crate::store::{Claim, Event, Hold, Published, Store, StoreError};
+use crate::seat::look_at;
+use crate::store::{Claim, Event, Forgotten, Hold, Published, Store, StoreError};
 use client::{Access, Client, Failure};
 use connection::{Endpoint, Trust};
 use keys::Keys;
@@ -328,7 +329,12 @@ impl Store for EtcdStore {
         self.wait(&action, async move { shared.around.relied_on_for(&node).await })
     }
 
-    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
+    fn machine_of(&self, node: &NodeName) -> Result<Option<String>, StoreError> {
+        let (shared, node) = (self.shared.clone(), node.clone());
+        self.wait(&look_at(&node), async move { shared.around.machine_of(&node).await })
+    }
+
+    fn forget_node(&self, node: &NodeName) -> Result<Forgotten, StoreError> {
         let (shared, node) = (self.shared.clone(), node.clone());
         let action = format!("cannot remove what node {node} has at etcd");
         self.wait(&action, async move {
@@ -344,11 +350,14 @@ impl Store for EtcdStore {
             let around = &shared.around;
             // First, and found by all that hangs on it: whatever fails afterwards, nothing is left that somebody renews, and what
             // is left can be forgotten again.
+            let mut forgotten = Forgotten::Nothing;
             for lease in around.leases(&node).await? {
                 around.revoke(lease).await?;
+                forgotten = Forgotten::Something;
             }
+            // All that a node writes hangs on a lease of its own.
             publish::forget(around, &node).await?;
-            claim::forget(around, &node).await
+            Ok(forgotten | claim::forget(around, &node).await?)
         })
     }
 }

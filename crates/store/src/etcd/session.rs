@@ -179,6 +179,13 @@ fn pause_of(time: Duration) -> Duration {
     (time / 6).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
+/// The machine that a session's key names ([`Around::signature`]); an earlier version names none.
+fn signed_by(node: &NodeName, there: &KeyValue) -> Option<String> {
+    let text = there.text();
+    let machine = text.strip_prefix(node.as_str()).map_or("", str::trim_start);
+    Some(machine.to_owned()).filter(|machine| !machine.is_empty())
+}
+
 /// What every step needs.
 #[derive(Debug)]
 pub(super) struct Around {
@@ -238,12 +245,19 @@ impl Around {
         format!("{node} {}", self.machine).trim_end().to_owned()
     }
 
+    /// The machine that is a node.
+    pub async fn machine_of(&self, node: &NodeName) -> Result<Option<String>, Failure> {
+        let there = self.get(&self.keys.session(node)).await?;
+        Ok(there.as_ref().and_then(|there| signed_by(node, there)))
+    }
+
     /// Refuses where another machine is this node as well, and renews its lease. An earlier version names no machine; and one that falls
     /// silent makes way, so that a machine which was set up anew isn't kept out for long.
     async fn refuse_twin(&self, node: &NodeName, there: &KeyValue) -> Result<(), Failure> {
-        let said = there.text();
-        let other = said.strip_prefix(node.as_str()).map_or("", str::trim_start);
-        if self.machine.is_empty() || other.is_empty() || other == self.machine {
+        let Some(other) = signed_by(node, there).filter(|other| *other != self.machine) else {
+            return Ok(());
+        };
+        if self.machine.is_empty() {
             return Ok(());
         }
         let question = json!({ "ID": there.lease.to_string() });

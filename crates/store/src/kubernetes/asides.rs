@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch::Receiver;
 
-use super::place::{Found, Place};
+use super::place::Place;
+use crate::seat::Dispute;
 use crate::store::{Event, Hold, Notice};
 
 /// See the module.
@@ -15,7 +16,7 @@ pub(super) struct Asides {
     /// What the node may rely on by its claims, where nodes make any.
     pub held: Option<Receiver<Hold>>,
     /// Which machine is the node, where that is known of machines.
-    pub place: Option<(Arc<Place>, Receiver<Found>)>,
+    pub place: Option<(Arc<Place>, Receiver<Dispute>)>,
     /// What is told as it is.
     pub notices: [Receiver<Notice>; 3],
 }
@@ -24,7 +25,7 @@ impl Asides {
     /// What is to be told before anything else.
     pub fn first(&mut self) -> Vec<Event> {
         let is_bound = self.held.is_some();
-        let is_disputed = self.place.as_ref().is_some_and(|(_, found)| *found.borrow() != Found::default());
+        let is_disputed = self.place.as_ref().is_some_and(|(_, found)| *found.borrow() != Dispute::default());
         let mut events = Vec::new();
         if is_bound || is_disputed {
             events.push(self.hold());

@@ -15,7 +15,7 @@ use super::lease::{Changed, Lease, Leases, Naming};
 use super::publish::{self, NodeObject};
 use crate::claiming::{Another, Standing, Step, Wanted, another, step};
 use crate::clock::BootTime;
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, Forgotten, StoreError};
 
 /// Why a block was not claimed.
 #[derive(Debug)]
@@ -167,7 +167,9 @@ impl Claims<'_> {
     /// Claims a block again that was taken away; false where another node has it, or a part of it.
     pub async fn claim_again(&self, network: &NetworkName, cidr: Cidr) -> Result<bool, Failure> {
         let node = self.node.as_str();
-        let wanted = Wanted { node, block: cidr, share: cidr.prefix(), busy: &[], before: &[], full: &[] };
+        let (share, none) = (cidr.prefix(), &[][..]);
+        let wanted =
+            Wanted { node, block: cidr, share, busy: none, elsewhere: none, before: none, full: &[] };
         let object = self.object().await?;
         match self.obtain(network, &wanted, object.as_ref()).await {
             Ok(_) => Ok(true),
@@ -200,10 +202,13 @@ impl Claims<'_> {
         let (mut busy, mut before) = (wanted.busy.to_vec(), wanted.before.to_vec());
         let mut fruitless = 0_u32;
         loop {
-            let (leases, now) = self.leases.list(Some(network)).await?;
+            let (leases, now) = self.leases.list(None).await?;
             if self.free_what_is_over(&leases, now).await? == Changed::Done {
                 continue;
             }
+            let (leases, others): (Vec<Lease>, Vec<Lease>) =
+                leases.into_iter().partition(|lease| lease.network == *network);
+            let elsewhere: Vec<Cidr> = others.iter().map(|lease| lease.claim.cidr).collect();
             // Those of its own that end keep others away, and are no reason not to claim the same again.
             let (ending, lasting): (Vec<&Lease>, Vec<&Lease>) =
                 leases.iter().partition(|lease| lease.is_ending_for(self.node));
@@ -215,7 +220,8 @@ impl Claims<'_> {
             }
             let claims: Vec<_> = lasting.iter().map(|lease| lease.claim.clone()).collect();
             let about = |cidr| lasting.iter().copied().find(|lease| lease.claim.cidr == cidr);
-            let next = step(&claims, &Wanted { busy: &busy, before: &before, ..*wanted });
+            let next =
+                step(&claims, &Wanted { busy: &busy, elsewhere: &elsewhere, before: &before, ..*wanted });
             let done = match (next, next_cidr(next).and_then(about)) {
                 (Step::Keep(cidr), Some(lease)) if lease.owner == uid => {
                     for over in ending.iter().filter(|lease| lease.claim.cidr == cidr) {
@@ -307,7 +313,8 @@ impl Claims<'_> {
     }
 
     /// Removes every claim of the node, in every network.
-    pub async fn forget(&self) -> Result<(), Failure> {
+    pub async fn forget(&self) -> Result<Forgotten, Failure> {
+        let mut forgotten = Forgotten::Nothing;
         loop {
             let (leases, _) = self.leases.list(None).await?;
             let is_there = |lease: &&Lease| {
@@ -316,8 +323,9 @@ impl Claims<'_> {
             };
             let mut own = leases.iter().filter(is_there).peekable();
             if own.peek().is_none() {
-                return Ok(());
+                return Ok(forgotten);
             }
+            forgotten = Forgotten::Something;
             for lease in own {
                 match lease.claim.standing {
                     Standing::Confirmed => self.leases.release(lease).await?,

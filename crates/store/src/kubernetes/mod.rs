@@ -28,6 +28,7 @@ mod publish;
 mod time;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,8 @@ use self::hold::Holds;
 use self::kind::Kind;
 use self::lease::Leases;
 use self::place::Place;
-use crate::store::{Claim, Event, Published, Store, StoreError};
+use crate::seat::look_at;
+use crate::store::{Claim, Event, Forgotten, Published, Store, StoreError};
 
 pub use self::access::{AccessError, AccessSource};
 pub use self::networks::{BlockSource, DescribedNetwork};
@@ -193,11 +195,11 @@ impl KubernetesStore {
         })
     }
 
-    /// Asks for this node's own object, and returns the server's address.
+    /// Asks for this node's own object, and returns the server's address and those by which the cluster knows the node (`InternalIP`).
     ///
     /// # Errors
     /// When the server can't be reached, refuses, or knows no such node.
-    pub fn look(&self) -> Result<String, StoreError> {
+    pub fn look(&self) -> Result<(String, Vec<IpAddr>), StoreError> {
         let node = &self.options.node;
         let failed =
             |reason: String| StoreError::Server { action: format!("cannot look up node {node}"), reason };
@@ -206,7 +208,7 @@ impl KubernetesStore {
         let ready = self.client.credentials.ready().map_err(failed)?;
         let server = &ready.server;
         match found {
-            Some(_) => Ok(server.to_string()),
+            Some(node) => Ok((server.to_string(), node.registered())),
             None => Err(failed(format!("{server} has no Node of this name; is `node` its name?"))),
         }
     }
@@ -286,9 +288,13 @@ impl Store for KubernetesStore {
         }
         let mut stopped = self.stop.subscribe();
         if let Some(place) = &self.place {
-            // Where the server can't be asked, it is looked for with the first thing that is said.
+            // Where the server can't be asked, it is looked for with the first thing that is said. A stop gives that up: who ends says
+            // nothing more, and needn't know whose node it is.
             self.runtime().block_on(async {
-                let _ = timeout(self.options.patience.ask, place.look_first(&self.client)).await;
+                tokio::select! {
+                    _ = stopped.wait_for(|stopped| *stopped) => {}
+                    _ = timeout(self.options.patience.ask, place.look_first(&self.client)) => {}
+                }
             });
         }
         // Little waits here: a server that is faster than the plan is held back.
@@ -429,7 +435,11 @@ impl Store for KubernetesStore {
         })
     }
 
-    fn forget_node(&self, node: &NodeName) -> Result<(), StoreError> {
+    fn machine_of(&self, node: &NodeName) -> Result<Option<String>, StoreError> {
+        self.wait(async { place::machine_of(&self.client, node).await.map_err(server_error(look_at(node))) })
+    }
+
+    fn forget_node(&self, node: &NodeName) -> Result<Forgotten, StoreError> {
         self.wait(async {
             let failed = server_error(format!("cannot remove what node {node} has left"));
             let _silent = match *node == self.options.node {
@@ -444,11 +454,13 @@ impl Store for KubernetesStore {
                 Some(holds) => Some(holds.forget().await),
                 None => None,
             };
-            publish::forget(&self.client, node).await.map_err(&failed)?;
+            let published = publish::forget(&self.client, node).await.map_err(&failed)?;
             match self.claims(node).forget().await {
                 // Where the cluster gives out the blocks, there are no claims, and no right to look for any.
-                Err(failure) if failure.is(hyper::StatusCode::FORBIDDEN) && self.holds.is_none() => Ok(()),
-                done => done.map_err(failed),
+                Err(failure) if failure.is(hyper::StatusCode::FORBIDDEN) && self.holds.is_none() => {
+                    Ok(published)
+                }
+                claimed => Ok(published | claimed.map_err(failed)?),
             }
         })
     }

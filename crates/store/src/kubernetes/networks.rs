@@ -30,7 +30,15 @@ impl DescribedNetwork {
     /// With the field's path in the entry.
     pub fn from_entry(entry: &Map<String, Value>) -> Result<Self, ObjectError> {
         let mut spec = entry.clone();
-        let name = spec.remove("name").unwrap_or(Value::Null);
+        let name = match spec.remove("name") {
+            None | Some(Value::Null) => {
+                return Err(ObjectError::at(
+                    "name",
+                    "it is missing; write `default`, or a name of the network's own",
+                ));
+            }
+            Some(name) => name,
+        };
         let allocate = match spec.remove("allocate") {
             None | Some(Value::Null) => None,
             Some(Value::Bool(allocate)) => Some(allocate),

@@ -14,22 +14,10 @@ use tokio::sync::watch;
 use weft_model::NodeName;
 
 use super::client::{Client, Failure};
-use super::publish::{self, MACHINE_ANNOTATION};
+use super::publish::{self, MACHINE_ANNOTATION, NodeObject};
 use crate::clock::BootTime;
-use crate::seat::{Entry, Seat};
-use crate::store::{Notice, Remark, StoreError};
-
-/// Writes in a row until the annotation is as it should be.
-const ATTEMPTS: usize = 8;
-
-/// What a look has found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Why this machine may not speak for the node.
-    pub refusal: Option<String>,
-    /// What it should tell, where another one asks.
-    warning: Option<String>,
-}
+use crate::seat::{ATTEMPTS, Dispute, Entry, Seat, speak_for};
+use crate::store::{Notice, StoreError};
 
 /// See the module.
 #[derive(Debug)]
@@ -39,9 +27,18 @@ pub(super) struct Place {
     pause: Duration,
     /// Held while the annotation is looked at and written.
     turn: tokio::sync::Mutex<()>,
-    found: watch::Sender<Found>,
+    found: watch::Sender<Dispute>,
     /// The annotation, as the watch of Nodes has told it.
     heard: watch::Sender<Option<String>>,
+}
+
+fn entry(object: &NodeObject) -> Entry {
+    object.annotation(MACHINE_ANNOTATION).map(Entry::read).unwrap_or_default()
+}
+
+/// Who has a node's seat.
+pub(super) async fn machine_of(client: &Client, node: &NodeName) -> Result<Option<String>, Failure> {
+    Ok(publish::read(client, node).await?.as_ref().map(entry).and_then(Entry::machine))
 }
 
 impl Place {
@@ -62,14 +59,13 @@ impl Place {
     }
 
     /// What a look has found, as it is and as it changes.
-    pub fn subscribe(&self) -> watch::Receiver<Found> {
+    pub fn subscribe(&self) -> watch::Receiver<Dispute> {
         self.found.subscribe()
     }
 
     /// What is to be told of it.
-    pub fn notice(&self, found: &Found) -> Notice {
-        let text = found.warning.clone().map(Remark::Warning);
-        Notice { about: format!("machine of node {}", self.node), text }
+    pub fn notice(&self, found: &Dispute) -> Notice {
+        found.notice(&self.node)
     }
 
     /// Looks, and writes where need be. A Node that isn't there has no place yet.
@@ -77,7 +73,7 @@ impl Place {
         let _turn = self.turn.lock().await;
         for _ in 0..ATTEMPTS {
             let Some(object) = publish::read(client, &self.node).await? else { return Ok(()) };
-            let there = object.annotation(MACHINE_ANNOTATION).map(Entry::read).unwrap_or_default();
+            let there = entry(&object);
             let (written, is_question) = {
                 let mut seat = self.seat();
                 let written = seat.look(&there, BootTime::now());
@@ -98,8 +94,7 @@ impl Place {
     }
 
     fn tell(&self) {
-        let seat = self.seat();
-        let now = Found { refusal: seat.refusal(), warning: seat.warning() };
+        let now = self.seat().dispute();
         self.found.send_if_modified(|found| {
             let differs = *found != now;
             *found = now;
@@ -118,11 +113,10 @@ impl Place {
         if self.node != *node {
             return Ok(());
         }
-        let action = || format!("cannot speak for node {node}");
-        let failed = |failure: Failure| StoreError::Server { action: action(), reason: failure.to_string() };
+        let failed =
+            |failure: Failure| StoreError::Server { action: speak_for(node), reason: failure.to_string() };
         self.look_first(client).await.map_err(failed)?;
-        let refusal = self.found.borrow().refusal.clone();
-        refusal.map_or(Ok(()), |reason| Err(StoreError::Server { action: action(), reason }))
+        self.found.borrow().admit(node)
     }
 
     /// The node is being forgotten: nothing is written while the guard lasts, nor afterwards until something is said for it.

@@ -6,6 +6,7 @@
 //! to take that back; who goes on saying it means it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use hyper::{Method, StatusCode};
@@ -17,7 +18,7 @@ use weft_model::{Cidr, NetworkName, NodeName};
 use super::client::{Ask, Client, Failure};
 use super::time::parse_timestamp;
 use crate::object::{ADDRESSES_ANNOTATION, POD_CIDRS_ANNOTATION, VTEP_MAC_ANNOTATION, flannel};
-use crate::store::PublishedNode;
+use crate::store::{Forgotten, PublishedNode};
 
 /// By whom fields are, as the server keeps it.
 const MANAGER: &str = "fieldManager=weft";
@@ -77,6 +78,14 @@ pub(super) struct NodeSpec {
 #[serde(default)]
 pub(super) struct NodeStatus {
     conditions: Vec<Condition>,
+    addresses: Vec<Address>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    r#type: String,
+    address: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +124,12 @@ fn path(node: &NodeName) -> String {
 impl NodeObject {
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.metadata.annotations.get(key).map(String::as_str)
+    }
+
+    /// The addresses by which the cluster knows the node.
+    pub fn registered(&self) -> Vec<IpAddr> {
+        let internal = self.status.addresses.iter().filter(|address| address.r#type == "InternalIP");
+        internal.filter_map(|address| address.address.parse().ok()).collect()
     }
 
     /// Since when the cluster has heard nothing of the node's kubelet; nothing while it does.
@@ -283,19 +298,25 @@ async fn set_condition(client: &Client, node: &NodeName, condition: Value) -> Re
 }
 
 /// Takes all of Weft's off a node's object, if there is one.
-pub(super) async fn forget(client: &Client, node: &NodeName) -> Result<(), Failure> {
-    let Some(there) = read(client, node).await? else { return Ok(()) };
+pub(super) async fn forget(client: &Client, node: &NodeName) -> Result<Forgotten, Failure> {
+    let mut forgotten = Forgotten::Nothing;
+    let Some(there) = read(client, node).await? else { return Ok(forgotten) };
     let ours = |c: &Condition| c.r#type == CONDITION && [UP, NOT_UP].contains(&c.reason.as_str());
     if there.status.conditions.iter().any(ours) {
         // The next network says for itself whether it is there.
         set_condition(client, node, json!({ "type": CONDITION, "$patch": "delete" })).await?;
+        forgotten = Forgotten::Something;
     }
     if there.annotation(MACHINE_ANNOTATION).is_some() {
         write_annotations(client, node, json!({ "annotations": { MACHINE_ANNOTATION: null } })).await?;
+        forgotten = Forgotten::Something;
+    }
+    if !difference(&there, &BTreeMap::new()).is_empty() {
+        forgotten = Forgotten::Something;
     }
     match annotate(client, node, &there, &BTreeMap::new(), &BTreeMap::new()).await {
-        Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(()),
-        done => done,
+        Err(failure) if !failure.is(StatusCode::NOT_FOUND) => Err(failure),
+        _ => Ok(forgotten),
     }
 }
 

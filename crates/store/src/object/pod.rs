@@ -1,8 +1,6 @@
 //! Pods.
 
-use std::net::IpAddr;
-
-use weft_model::{ContainerPort, HostPort, NetworkName, ObjectKey, Pod, Port, Protocol};
+use weft_model::{ContainerPort, HostPort, NetworkName, ObjectKey, Pod, PodIps, Port, Protocol};
 
 use super::decode::{ip, key_of, protocol};
 use super::error::keyed;
@@ -45,20 +43,20 @@ pub(super) fn pod(
 }
 
 /// `podIPs`, or the older `podIP`; at most one a family.
-fn addresses(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {
+fn addresses(status: &PodStatus) -> Result<PodIps, ObjectError> {
     let listed = status.pod_ips.iter().enumerate().map(|(i, ip)| (format!("status.podIPs[{i}].ip"), &ip.ip));
     let single = (status.pod_ips.is_empty() && !status.pod_ip.is_empty())
         .then(|| ("status.podIP".to_owned(), &status.pod_ip));
-    let mut ips: Vec<IpAddr> = Vec::new();
+    let mut ips = PodIps::new();
     for (field, text) in listed.chain(single) {
         let ip = ip(text).map_err(|e| ObjectError::at(&field, e))?;
-        if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
+        let is_second = ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4());
+        if is_second || ips.try_push(ip).is_err() {
             return Err(ObjectError::at(
                 field,
                 format!("{ip} is a second address of its family; a pod has one"),
             ));
         }
-        ips.push(ip);
     }
     Ok(ips)
 }
@@ -78,13 +76,13 @@ fn ports(spec: &PodSpec) -> impl Iterator<Item = PortAt<'_>> {
     })
 }
 
-fn named_ports(spec: &PodSpec, names: &mut Interner) -> Result<Vec<ContainerPort>, ObjectError> {
+fn named_ports(spec: &PodSpec, names: &mut Interner) -> Result<Box<[ContainerPort]>, ObjectError> {
     let mut named = Vec::new();
     for (path, port) in ports(spec).filter(|(_, port)| !port.name.is_empty()) {
         let (protocol, container_port) = target(&path, port)?;
         named.push(ContainerPort { name: names.string(&port.name), protocol, port: container_port });
     }
-    Ok(named)
+    Ok(named.into())
 }
 
 /// Ports of the node that lead to the pod. One on its node's network has none: there they are the node's own.

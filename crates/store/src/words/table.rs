@@ -382,7 +382,7 @@ mod tests {
             pod.labels = [("version", version.to_string())].into_iter().collect();
             if let Writer::Node(node) = writer(file) {
                 pod.node = Some(node);
-                pod.ips = vec![[10, file as u8, i, version].into()];
+                pod.ips.push([10, file as u8, i, version].into());
             }
             Decoded { fact: Fact::Pod(pod), ready: None }
         };

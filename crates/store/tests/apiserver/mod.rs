@@ -30,7 +30,7 @@ pub fn programs(test: &str) -> Option<PathBuf> {
     let folder = folder.filter(|f| f.join("etcd").exists() && f.join("kube-apiserver").exists());
     if folder.is_none() {
         println!(
-            "SKIPPED: {test}: set {PROGRAMS} to a folder with etcd and kube-apiserver (cargo xtask e2e builds them)"
+            "SKIPPED: {test}: no kube-apiserver: `cargo xtask kubernetes` builds one for `cargo xtask test`, or name a folder in {PROGRAMS}"
         );
     }
     folder

@@ -20,7 +20,9 @@ fn another_machine_of_the_nodes_name_is_refused_while_it_is_heard_of() {
     let lease = || members.lease_of("/weft/sessions/n1");
     // An agent of an earlier version names no machine.
     let earlier = of("");
+    assert_eq!(earlier.machine_of(&node("n1")).unwrap(), None);
     claim(&earlier).unwrap();
+    assert_eq!(earlier.machine_of(&node("n1")).unwrap(), None);
     earlier.stop();
     let first = of("one");
     claim(&first).unwrap();
@@ -29,6 +31,7 @@ fn another_machine_of_the_nodes_name_is_refused_while_it_is_heard_of() {
     let refused = claim(&second).unwrap_err().to_string();
     assert!(refused.contains("another machine (one) is node n1 as well"), "{refused}");
     assert_eq!(lease(), taken);
+    assert_eq!(second.machine_of(&node("n1")).unwrap().as_deref(), Some("one"));
     // The first machine's next process is no other machine.
     first.stop();
     let next = of("one");

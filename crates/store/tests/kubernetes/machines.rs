@@ -1,12 +1,15 @@
 //! Two machines that have one node's name.
 
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_model::{NodeAddress, NodeName};
-use weft_store::{Hold, KubernetesOptions, KubernetesStore, Published, PublishedNode, Store};
+use weft_store::kubernetes::{AccessSource, Patience};
+use weft_store::{Event, Hold, KubernetesOptions, KubernetesStore, Published, PublishedNode, Store};
 
 use super::fake::{Fake, Faults};
+use super::listening::Listening;
 use super::watching::{NODES, Watching, impatient, node, options};
 
 const ABOUT: &str = "machine of node n1";
@@ -85,7 +88,29 @@ fn another_machine_of_the_nodes_name_is_refused_while_the_first_answers() {
 
     // A person decides, or the Node is made anew.
     drop((second, two));
+    assert_eq!(one.machine_of(&NodeName::new("n1").unwrap()).unwrap().as_deref(), Some("two"));
     one.forget_node(&NodeName::new("n1").unwrap()).unwrap();
     one.publish(&says("192.0.2.1")).unwrap();
     assert_eq!(address(&fake), "192.0.2.1");
+}
+
+/// An agent that is told to end has nothing to ask any more.
+#[test]
+fn a_stop_waits_for_no_word_of_whose_node_it_is() {
+    let fake = Fake::start();
+    // It takes connections, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", silent.local_addr().unwrap());
+    let patience = Patience { ask: Duration::from_secs(60), ..impatient() };
+    let options = KubernetesOptions {
+        access: AccessSource { server: Some(server), ..AccessSource::default() },
+        machine: "one".to_owned(),
+        ..options(&fake, None, patience)
+    };
+    let listening = Listening::begin(Arc::new(KubernetesStore::open(options).unwrap()));
+    assert!(matches!(listening.events.recv(), Ok(Event::Changes(_))), "the networks come first");
+    silent.accept().unwrap();
+    let told = Instant::now();
+    drop(listening);
+    assert!(told.elapsed() < Duration::from_secs(30), "{:?}", told.elapsed());
 }

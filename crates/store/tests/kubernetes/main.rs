@@ -555,3 +555,24 @@ fn a_server_that_streams_again_is_asked_to() {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// What preflight asks.
+#[test]
+fn a_look_tells_by_which_addresses_the_cluster_knows_the_node() {
+    let fake = Fake::start();
+    let store = store(&fake, None);
+    assert_eq!(store.look().unwrap().1.len(), 0, "no kubelet has said any yet");
+    let addresses = json!([
+        { "type": "Hostname", "address": "n1" },
+        { "type": "InternalIP", "address": "192.0.2.1" },
+        { "type": "ExternalIP", "address": "203.0.113.1" },
+        { "type": "InternalIP", "address": "2001:db8::1" },
+    ]);
+    fake.put(
+        NODES,
+        json!({ "kind": "Node", "metadata": { "name": "n1" }, "status": { "addresses": addresses } }),
+    );
+    let (server, registered) = store.look().unwrap();
+    assert_eq!((server.trim_end_matches('/'), registered.len()), (&*fake.address(), 2));
+    assert_eq!(registered[0].to_string(), "192.0.2.1");
+}

@@ -49,17 +49,23 @@ fn folders() -> Option<[tempfile::TempDir; 3]> {
     are_made.then_some(folders)
 }
 
+/// A server with one node behind a door that shows the certificates of `from`, and a store that has read it by files in `folder`.
+fn begin(from: &Path, folder: &Path, patience: Patience) -> (Fake, Front, Watching) {
+    let fake = Fake::start();
+    fake.put(NODES, node("n1", 1));
+    let front = Front::before(fake.socket(), from);
+    renew(folder, from);
+    let access = kubeconfig(folder, &front.address());
+    let options = KubernetesOptions { access, ..options(&fake, None, patience) };
+    let watching = Watching::synced(Arc::new(KubernetesStore::open(options).unwrap()));
+    (fake, front, watching)
+}
+
 #[test]
 fn a_renewed_ca_and_certificate_count_without_a_restart() {
     let Some([before, after, current]) = folders() else { return };
-    let fake = Fake::start();
-    fake.put(NODES, node("n1", 1));
-    let front = Front::before(fake.socket(), before.path());
     let folder = current.path();
-    renew(folder, before.path());
-    let access = kubeconfig(folder, &front.address());
-    let options = KubernetesOptions { access, ..options(&fake, None, impatient()) };
-    let mut watching = Watching::synced(Arc::new(KubernetesStore::open(options).unwrap()));
+    let (fake, front, mut watching) = begin(before.path(), folder, impatient());
 
     // The server first: until the files follow, nobody is whom the other believes.
     front.renew(after.path());
@@ -88,15 +94,9 @@ fn a_renewed_ca_and_certificate_count_without_a_restart() {
 #[test]
 fn files_that_cannot_be_used_leave_what_stood_in_them_and_are_named() {
     let Some([before, _, current]) = folders() else { return };
-    let fake = Fake::start();
-    fake.put(NODES, node("n1", 1));
-    let front = Front::before(fake.socket(), before.path());
     let folder = current.path();
-    renew(folder, before.path());
-    let access = kubeconfig(folder, &front.address());
     let patience = Patience { grace: Duration::from_secs(60), ..impatient() };
-    let options = KubernetesOptions { access, ..options(&fake, None, patience) };
-    let mut watching = Watching::synced(Arc::new(KubernetesStore::open(options).unwrap()));
+    let (fake, front, mut watching) = begin(before.path(), folder, patience);
     let mut version = 1;
     let whole = std::fs::read(folder.join("current.pem")).unwrap();
     let ca = std::fs::read(folder.join("current-ca.pem")).unwrap();

@@ -1,6 +1,7 @@
 //! `weft explain`: a packet's way there and back, and many at once with `--matrix`.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -147,7 +148,7 @@ fn hear_all(peers: &[PeerSocket]) -> Result<(Vec<Value>, Vec<Silent>)> {
 /// What another node's agent says of its kernel.
 fn hear(peer: &PeerSocket) -> Result<Result<Value, Silent>> {
     let PeerSocket { node, run_dir } = peer;
-    let socket = AgentSocket::new(run_dir);
+    let socket = AgentSocket::of_peer(run_dir);
     let silent = |error: anyhow::Error| Ok(Err(Silent { node: node.to_string(), reason: error.to_string() }));
     let status = match socket.get_within("/v1/status", PEER_PATIENCE) {
         Ok(status) => status,
@@ -196,8 +197,29 @@ fn read_queries(file: &Path) -> Result<Vec<Query>> {
     parse_queries(&text).map_err(|e| anyhow!("{}: {e}", file.display()))
 }
 
+/// A question as people write it. The socket is lenient, for later versions' sake; here a misspelt key would ask something else.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    from: String,
+    to: String,
+    family: Option<Family>,
+    source: Option<IpAddr>,
+}
+
 fn parse_queries(text: &str) -> Result<Vec<Query>> {
-    serde_json::from_str(text).map_err(|e| anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted, with \"family\" and \"source\" where you like"))
+    let mut from = serde_json::Deserializer::from_str(text);
+    let questions: Vec<Question> = serde_path_to_error::deserialize(&mut from)
+        .map_err(|e| match e.path().to_string() {
+            whole if whole == "." => e.inner().to_string(),
+            entry => format!("{entry}: {}", e.inner()),
+        })
+        .and_then(|questions| from.end().map(|()| questions).map_err(|e| e.to_string()))
+        .map_err(|e| {
+            anyhow!("{e}; a list of {{\"from\": …, \"to\": …}} is wanted, with \"family\" and \"source\" where you like")
+        })?;
+    let query = |Question { from, to, family, source }| Query { from, to, family, source };
+    Ok(questions.into_iter().map(query).collect())
 }
 
 fn render(explanation: &Explanation, silent: &[Silent]) -> String {
@@ -308,5 +330,14 @@ mod tests {
         assert_eq!(spoofed[0].source.unwrap().to_string(), "192.0.2.9");
         let error = parse_queries("[{\"from\": \"a\"}]").unwrap_err().to_string();
         assert!(error.contains("`to`") && error.contains("line 1"), "{error}");
+        // What nobody knows isn't passed over: another question would be answered.
+        for (key, value) in [("famly", "IPv4"), ("sorce", "1.2.3.4")] {
+            let text = format!(
+                "[{{\"from\": \"a\", \"to\": \"b\"}},\n{{\"from\": \"a\", \"to\": \"b\", \"{key}\": \"{value}\"}}]"
+            );
+            let error = parse_queries(&text).unwrap_err().to_string();
+            assert!(error.starts_with("[1]") && error.contains(key) && error.contains("line 2"), "{error}");
+        }
+        assert!(parse_queries("[] []").is_err());
     }
 }

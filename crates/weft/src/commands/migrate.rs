@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use serde_json::Value;
 use weft_agent::migrate::{self, Places, Report, Standing};
 
 use crate::cli::MigrateArgs;
@@ -16,11 +17,22 @@ pub fn run(args: &MigrateArgs, run_dir: Option<PathBuf>, format: Format) -> Resu
     let report = if args.dry_run { migrate::look(&config, &places) } else { migrate::run(&config, &places) };
     let report = report.map_err(|error| anyhow!("{error}; nothing of the former network was changed"))?;
     match format {
-        Format::Json => print_json(&report)?,
+        Format::Json => print_json(&as_json(report.as_ref())?)?,
         Format::Text => print(&report.as_ref().map_or_else(nobody, |report| render(report, args.dry_run)))?,
     }
     let done = args.dry_run || report.is_none_or(|report| report.is_complete());
     Ok(ExitCode::from(u8::from(!done)))
+}
+
+/// A report has the same fields where there is nobody to move in from; `from` is null then.
+fn as_json(report: Option<&Report>) -> Result<Value> {
+    let mut value = serde_json::to_value(report.cloned().unwrap_or_default())?;
+    if report.is_none() {
+        for field in ["from", "conflist", "bridge"] {
+            value[field] = Value::Null;
+        }
+    }
+    Ok(value)
 }
 
 fn nobody() -> String {
@@ -80,6 +92,9 @@ fn render(report: &Report, dry_run: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
     use weft_agent::migrate::{MovedPod, Tunnel};
 
     use super::*;
@@ -144,5 +159,12 @@ mod tests {
         what is said above is done and holds, and pods that are to be moved go on as before; mend what stopped it, and type `weft migrate` again
         ");
         assert!(nobody().contains("nothing to move in from"));
+        let (none, some) = (as_json(None).unwrap(), as_json(Some(&stopped)).unwrap());
+        assert_eq!(
+            (&none["from"], &none["pods"], &some["from"]),
+            (&Value::Null, &json!([]), &json!("flannel"))
+        );
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        assert!(fields(&none).is_subset(&fields(&some)), "{none}");
     }
 }

@@ -1,52 +1,58 @@
 //! The machine's own addresses: what peers reach it by.
 
+use std::net::IpAddr;
+
 use weft_agent::AgentConfig;
+use weft_agent::addresses::own_addresses;
 use weft_model::Host;
 
 use super::Finding;
 
-/// What the agent would take, as it would look: configured addresses and link, or the link with the default route.
-pub fn check(config: Option<&AgentConfig>) -> Vec<Finding> {
+/// What the agent would take, as it would look ([`own_addresses`]). `registered` are the addresses by which the cluster knows this node; `None`
+/// where that can't be asked.
+pub fn check(config: Option<&AgentConfig>, registered: Option<&[IpAddr]>) -> Vec<Finding> {
     match weft_dataplane::observe_host() {
-        Ok(host) => vec![finding(&host, config)],
+        Ok(host) => vec![finding(&host, config, registered)],
         Err(error) => {
             vec![Finding::warning("addresses", error.to_string(), "ip address shows what is there")]
         }
     }
 }
 
-fn finding(host: &Host, config: Option<&AgentConfig>) -> Finding {
-    let configured = config.map(|config| config.addresses.as_slice()).unwrap_or_default();
-    if let Some(address) = configured.iter().find(|address| host.link_of(**address).is_none()) {
-        let text = format!("no link has {address}, which the configuration says is this node's");
-        return Finding::missing(
-            "addresses",
-            text,
-            "ip address add it, or mend addresses in the configuration",
-        );
+fn finding(host: &Host, config: Option<&AgentConfig>, registered: Option<&[IpAddr]>) -> Finding {
+    if let Some(absent) = config.and_then(|config| config.absent_on(host)) {
+        return Finding::missing("addresses", absent.problem, absent.mend);
     }
-    let named = config.and_then(|config| config.uplink);
-    let uplink = match named {
-        Some(name) => host.links.iter().find(|link| link.name == name),
-        None => host.links.first(),
-    };
-    match (uplink, configured, named) {
-        (_, [_, ..], _) => Finding::ok("addresses", "the configured ones are there"),
-        (Some(link), ..) => {
-            let list: Vec<String> = link.addresses.iter().map(|net| net.addr().to_string()).collect();
-            Finding::ok("addresses", format!("{} of {}", list.join(", "), link.name))
-        }
-        (None, _, Some(name)) => Finding::missing(
-            "addresses",
-            format!("uplink {name} is no link with an address"),
-            "give it one, or mend uplink in the configuration",
-        ),
-        (None, _, None) => Finding::missing(
+    if config.is_some_and(|config| !config.addresses.is_empty()) {
+        return Finding::ok("addresses", "the configured ones are there");
+    }
+    let uplink = config.and_then(|config| config.uplink);
+    let own = own_addresses(&[], uplink, host, registered.unwrap_or_default());
+    let Some(first) = own.first() else {
+        return Finding::missing(
             "addresses",
             "no link with an address, so peers can't reach this node",
             "ip address add ADDRESS/PREFIX dev LINK, and a default route by it",
-        ),
-    }
+        );
+    };
+    let link = host.link_of(first.ip).map(|link| link.name.to_string()).unwrap_or_default();
+    let why = match registered {
+        // What the cluster says counts for nothing, or there is nothing else to take.
+        _ if uplink.is_some() || host.nets().count() == own.len() => String::new(),
+        Some([]) => String::new(),
+        Some(known) if known.contains(&first.ip) => ", by which the cluster knows this node".to_owned(),
+        Some(known) => {
+            format!("; the cluster knows this node by {}, which no link here has", list(known.iter().copied()))
+        }
+        None => "; should the cluster know this node by another address that is here (InternalIP), the agent takes that one, and the \
+                 store could not be asked"
+            .to_owned(),
+    };
+    Finding::ok("addresses", format!("{} of {link}{why}", list(own.iter().map(|address| address.ip))))
+}
+
+fn list(addresses: impl Iterator<Item = IpAddr>) -> String {
+    addresses.map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -58,6 +64,11 @@ mod tests {
 
     #[track_caller]
     fn check(links: &[(&str, &str)], config: serde_json::Value, expected: Verdict, word: &str) {
+        let found = found(links, config, Some(&[]));
+        assert!(found.verdict == expected && found.text.contains(word), "{found:?}");
+    }
+
+    fn found(links: &[(&str, &str)], config: serde_json::Value, registered: Option<&[&str]>) -> Finding {
         let link = |(name, address): &(&str, &str)| HostLink {
             name: IfName::new(name).unwrap(),
             router_advertisements: false,
@@ -66,8 +77,37 @@ mod tests {
         };
         let host = Host { links: links.iter().map(link).collect(), ..Host::default() };
         let config: AgentConfig = serde_json::from_value(config).unwrap();
-        let found = finding(&host, Some(&config));
-        assert!(found.verdict == expected && found.text.contains(word), "{found:?}");
+        let registered: Option<Vec<IpAddr>> =
+            registered.map(|known| known.iter().map(|ip| ip.parse().unwrap()).collect());
+        finding(&host, Some(&config), registered.as_deref())
+    }
+
+    #[test]
+    fn what_the_cluster_knows_counts_as_it_does_for_the_agent() {
+        let two = [("eth0", "192.0.2.1/24"), ("eth1", "10.99.0.1/24")];
+        let check = |links: &[(&str, &str)], config: serde_json::Value, registered, expected: &str| {
+            let found = found(links, config, registered);
+            let text = found.text.split(" (InternalIP)").next().unwrap();
+            assert_eq!((found.verdict, text), (Verdict::Ok, expected));
+        };
+        let plain = || serde_json::json!({"store": {"directory": "/x"}});
+        check(&two, plain(), Some(&[]), "192.0.2.1 of eth0");
+        check(&two, plain(), Some(&["10.99.0.1"]), "10.99.0.1 of eth1, by which the cluster knows this node");
+        check(
+            &two,
+            plain(),
+            Some(&["203.0.113.7"]),
+            "192.0.2.1 of eth0; the cluster knows this node by 203.0.113.7, which no link here has",
+        );
+        check(
+            &two,
+            plain(),
+            None,
+            "192.0.2.1 of eth0; should the cluster know this node by another address that is here",
+        );
+        check(&two[..1], plain(), None, "192.0.2.1 of eth0");
+        let named = serde_json::json!({"store": {"directory": "/x"}, "uplink": "eth0"});
+        check(&two, named, Some(&["10.99.0.1"]), "192.0.2.1 of eth0");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn examine(machine: &Machine, config: Option<&AgentConfig>) -> Vec<Finding> 
         findings.extend(trial::check());
         findings.extend(firewalls::check());
     }
-    findings.extend(addresses::check(config));
+    findings.extend(addresses::check(config, cluster.registered.as_deref()));
     findings.extend(sysctls::check(machine, &cluster));
     let usual_health = || Port::new(u32::from(ServicesConfig::default().health_port)).ok();
     let health = config.map_or_else(usual_health, AgentConfig::health_port);

@@ -118,8 +118,12 @@ fn network_manager(machine: &Machine) -> Option<Finding> {
 
 /// The node's own resolvers, to which questions for outside names go.
 pub fn resolver(machine: &Machine, dns: &DnsConfig) -> Vec<Finding> {
-    if !dns.enabled || !dns.upstreams.is_empty() {
+    if !dns.enabled {
         return Vec::new();
+    }
+    if !dns.upstreams.is_empty() {
+        let named: Vec<String> = dns.upstreams.iter().map(ToString::to_string).collect();
+        return vec![Finding::ok("resolvers", format!("{} of dns.upstreams", named.join(", ")))];
     }
     let file = dns.resolv_conf.display();
     let text = machine.text(&dns.resolv_conf).unwrap_or_default();
@@ -208,7 +212,8 @@ mod tests {
         };
         check("nameserver 127.0.0.53\n", Verdict::Ok);
         check("# nothing\nsearch example\n", Verdict::Warning);
-        let fixed = DnsConfig { upstreams: vec!["192.0.2.53".into()], ..DnsConfig::default() };
-        assert!(resolver(&FakeMachine::new(&[]).machine(), &fixed).is_empty());
+        let fixed = DnsConfig { upstreams: vec!["192.0.2.53".parse().unwrap()], ..DnsConfig::default() };
+        let finding = resolver(&FakeMachine::new(&[]).machine(), &fixed).remove(0);
+        assert_eq!((finding.verdict, finding.text.as_str()), (Verdict::Ok, "192.0.2.53 of dns.upstreams"));
     }
 }

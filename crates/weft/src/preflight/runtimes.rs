@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::Value;
 use weft_agent::config::CniConfig;
 
 use super::{Finding, Machine};
@@ -34,6 +35,13 @@ fn earlier(machine: &Machine, cni: &CniConfig) -> Finding {
             format!("{} will be the first configuration in {folder}", cni.conf_name),
         );
     };
+    let aside = format!("mv {folder}/{first} {folder}/{first}.disabled");
+    let mend = match is_of_movers(&machine.text(cni.conf_dir.join(first)).unwrap_or_default()) {
+        true => {
+            format!("weft migrate --dry-run shows how its pods move in; where none is to be kept: {aside}")
+        }
+        false => format!("{aside}, or choose a smaller cni.confName"),
+    };
     Finding::warning(
         "runtimes",
         format!(
@@ -41,8 +49,15 @@ fn earlier(machine: &Machine, cni: &CniConfig) -> Finding {
             earlier.join(" and "),
             cni.conf_name
         ),
-        format!("mv {folder}/{first} {folder}/{first}.disabled, or choose a smaller cni.confName"),
+        mend,
     )
+}
+
+/// True for the configuration of a network whose pods `weft migrate` can take over.
+fn is_of_movers(text: &str) -> bool {
+    let conf: Value = serde_json::from_str(text).unwrap_or_default();
+    let plugins = conf["plugins"].as_array().into_iter().flatten().chain([&conf]);
+    plugins.into_iter().any(|plugin| ["flannel", "bridge"].iter().any(|kind| plugin["type"] == *kind))
 }
 
 fn plugin(machine: &Machine) -> Finding {
@@ -75,6 +90,20 @@ mod tests {
         check(&["87-podman.conflist", "10-weft.conflist"], Verdict::Ok);
         check(&["10-flannel.conflist"], Verdict::Warning);
         check(&["05-cilium.conf.disabled", "00-notes.txt"], Verdict::Ok);
+    }
+
+    #[test]
+    fn whoever_has_pods_to_move_is_told_of_it() {
+        let check = |text: &str, expected: &str| {
+            let fake = FakeMachine::new(&[("/etc/cni/net.d/05-other.conflist", text)]);
+            let mend = earlier(&fake.machine(), &CniConfig::default()).mend.unwrap();
+            assert!(mend.starts_with(expected), "{mend}");
+        };
+        let moves = "weft migrate --dry-run";
+        check(r#"{"name": "cbr0", "plugins": [{"type": "flannel"}, {"type": "portmap"}]}"#, moves);
+        check(r#"{"name": "pods", "type": "bridge"}"#, moves);
+        check(r#"{"name": "x", "plugins": [{"type": "calico"}]}"#, "mv /etc/cni/net.d/05-other.conflist ");
+        check("broken", "mv ");
     }
 
     #[test]

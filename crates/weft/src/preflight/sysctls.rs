@@ -186,7 +186,7 @@ mod tests {
     fn a_large_cluster_on_one_link_needs_more_neighbours_than_usual() {
         let limit = ("/proc/sys/net/ipv4/neigh/default/gc_thresh3", "1024");
         let fake = FakeMachine::new(&[&GOOD[..], &[limit]].concat());
-        let mut cluster = Cluster { networks: vec![Network::ordinary()], nodes: 0 };
+        let mut cluster = Cluster { networks: vec![Network::ordinary()], ..Cluster::default() };
         let mut check = |nodes: usize, overlay: Overlay, expected: Option<&str>| {
             (cluster.nodes, cluster.networks[0].overlay) = (nodes, overlay);
             let findings = super::check(&fake.machine(), &cluster);

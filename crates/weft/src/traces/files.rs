@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use weft_agent::AgentConfig;
 use weft_agent::config::CniConfig;
 use weft_agent::conflist;
+use weft_agent::machine;
 use weft_agent::records::RECORDS;
 use weft_cni::weft::config::DEFAULT_STATE_DIR;
 
 use crate::cli::DEFAULT_RUN_DIR;
 
 /// What the agent keeps in its state folder.
-const STATE: [&str; 5] = [RECORDS, "tombstones", "facts.log", "sysctl-originals", "machine"];
+const STATE: [&str; 5] = [RECORDS, "tombstones", "facts.log", "sysctl-originals", machine::FILE];
 /// What it keeps in its run folder.
-const RUN: [&str; 4] = ["weft.sock", "weft.new", "agent.pid", "next.pid"];
+const RUN: [&str; 5] = ["weft.sock", "weft.new", "agent.pid", "next.pid", "trial"];
 /// The file that tells our lease folders from host-local's.
 const LEASE_MARK: &str = "boot_id";
 
@@ -65,10 +66,10 @@ impl Places {
         found
     }
 
-    /// Removes them. Returns what was removed, and what could not be, with the reason.
-    pub fn remove(&self) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
+    /// Removes them, but for one that is to stay. Returns what was removed, and what could not be, with the reason.
+    pub fn remove_but(&self, stays: Option<&Path>) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
         let (mut removed, mut failed) = (Vec::new(), Vec::new());
-        for path in self.present() {
+        for path in self.present().into_iter().filter(|path| Some(path.as_path()) != stays) {
             let is_lease_folder = path.parent() == Some(&self.lease_dir);
             let done = match path.symlink_metadata() {
                 Ok(data) if data.is_dir() && is_lease_folder => remove_leases(&path),
@@ -139,7 +140,7 @@ mod tests {
 
     const OURS: &str = r#"{"name": "weft", "plugins": [{"type": "weft"}]}"#;
 
-    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Places) {
+    fn files_of(files: &[(&str, &str)]) -> (tempfile::TempDir, Places) {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = folder.path().join(path);
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn all_of_ours_goes_and_nothing_else_and_twice_is_fine() {
-        let (folder, places) = machine(&[
+        let (folder, places) = files_of(&[
             ("cni/10-weft.conflist", OURS),
             ("cni/10-weft.weft-new", "{"),
             ("cni/20-other.conflist", OURS),
@@ -192,9 +193,13 @@ mod tests {
             ("state/machine", "x"),
             ("run/agent.pid", "1"),
         ]);
-        let (removed, failed) = places.remove();
+        let word = places.state_dir.join("machine");
+        let (removed, failed) = places.remove_but(Some(&word));
         assert!(failed.is_empty(), "{failed:?}");
-        assert_eq!(removed.len(), 10, "{removed:?}");
+        assert_eq!(removed.len(), 9, "{removed:?}");
+        assert_eq!(places.present(), [word]);
+        let (removed, failed) = places.remove_but(None);
+        assert_eq!((removed.len(), failed.len()), (1, 0));
         let left = [
             "cni/20-other.conflist",
             "leases/default/notes",
@@ -203,7 +208,7 @@ mod tests {
         ];
         assert_eq!(files(folder.path()), left);
         assert!(!places.run_dir.exists());
-        let (removed, failed) = places.remove();
+        let (removed, failed) = places.remove_but(None);
         assert_eq!((removed.len(), failed.len()), (0, 0));
         assert_eq!(places.present(), Vec::<PathBuf>::new());
     }
@@ -211,7 +216,7 @@ mod tests {
     #[test]
     fn somebody_elses_conflist_of_our_name_stays() {
         let check = |text: &str, ours: bool| {
-            let (_folder, places) = machine(&[("cni/10-weft.conflist", text)]);
+            let (_folder, places) = files_of(&[("cni/10-weft.conflist", text)]);
             assert_eq!(places.present().len(), usize::from(ours), "{text}");
         };
         check(OURS, true);

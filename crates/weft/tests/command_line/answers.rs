@@ -136,7 +136,14 @@ fn a_peer_that_says_nothing_takes_nothing_from_the_answer() {
     let took = began.elapsed();
     done.says(
         0,
-        &["the way\n", "peer n3 did not answer", "/nowhere", "peer n4 did not answer", "within 2000 ms"],
+        &[
+            "the way\n",
+            "peer n3 did not answer",
+            "/nowhere",
+            "--peer NODE=DIR",
+            "peer n4 did not answer",
+            "within 2000 ms",
+        ],
     );
     assert!(!done.out.contains("peer n2"), "{done:?}");
     assert!(took < std::time::Duration::from_secs(10), "{took:?}");

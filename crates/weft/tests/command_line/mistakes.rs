@@ -70,7 +70,7 @@ fn a_broken_configuration_is_named_with_file_line_and_field() {
         "store: {directory: /x}\ncni: {deadlineMs: soon}\n",
         &["cni.deadlineMs", "line 2", "`cni: {deadlineMs: soon}`"],
     );
-    check("", &["end of input"]);
+    check("", &["nothing in it"]);
     weft(&["agent", "--config", "/no/such.yaml"]).complains(1, &["/no/such.yaml", "examples/agent.yaml"]);
 }
 
@@ -92,12 +92,28 @@ fn a_command_line_that_makes_no_sense_has_a_status_of_its_own() {
 }
 
 #[test]
+fn the_lab_keeps_to_the_same_statuses() {
+    weft(&["lab", "exec", "--help"]).says(0, &["Exit status", "--lab LAB"]);
+    for misuse in [&["lab"][..], &["lab", "lst"], &["lab", "exec", "n1", "ip"]] {
+        let done = weft(misuse);
+        assert_eq!((done.status, done.out.as_str()), (64, ""), "{done:?}");
+        assert!(done.err.contains("Usage: weft lab exec"), "{done:?}");
+    }
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let done = Done::from(command(&["lab", "--help"]).stdout(full).output().unwrap());
+    assert_eq!((done.status, done.err.lines().count()), (2, 1), "{done:?}");
+    assert!(done.err.contains("can't write to standard output: No space left"), "{done:?}");
+}
+
+#[test]
 fn questions_for_a_matrix_are_checked_before_they_are_put() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("queries.json").display().to_string();
     weft(&["explain", "--matrix", &file]).complains(2, &[&file, "No such file"]);
     fs::write(&file, "[{\"from\": \"a\"}]").unwrap();
     weft(&["explain", "--matrix", &file]).complains(2, &[&file, "`to`", "line 1"]);
+    fs::write(&file, "[{\"from\": \"a\", \"to\": \"b\", \"famly\": \"IPv4\"}]").unwrap();
+    weft(&["explain", "--matrix", &file]).complains(2, &[&file, "[0]", "`famly`"]);
 }
 
 /// The binary as a user without rights; `None`, said aloud, where that user can't run it.
@@ -128,6 +144,17 @@ fn without_rights_it_says_so() {
         && let Some(done) = as_nobody(folder.path(), &["status"])
     {
         done.complains(1, &["Permission denied", "sudo weft"]);
+    }
+    // A run folder of somebody else's, as /run/weft is.
+    let config = folder.path().join("agent.yaml");
+    fs::write(&config, "node: n1\nstore: {directory: /x}\nstateDir: /nonexistent/weft\n").unwrap();
+    let config = config.display().to_string();
+    for (subcommand, status) in [("agent", 1), ("uninstall", 2)] {
+        if nix::unistd::geteuid().is_root()
+            && let Some(done) = as_nobody(folder.path(), &[subcommand, "--config", &config])
+        {
+            done.complains(status, &["Permission denied", "sudo weft"]);
+        }
     }
     if let Some(done) = as_nobody(folder.path(), &["preflight"]) {
         done.says(1, &["missing  rights", "CAP_NET_ADMIN", "sudo weft preflight"]);

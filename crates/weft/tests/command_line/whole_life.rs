@@ -109,6 +109,8 @@ fn a_node_comes_and_goes_without_a_trace() {
     let ended = agent.wait().unwrap();
     assert_eq!((ended.code(), ended.signal()), (Some(0), None));
     assert_ne!(network(), before, "the network outlives the agent");
+    // An agent that ends while it tries the kernel out leaves this.
+    std::fs::create_dir_all(folder.path().join("run/trial/part")).unwrap();
     weft(&["uninstall", "--config", &config]).says(0, &["removed  link weftx", "nothing of Weft is left"]);
     assert_eq!(network(), before, "uninstall puts everything back");
     weft(&["uninstall", "--verify", "--config", &config]).says(0, &["nothing of Weft is left"]);
@@ -116,12 +118,40 @@ fn a_node_comes_and_goes_without_a_trace() {
     for name in ["state", "run", "leases", "cni/10-weft.conflist"] {
         assert!(!folder.path().join(name).exists(), "{name} is left");
     }
-    // Where the state folder stays, as a mount does, nothing is put into it for asking the store.
+    only_its_own_machine_takes_a_node_out_of_the_store(folder.path(), &config);
+}
+
+/// In a folder whose state folder stays, as a mount does.
+fn only_its_own_machine_takes_a_node_out_of_the_store(folder: &Path, config: &str) {
+    let (state, published) = (folder.join("state"), folder.join("cluster/.weft/nodes/n1.json"));
+    let seat = std::fs::read_to_string(folder.join("cluster/.weft/machines/n1")).unwrap();
+    let ours = seat.split_whitespace().next().unwrap();
+    let word = |word: &str| std::fs::write(state.join("machine"), word).unwrap();
+    let uninstall = || weft(&["uninstall", "--config", config, "--forget", "n1"]);
     std::fs::create_dir(&state).unwrap();
-    std::fs::write(folder.path().join("state/theirs"), "").unwrap();
-    assert!(folder.path().join("cluster/.weft/nodes/n1.json").exists());
-    weft(&["uninstall", "--config", &config, "--forget", "n1"]).says(0, &["what node n1 had in the store"]);
-    assert!(!folder.path().join("cluster/.weft/nodes/n1.json").exists());
-    weft(&["uninstall", "--verify", "--config", &config]).says(0, &["nothing of Weft is left"]);
+    std::fs::write(state.join("theirs"), "").unwrap();
+    let forget = "`weft forget n1 --force`";
+    uninstall().says(1, &["refused  what node n1 has in the store", "whose word went", forget]);
+    weft(&["forget", "--config", config, "n1"]).complains(1, &["whose word went", forget]);
+    // A copied image: what was refused takes itself down, and the node stays, however often it is asked.
+    word("00000000-1111-2222-3333-444444444444\n");
+    let other = ["(00000000-1111-2222-3333-444444444444) is another", ours, forget];
+    weft(&["forget", "--config", config, "n1"]).complains(1, &other);
+    let refused = uninstall();
+    refused.says(1, &other).says(1, &["state/machine", "nothing of Weft is left"]);
+    uninstall().says(1, &["refused"]);
+    assert!(published.exists());
+    // An outage takes the word from nobody.
+    word(ours);
+    std::fs::rename(folder.join("cluster"), folder.join("away")).unwrap();
+    uninstall().says(1, &["left     what node n1 has in the store", "state/machine", "tries again"]);
+    std::fs::rename(folder.join("away"), folder.join("cluster")).unwrap();
+    assert!(published.exists());
+    uninstall().says(0, &["removed  what node n1 had in the store"]);
+    assert!(!published.exists());
+    uninstall().says(0, &["absent   anything of node n1 in the store"]);
+    weft(&["forget", "--config", config, "typo"]).says(0, &["the store had nothing of node typo"]);
+    // Nothing is put there for asking the store.
+    weft(&["uninstall", "--verify", "--config", config]).says(0, &["nothing of Weft is left"]);
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
 }

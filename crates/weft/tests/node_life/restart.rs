@@ -253,19 +253,19 @@ fn a_node_that_is_gone_can_be_forgotten() {
     let claims = format!("cat {}/claims/*/*", node.path("cluster/.weft").display());
     assert!(output(&claims).contains("n1"), "its claims are gone");
     node.stop();
-    let forget = || {
+    let forget = |had_something: bool| {
         let weft = ask();
         assert!(weft.status.success(), "{weft:?}");
         let answer: serde_json::Value = serde_json::from_slice(&weft.stdout).unwrap();
-        assert_eq!(answer["forgotten"], "n1");
+        assert_eq!(answer, serde_json::json!({"forgotten": "n1", "hadSomething": had_something}));
         let left = output(&format!(
             "find {} -type f | grep n1; cat {0}/claims/*/* 2>/dev/null",
             node.path("cluster/.weft").display()
         ));
         assert_eq!(left, "");
     };
-    forget();
-    forget();
+    forget(true);
+    forget(false);
     // It runs on, so it comes back with the addresses that its pod has.
     node.start(None);
     node.del("pod").unwrap();

@@ -1,6 +1,7 @@
 //! The core without threads: messages in, and what it asks of the kernel thread out.
 
 mod full;
+mod networks;
 mod refusals;
 mod removals;
 
@@ -468,4 +469,31 @@ fn an_answer_that_is_ahead_of_its_echo_is_neither_taken_back_nor_asked_for_again
     assert!(published.iter().all(|blocks| *blocks == 0), "{published:?}");
     rig.tell(Message::Claimed(NetworkName::ordinary(), claim.clone()));
     assert_eq!(said(&rig), (vec![1], 0));
+}
+
+#[test]
+fn a_link_or_an_address_that_the_configuration_names_and_is_not_there_is_warned_of() {
+    let check = |named: Value, warning: &str| {
+        let mut rig = rig();
+        let mut config = serde_json::to_value(&rig.core.config).unwrap();
+        config.as_object_mut().unwrap().extend(named.as_object().unwrap().clone());
+        rig.core.config = serde_json::from_value(config).unwrap();
+        let link = |address: &str| HostLink {
+            name: IfName::new("eth0").unwrap(),
+            mtu: 1500,
+            addresses: vec![address.parse().unwrap()],
+            router_advertisements: false,
+        };
+        let host = |address| Message::Host(Host { links: vec![link(address)], ..Host::default() });
+        rig.tell(host("192.0.2.1/24"));
+        rig.tell(Message::Store(Event::Synced));
+        assert!(rig.core.warnings().iter().any(|text| text.contains(warning)), "{:?}", rig.core.warnings());
+        rig.apply(Extent::All);
+        rig.core.ready_for("default").unwrap_err()
+    };
+    // It is named where it is why the node isn't ready.
+    let refusal = check(json!({"uplink": "eth7"}), "uplink: eth7 is no link");
+    assert_eq!(refusal.msg, "this node has no address");
+    assert!(refusal.details.starts_with("uplink: eth7 is no link"), "{refusal:?}");
+    check(json!({"addresses": ["192.0.2.99"]}), "addresses: no link of this machine has 192.0.2.99");
 }

@@ -7,6 +7,7 @@ use weft_model::{Cidr, Family, ObjectKey, Port, Protocol, Service, ServicePort, 
 use weft_plan::Atom;
 
 use crate::engine::Context;
+use crate::services::cluster_addresses::{remarks, taken};
 use crate::services::published::{Place, outside_addresses};
 use crate::services::sources::SourceList;
 use crate::services::{holder, is_ours, node_port_addresses, out_of_range};
@@ -37,6 +38,17 @@ impl Frontend {
     }
 }
 
+/// The cluster addresses of a family that lead to the service.
+pub fn cluster_addresses<'a>(
+    service: &'a Service,
+    family: Family,
+    context: &Context<'a>,
+) -> impl Iterator<Item = IpAddr> + use<'a> {
+    let context = *context;
+    let leads = move |ip: &IpAddr| Family::of(*ip) == family && taken(*ip, &context).is_none();
+    service.cluster_ips.iter().copied().filter(leads)
+}
+
 /// Every way to one port in one family.
 pub fn frontends(
     service: &Service,
@@ -59,7 +71,7 @@ pub fn frontends(
     let protocol = port.protocol;
     let has = |place| holder(place, settings, context).is_none_or(|holder| *holder == service.key);
     let reached = |ip: IpAddr, number| has(Place { address: Some(ip), protocol, port: number });
-    let cluster = service.cluster_ips.iter().copied().filter(of_family).filter(|ip| reached(*ip, port.port));
+    let cluster = cluster_addresses(service, family, context).filter(|ip| reached(*ip, port.port));
     let mut found: Vec<Frontend> =
         cluster.map(|ip| at(ip, port.port, service.internal_policy, service.internal_policy)).collect();
     let outside = outside_addresses(service).filter(of_family).filter(|ip| reached(*ip, port.port));
@@ -173,6 +185,7 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
             ));
         }
     }
+    texts.extend(remarks(service, context));
     texts.extend(refused_for_own(service, settings, context));
     for place in Place::all_of(service) {
         let Some(holder) = holder(place, settings, context).filter(|holder| **holder != service.key) else {
@@ -182,7 +195,11 @@ pub fn refused(service: &Service, settings: &ServiceSettings, context: &Context<
         // A health port is the matter of those who answer there.
         let is_node_port = |own: &ServicePort| own.protocol == protocol && own.node_port == Some(port);
         let is_asked = match address {
-            Some(ip) => others(ip).is_none(),
+            Some(ip) => {
+                let by_right =
+                    outside_addresses(service).any(|own| own == ip) || taken(ip, context).is_none();
+                by_right && others(ip).is_none()
+            }
             None => service.ports.iter().any(is_node_port) && out_of_range(port, settings).is_none(),
         };
         if !is_asked {

@@ -2,7 +2,8 @@
 //!
 //! What always holds: no node's address and no node's block of pods that lies in a block of services is closed, whoever wrote it there.
 //! A slip of the pen must cut nobody off; it is warned of, with the block and the node. A block of services inside a node's block of pods
-//! stays services'.
+//! stays services': it is closed, so that what no service has isn't sent around by routes to pods, and no pod gets an address there (the agent's pool).
+//! That is warned of as well.
 //!
 //! What is absent: which service has which address ([`super::addresses`]).
 
@@ -44,7 +45,12 @@ pub fn moves_a_lodger(transition: &Transition, context: &Context<'_>) -> bool {
         Some(Fact::Node(node)) => lodgings(node, &blocks).map(|(part, _)| part).collect(),
         _ => Vec::new(),
     };
+    let hosted = |fact: &Option<Fact>| match fact {
+        Some(Fact::Node(node)) => hosted(node, &blocks).collect(),
+        _ => Vec::new(),
+    };
     parts(&transition.before) != parts(&transition.after)
+        || hosted(&transition.before) != hosted(&transition.after)
 }
 
 /// Says who is in a block of services, which is services' own: machines and pods there are not reached through this node, but
@@ -85,6 +91,16 @@ pub fn warn(context: &Context<'_>, origin: &FactKey, out: &mut Output) {
              not dropped; give one of them another block"
         );
         out.warn(&FactKey::Node(node.name.clone()), text);
+    }
+    let joined = aggregate(blocks);
+    for node in context.facts.nodes() {
+        for (services, block) in hosted(node, &joined) {
+            let text = format!(
+                "its block {block} holds {services}, a block of services, which stays theirs: pods get no addresses there, and one that has \
+                 one is not reached; give one of them another block"
+            );
+            out.warn(&FactKey::Node(node.name.clone()), text);
+        }
     }
 }
 
@@ -132,6 +148,16 @@ fn lodgings<'a>(node: &'a Node, blocks: &'a [Cidr]) -> impl Iterator<Item = (Cid
     })
 }
 
+/// Blocks of services that lie inside a node's blocks of pods, with these.
+fn hosted<'a>(node: &'a Node, blocks: &'a [Cidr]) -> impl Iterator<Item = (Cidr, Cidr)> + 'a {
+    let own = node.pod_cidrs.iter().map(|own| own.cidr);
+    own.flat_map(|own| {
+        let inside =
+            blocks.iter().filter(move |services| own.net().contains(&services.net()) && own != **services);
+        inside.map(move |services| (*services, own))
+    })
+}
+
 /// A block without parts of it, as blocks.
 fn without(block: Cidr, parts: &[Cidr]) -> Vec<Cidr> {
     let inside: Vec<Cidr> = parts.iter().copied().filter(|part| part.overlaps(&block)).collect();
@@ -147,6 +173,9 @@ fn without(block: Cidr, parts: &[Cidr]) -> Vec<Cidr> {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::{NetworkName, NodeCidr, NodeName};
+
+    use super::super::tests::Bench;
     use super::*;
 
     #[test]
@@ -165,5 +194,22 @@ mod tests {
         check("10.96.0.0/30", &["10.96.0.1/32", "10.96.0.2/32"], "10.96.0.0/32 10.96.0.3/32");
         check("fd00::/126", &["fd00::1/128"], "fd00::/128 fd00::2/127");
         check("0.0.0.0/0", &["128.0.0.0/1"], "0.0.0.0/1");
+    }
+
+    /// Whatever the routes to pods say, an address that no service has ends here.
+    #[test]
+    fn a_block_of_services_in_a_block_of_pods_stays_theirs() {
+        let mut bench = Bench::new();
+        let mut has = |block: &str| {
+            let mut node = Node::named(NodeName::new("n1").unwrap());
+            let network = NetworkName::ordinary();
+            node.pod_cidrs.push(NodeCidr { network, cidr: block.parse().unwrap() });
+            bench.set(Fact::Node(node));
+            assert!(bench.1.to_string().contains("element service_range4 { 10.96.0.0/16"), "{}", bench.1);
+            bench.warnings()
+        };
+        assert_eq!(has("10.244.0.0/24"), "");
+        insta::assert_snapshot!(has("10.64.0.0/10"), @"node n1: its block 10.64.0.0/10 holds 10.96.0.0/16, a block of services, which stays theirs: pods get no addresses there, and one that has one is not reached; give one of them another block");
+        assert_eq!(has("10.244.0.0/24"), "");
     }
 }

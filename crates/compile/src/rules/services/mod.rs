@@ -27,6 +27,7 @@ use weft_model::{Fact, FactKey, Family, ObjectKey, Service};
 use crate::endpoints::affected_services;
 use crate::engine::{Context, Output, Rule, RuleKey};
 use crate::facts::Transition;
+use crate::services::cluster_addresses;
 use crate::services::groups::GroupKey;
 use crate::services::published::{Place, outside_addresses};
 use crate::services::{has_node_ports, is_ours, kept_seconds, node_port_addresses};
@@ -44,6 +45,7 @@ impl Rule for ServicesRule {
             dirty(service(&key));
         }
         beside(transition, context, &mut |key| dirty(service(key)));
+        at_moved_places(transition, context, &mut |key| dirty(service(key)));
         sources::affected(transition, context, dirty);
         if transition.concerns_this_node(context)
             || changes_timeouts(transition)
@@ -155,6 +157,19 @@ fn beside(transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(
             for own in node_port_addresses(settings, context) {
                 let there = Place { address: Some(own), ..place };
                 context.facts.published().wanting(there).for_each(&mut *dirty);
+            }
+        }
+    }
+}
+
+/// Services whose cluster addresses may lead to them now, or no longer, and those that want the same places.
+fn at_moved_places(transition: &Transition, context: &Context<'_>, dirty: &mut dyn FnMut(&ObjectKey)) {
+    for block in cluster_addresses::moved(transition, context) {
+        for found in context.facts.services_within(block) {
+            dirty(&found.key);
+            let is_there = |place: &Place| place.address.is_some_and(|ip| block.contains(ip));
+            for place in Place::all_of(found).filter(is_there) {
+                context.facts.published().wanting(place).for_each(&mut *dirty);
             }
         }
     }

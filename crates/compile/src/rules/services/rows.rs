@@ -13,7 +13,7 @@ use weft_model::net::is_special;
 use weft_model::{FactKey, Family, Protocol, Service, ServicePort, TrafficPolicy};
 use weft_plan::{Atom, Ident, Verdict, marks};
 
-use super::addresses::{Frontend, frontends, refused};
+use super::addresses::{Frontend, cluster_addresses, frontends, refused};
 use super::sources::restricted;
 use super::table::{ENDPOINTS, LARGE, LISTED, LIVING, Side, pick, service_map, slots_of, usable};
 use crate::engine::{Context, Output};
@@ -43,9 +43,8 @@ pub fn service(
     // A service has no rows in a family that it isn't of, whatever addresses and slices say.
     let families = Family::ALL.into_iter().filter(|family| service.families.contains(family));
     for family in families {
-        let of_family = |address: &&IpAddr| Family::of(**address) == family && !is_special(**address);
-        for address in service.cluster_ips.iter().filter(of_family) {
-            out.member(LIVING.of(family), [Atom::from(*address)], origin);
+        for address in cluster_addresses(service, family, context).filter(|ip| !is_special(*ip)) {
+            out.member(LIVING.of(family), [Atom::from(address)], origin);
         }
         for port in &service.ports {
             let frontends = frontends(service, port, family, settings, context);

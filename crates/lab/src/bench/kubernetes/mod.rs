@@ -1,12 +1,13 @@
 //! One node of a big cluster on a real API server: from the first request to the plan, and one change.
 //!
 //! What is measured is the Kubernetes store with the compiler, in a process of its own, in turns with a bare watcher that
-//! asks for the same, decodes each line as the store does, and keeps nothing. What the kernel adds is measured by `scale`.
+//! asks for the same, decodes each line as the store does, and keeps nothing; and a whole agent, with all that this takes besides.
 
 mod api;
 mod objects;
 mod server;
 mod watchers;
+mod whole;
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weft_lab::load::percentile;
+use weft_lab::weft::Programs;
 
 use self::objects::Cluster;
 use self::server::Server;
@@ -45,6 +47,8 @@ pub fn run(options: &Options) -> Result<Report> {
     if !loopback.context("can't run ip")?.success() {
         bail!("the loopback link can't be set up");
     }
+    whole::provide_link()?;
+    let agents = Programs::in_folder(&options.programs)?;
     let sizes = options.sizes.clone().unwrap_or_else(|| vec![NODES]);
     let mut report = Report::new("kubernetes", "store and compiler; peer: a bare watcher of the same stream");
     for nodes in sizes {
@@ -56,6 +60,8 @@ pub fn run(options: &Options) -> Result<Report> {
             eprintln!("following pods: {scope}");
             starts(&mut report, &server, scope, &format!("{suffix}.{nodes}"))?;
         }
+        eprintln!("whole agents");
+        whole_agents(&mut report, &server, &agents, nodes)?;
         eprintln!("changes");
         changes(&mut report, &server, cluster, options.rounds.unwrap_or(CHANGES), nodes)?;
     }
@@ -86,6 +92,24 @@ fn starts(report: &mut Report, server: &Server, scope: &str, suffix: &str) -> Re
     let ratio = median(&ours, |r| r.ms) / median(&peer, |r| r.ms);
     report.aim(format!("ready beside a bare watcher{suffix}"), ratio, Bound::AtMost(1.3));
     report.aim(format!("memory{suffix}, MB"), median(&ours, |r| r.rss), Bound::AtMost(200.0));
+    Ok(())
+}
+
+/// Agents as nodes have them, from their start to their plan in the kernel.
+fn whole_agents(report: &mut Report, server: &Server, programs: &Programs, nodes: usize) -> Result<()> {
+    let found = (0..TURNS).map(|_| whole::measure(programs, server)).collect::<Result<Vec<_>>>()?;
+    let ours = |of: fn(&whole::Found) -> f64| {
+        [Some(percentile(&mut found.iter().map(of).collect::<Vec<_>>(), 50)), None, None]
+    };
+    report.add(format!("kubernetes.agent.running.{nodes}"), "ms", ours(|f| f.ms));
+    report.add(format!("kubernetes.agent.cpu.{nodes}"), "ms", ours(|f| f.cpu_ms));
+    let rss = ours(|f| f.rss);
+    report.add(format!("kubernetes.agent.rss.{nodes}"), "MB", rss);
+    report.aim(
+        format!("memory of a whole agent, {nodes} nodes, MB"),
+        rss[0].unwrap_or(0.0),
+        Bound::AtMost(200.0),
+    );
     Ok(())
 }
 

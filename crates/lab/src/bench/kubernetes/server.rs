@@ -118,6 +118,11 @@ impl Server {
         Api { port: SERVER, ca: self.path("certificates/apiserver.crt") }
     }
 
+    /// Where the benchmark keeps its files; gone with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn token_file(&self) -> PathBuf {
         self.path("token")
     }

@@ -91,7 +91,7 @@ impl Cluster {
         let labels = labels.map(|(key, value)| (key.to_owned(), value));
         pod.labels = names.labels(labels.iter().map(|(key, value)| (key, value)));
         pod.node = Some(names.node(node_name(number / PODS_A_NODE)?.as_str())?);
-        pod.ips = pod_ips(number).to_vec();
+        pod.ips = pod_ips(number).into();
         pod.ready = true;
         Ok(Fact::Pod(pod))
     }
@@ -256,7 +256,7 @@ mod tests {
             assert!(keys.insert(fact.key()), "{}", fact.key());
             let own = match &fact {
                 Fact::Node(node) => node.addresses.iter().map(|a| a.ip).collect(),
-                Fact::Pod(pod) => pod.ips.clone(),
+                Fact::Pod(pod) => pod.ips.to_vec(),
                 Fact::Service(service) => service.cluster_ips.clone(),
                 _ => Vec::new(),
             };

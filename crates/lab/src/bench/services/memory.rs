@@ -71,6 +71,16 @@ pub fn of_process(pid: i32) -> Result<f64> {
     Ok(kb / 1024.0)
 }
 
+/// Processor time of all threads of a process, in milliseconds (proc_pid_stat(5): ticks of a hundredth of a second).
+pub fn processor_ms(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
+    // The program's name, in brackets, may have spaces in it.
+    let (_, rest) = stat.rsplit_once(')').context("the kernel says no state")?;
+    let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    Ok(ticks.sum::<Result<f64, _>>()? * 10.0)
+}
+
 #[cfg(test)]
 mod tests {
     #[track_caller]

@@ -9,7 +9,7 @@
 mod client;
 mod commits;
 mod kube_proxy;
-mod memory;
+pub mod memory;
 mod objects;
 mod place;
 mod side;

@@ -46,7 +46,7 @@ fn beside(test: &str, mode: Mode) {
     let _alone = super::super::alone();
     let Some(program) = program() else {
         println!(
-            "SKIPPED: {test}: no kube-proxy: `cargo xtask bench services --sizes 100` builds one, or name a folder in {PROGRAMS}"
+            "SKIPPED: {test}: no kube-proxy: `cargo xtask kubernetes` builds one, or name a folder in {PROGRAMS}"
         );
         return;
     };

@@ -116,3 +116,15 @@ fn why_a_full_node_gets_no_other_block_is_told() {
     assert!(!told(&rig));
     assert!(come(&mut rig, "c3").is_none());
 }
+
+/// A pod that had an address of services' would be reached by nobody.
+#[test]
+fn what_is_services_in_a_block_of_pods_is_given_to_no_pod() {
+    let mut rig = Rig::running();
+    let service_cidrs = vec!["10.244.0.0/25".parse().unwrap()];
+    let network = weft_model::Network { service_cidrs, ..weft_model::Network::ordinary() };
+    rig.tell(Message::Store(Event::Changes(vec![Change::set(Fact::Network(network))])));
+    let pool = rig.core.pool(&NetworkName::ordinary());
+    let given = pool.next(weft_model::Family::V4, None, &std::collections::BTreeMap::new());
+    assert_eq!(given, Some("10.244.0.128".parse().unwrap()));
+}

@@ -191,7 +191,7 @@ fn pod(offer: &Offer, backend: &Backend) -> Pod {
     pod.labels = labels(offer);
     pod.host_network = spot.pod.is_none();
     if !pod.host_network {
-        pod.ips = Family::ALL.map(|family| address_of(spot, family)).to_vec();
+        pod.ips = Family::ALL.map(|family| address_of(spot, family)).into();
     }
     pod.ready = matches!(state, State::Ready | State::Draining);
     pod.terminating = matches!(state, State::Draining | State::Dying);

@@ -1,6 +1,8 @@
 //! The directory store's own promises: editors, half-done copies, broken files, outages, who wins.
 
+#[path = "../listening/mod.rs"]
 mod listening;
+mod machines;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -502,93 +504,4 @@ fn a_claim_that_was_never_relied_on_yields_to_one_that_is() {
     folder.put(".weft/claims/default/10.244.2.0_24", "n3\n");
     assert_eq!(claim("n3"), ["10.244.2.0/24".parse().unwrap()]);
     assert_eq!(names(), ["10.244.0.0_26", "10.244.1.0_24", "10.244.2.0_24"]);
-}
-
-/// Waits for an event like this.
-fn until_told(listening: &Listening, what: &str, is_it: impl Fn(&Event) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match listening.events.recv_timeout(left) {
-            Ok(event) if is_it(&event) => return,
-            Ok(_) => {}
-            Err(_) => panic!("{what} did not come"),
-        }
-    }
-}
-
-/// Two machines of one name would give out the same addresses, and each would say the other's.
-#[test]
-fn another_machine_of_the_nodes_name_is_refused_while_the_first_answers() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("cluster")).unwrap();
-    let n1 = NodeName::new("n1").unwrap();
-    let look = Duration::from_millis(100);
-    let open = |machine: &str| {
-        let options = DirectoryOptions {
-            machine: Some((n1.clone(), machine.to_owned())),
-            look,
-            ..DirectoryOptions::default()
-        };
-        Arc::new(DirectoryStore::open(&dir.path().join("cluster"), options).unwrap())
-    };
-    let network = Network { pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Network::ordinary() };
-    let says = |ip: &str| {
-        let addresses = vec![weft_model::NodeAddress { ip: ip.parse().unwrap(), prefix: None }];
-        let node = PublishedNode {
-            name: n1.clone(),
-            addresses,
-            pod_cidrs: Vec::new(),
-            vtep_mac: None,
-            flannel: None,
-        };
-        Published::Node(node)
-    };
-    let published = || fs::read_to_string(dir.path().join("cluster/.weft/nodes/n1.json")).unwrap();
-    let begin = |store: &Arc<DirectoryStore>| Listening::begin(store.clone());
-    let is_refused = |by: &'static str| move |event: &Event| matches!(event, Event::Hold(weft_store::Hold::Lapsed(text)) if text.contains(by));
-    let is_free = |event: &Event| *event == Event::Hold(weft_store::Hold::Unbound);
-
-    let one = open("one");
-    let listening = begin(&one);
-    one.publish(&says("192.0.2.1")).unwrap();
-    let claim = one.claim_pod_cidrs(&network, &n1, &[]).unwrap();
-
-    let two = open("two");
-    let heard = begin(&two);
-    until_told(&heard, "the second's refusal", is_refused("another machine (one) is node n1 as well"));
-    let refused = two.publish(&says("192.0.2.2")).unwrap_err().to_string();
-    assert!(refused.contains("another machine (one)"), "{refused}");
-    assert!(two.claim_pod_cidrs(&network, &n1, &[]).is_err());
-    until_told(
-        &listening,
-        "the first's warning",
-        |event| matches!(event, Event::Notice(Notice { text: Some(Remark::Warning(text)), .. }) if text.contains("(two)")),
-    );
-    // For longer than a silence lasts.
-    std::thread::sleep(look * 40);
-    assert!(two.publish(&says("192.0.2.2")).is_err());
-    assert!(published().contains("192.0.2.1"));
-
-    // The first one restarts: it goes on.
-    drop((listening, one));
-    let one = open("one");
-    assert_eq!(one.claim_pod_cidrs(&network, &n1, &[]).unwrap(), claim);
-    one.publish(&says("192.0.2.3")).unwrap();
-    drop(one);
-
-    // Where it stays away, it may be the second one before it was set up anew.
-    until_told(&heard, "the silent one's place", is_free);
-    two.publish(&says("192.0.2.2")).unwrap();
-    assert_eq!(two.claim_pod_cidrs(&network, &n1, &[]).unwrap(), claim);
-    let one = open("one");
-    let listening = begin(&one);
-    until_told(&listening, "the first's refusal", is_refused("another machine (two)"));
-    assert!(one.publish(&says("192.0.2.1")).is_err());
-    assert!(published().contains("192.0.2.2"));
-    // A person decides.
-    drop((heard, two));
-    one.forget_node(&n1).unwrap();
-    one.publish(&says("192.0.2.1")).unwrap();
-    assert!(published().contains("192.0.2.1"));
 }

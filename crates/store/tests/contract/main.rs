@@ -7,21 +7,24 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_model::{
-    Change, Cidr, Fact, FactKey, Family, HostPort, NamespaceName, Network, NetworkName, Node, NodeAddress,
-    NodeCidr, NodeName, ObjectKey, ObjectName, Pod, Port, Protocol,
+    Change, Cidr, Fact, FactKey, HostPort, NamespaceName, Network, NetworkName, Node, NodeAddress, NodeCidr,
+    NodeName, ObjectKey, ObjectName, Pod, Port, Protocol,
 };
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
 use weft_store::{
-    DirectoryOptions, DirectoryStore, EtcdOptions, EtcdStore, Event, KubernetesOptions, KubernetesStore,
-    Published, PublishedNode, PublishedPod, Store, StoreError,
+    DirectoryOptions, DirectoryStore, EtcdOptions, EtcdStore, Event, Forgotten, KubernetesOptions,
+    KubernetesStore, Published, PublishedNode, PublishedPod, Store,
 };
 
 use self::apiserver::ApiServer;
 use self::listening::Listening;
 
+#[path = "../apiserver/mod.rs"]
 mod apiserver;
+mod claims;
+#[path = "../listening/mod.rs"]
 mod listening;
-#[path = "etcd/members.rs"]
+#[path = "../etcd/members.rs"]
 mod members;
 
 /// A cluster's worth of facts somewhere, empty at first.
@@ -133,8 +136,9 @@ fn network() -> Network {
 fn contract<B: Bench>(make: impl Fn() -> B) {
     tells_what_is_and_what_changes(&make());
     tells_everybody_what_a_node_publishes(&make());
-    gives_every_node_blocks_of_its_own(&make());
-    gives_a_full_node_another_block(&make());
+    claims::gives_every_node_blocks_of_its_own(&make());
+    claims::gives_a_full_node_another_block(&make());
+    claims::gives_no_address_in_two_networks(&make());
     forgets_a_node_on_demand(&make());
 }
 
@@ -199,7 +203,7 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
     let fact = PublishedPod { key: web.clone(), uid: None, network: blue, node: n1.clone(), ips, host_ports };
     bench.run(store.as_ref(), &fact);
     bench.run(store.as_ref(), &fact);
-    watching.until_facts("the pod's addresses", |f| pod(f, &web).is_some_and(|p| p.ips == fact.ips));
+    watching.until_facts("the pod's addresses", |f| pod(f, &web).is_some_and(|p| *p.ips == *fact.ips));
     let told = watching.pod(&web).unwrap();
     assert_eq!((told.labels.get("app"), told.host_ports.to_vec()), (Some("web"), fact.host_ports.clone()));
     assert_eq!(told.network, fact.network);
@@ -214,93 +218,6 @@ fn tells_everybody_what_a_node_publishes(bench: &dyn Bench) {
     watching.until_facts("the bare pod's end", |f| pod(f, &bare).is_none());
     bench.end(store.as_ref(), &fact);
     watching.until_facts("the pod without address", |f| pod(f, &web).is_some_and(|p| p.ips.is_empty()));
-}
-
-fn gives_every_node_blocks_of_its_own(bench: &(impl Bench + ?Sized)) {
-    let network = network();
-    let given: Mutex<Vec<(String, Vec<Cidr>)>> = Mutex::default();
-    for i in 0..16 {
-        bench.join(&node_name(&format!("node-{i}")));
-    }
-    bench.join(&node_name("late"));
-    std::thread::scope(|scope| {
-        for i in 0..12 {
-            let (store, network, given) = (bench.store(), &network, &given);
-            scope.spawn(move || {
-                let name = format!("node-{i}");
-                let in_use = [cidr("10.244.0.0/24")];
-                let claim = store.claim_pod_cidrs(network, &node_name(&name), &in_use).unwrap();
-                assert_eq!(claim.unfit, []);
-                given.lock().unwrap().push((name, claim.cidrs));
-            });
-        }
-    });
-    let given = given.into_inner().unwrap();
-    let all: Vec<Cidr> = given.iter().flat_map(|(_, c)| c.clone()).collect();
-    for (i, a) in all.iter().enumerate() {
-        assert!(all[i + 1..].iter().all(|b| !a.overlaps(b)), "{a} given twice: {given:?}");
-        assert!(network.pod_cidrs.iter().any(|block| block.net().contains(&a.net())));
-        assert_ne!(a.to_string(), "10.244.0.0/24");
-    }
-    let again = bench.store();
-    for (name, cidrs) in &given {
-        assert_eq!(again.claim_pod_cidrs(&network, &node_name(name), &[]).unwrap().cidrs, *cidrs);
-        assert_eq!(cidrs.iter().map(Cidr::family).collect::<Vec<_>>(), Family::ALL);
-    }
-    // 16 shares of IPv4, 12 taken: four more nodes, and then an error that says so.
-    for i in 12..16 {
-        again.claim_pod_cidrs(&network, &node_name(&format!("node-{i}")), &[]).unwrap();
-    }
-    let error = again.claim_pod_cidrs(&network, &node_name("late"), &[]).unwrap_err().to_string();
-    assert!(error.contains("10.244.0.0/20") && error.contains("late") && error.contains("16"), "{error}");
-    // A network that has changed: the old share stays the node's, and a fitting one is added.
-    let other = Network { pod_cidrs: vec![cidr("10.9.0.0/16")], node_prefix_v4: 26, ..network.clone() };
-    let claim = again.claim_pod_cidrs(&other, &node_name("node-3"), &[]).unwrap();
-    assert_eq!(claim.cidrs, [cidr("10.9.0.0/26")]);
-    assert_eq!(claim.unfit.len(), 2);
-    let nothing = Network::ordinary();
-    assert_eq!(again.claim_pod_cidrs(&nothing, &node_name("node-3"), &[]).unwrap().cidrs, []);
-}
-
-fn gives_a_full_node_another_block(bench: &(impl Bench + ?Sized)) {
-    let network = Network { pod_cidrs: vec![cidr("10.244.0.0/22"), cidr("fd00:244::/48")], ..network() };
-    for name in ["full-1", "full-2"] {
-        bench.join(&node_name(name));
-    }
-    let (store, n1, n2) = (bench.store(), node_name("full-1"), node_name("full-2"));
-    let first = store.claim_pod_cidrs(&network, &n1, &[]).unwrap().cidrs;
-    // Nothing of its own is full: whoever gave it that gives more.
-    let foreign = store.claim_another(&network, &n2, &[cidr("10.244.9.0/24")], &[]).unwrap_err();
-    assert!(matches!(foreign, StoreError::BlocksGiven { .. }), "{foreign}");
-    let mut full = vec![first[0]];
-    let busy = [cidr("10.244.1.0/24")];
-    let more = store.claim_another(&network, &n1, &full, &busy).unwrap();
-    assert!(!full.contains(&more) && more.prefix() == 24 && more != busy[0], "{more}");
-    // The answer was lost, and the agent was started again: nothing is taken twice, and all of it is known.
-    assert_eq!(store.claim_another(&network, &n1, &full, &busy).unwrap(), more);
-    let again = bench.store();
-    assert_eq!(again.claim_another(&network, &n1, &full, &busy).unwrap(), more);
-    let claim = again.claim_pod_cidrs(&network, &n1, &[]).unwrap();
-    let mut known = claim.cidrs.clone();
-    known.sort_unstable();
-    let mut expected = vec![first[0], first[1], more];
-    expected.sort_unstable();
-    assert_eq!((known, claim.unfit), (expected, vec![]));
-    full.push(more);
-    // Many at once, of two nodes: each gets its own, until nothing is left.
-    let second = again.claim_pod_cidrs(&network, &n2, &[]).unwrap().cidrs[0];
-    let last = std::thread::scope(|scope| {
-        let ask = |node: NodeName, full: Vec<Cidr>| {
-            let (store, network) = (bench.store(), &network);
-            scope.spawn(move || store.claim_another(network, &node, &full, &[]))
-        };
-        let asked = [ask(n1.clone(), full.clone()), ask(n2.clone(), vec![second])];
-        asked.map(|asked| asked.join().unwrap())
-    });
-    let (given, refused): (Vec<_>, Vec<_>) = last.into_iter().partition(Result::is_ok);
-    let (given, refused) = (given[0].as_ref().unwrap(), refused[0].as_ref().unwrap_err());
-    assert!(!full.contains(given) && *given != second, "{given} given twice");
-    assert!(matches!(refused, StoreError::BlocksExhausted { .. }), "{refused}");
 }
 
 fn forgets_a_node_on_demand(bench: &dyn Bench) {
@@ -327,8 +244,9 @@ fn forgets_a_node_on_demand(bench: &dyn Bench) {
     let mut watching = Watching::begin(bench);
     assert_eq!(watching.facts.len(), 4);
     bench.leave(&n1);
-    store.forget_node(&n1).unwrap();
-    store.forget_node(&n1).unwrap();
+    assert_eq!(store.forget_node(&n1).unwrap(), Forgotten::Something);
+    assert_eq!(store.forget_node(&n1).unwrap(), Forgotten::Nothing);
+    assert_eq!(store.forget_node(&node_name("typo")).unwrap(), Forgotten::Nothing);
     watching.until_facts("n1 forgotten", |f| f.len() == 2 && node(f, &n2).is_some());
     assert_eq!(store.claim_pod_cidrs(&network(), &n2, &[]).unwrap(), first);
 }

@@ -1,0 +1,85 @@
+//! A resolver of `dns.upstreams`.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where questions for other names go: `ADDRESS` or `ADDRESS:PORT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Resolver(SocketAddr);
+
+impl Resolver {
+    /// Its address and port.
+    pub fn socket(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl FromStr for Resolver {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .parse::<SocketAddr>()
+            .or_else(|_| text.parse().map(|ip: IpAddr| (ip, super::DNS_PORT).into()));
+        let of_one = |at: &SocketAddr| at.port() != 0 && !at.ip().is_unspecified() && !at.ip().is_multicast();
+        match parsed {
+            Ok(at) if of_one(&at) => Ok(Self(at)),
+            Ok(_) => Err(format!("{text:?} is no machine's port; write ADDRESS or ADDRESS:PORT")),
+            Err(_) => Err(format!(
+                "{text:?} is no address; write ADDRESS or ADDRESS:PORT, such as 192.0.2.53 or [2001:db8::53]:53"
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Resolver {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.port() {
+            super::DNS_PORT => fmt::Display::fmt(&self.0.ip(), f),
+            _ => fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl From<Resolver> for String {
+    fn from(resolver: Resolver) -> Self {
+        resolver.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_or_without_a_port() {
+        let check = |text: &str, expected: Result<&str, &str>| {
+            let found = text.parse::<Resolver>().map(|resolver| resolver.socket().to_string());
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                _ => panic!("{text}: {found:?}"),
+            }
+        };
+        check("192.0.2.53", Ok("192.0.2.53:53"));
+        check("192.0.2.53:5353", Ok("192.0.2.53:5353"));
+        check("2001:db8::53", Ok("[2001:db8::53]:53"));
+        check("[2001:db8::53]:5353", Ok("[2001:db8::53]:5353"));
+        check("dns.example", Err("\"dns.example\" is no address; write ADDRESS"));
+        for none in ["1.1.1.1:0", "0.0.0.0", "224.0.0.251:5353"] {
+            check(none, Err("is no machine's port"));
+        }
+    }
+}
