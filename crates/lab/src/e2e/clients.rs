@@ -123,16 +123,17 @@ fn get(kubectl: &Kubectl, to: SocketAddr, path: &str) -> Result<String> {
     kubectl.machine().enter_net(|| exchange(to, path))?
 }
 
-/// One request over a connection of its own.
+/// One request over a connection of its own. By HTTP/1.0, whose answers come in one piece: since then they may come in chunks, with
+/// a line of its length in front of each, in the middle of a number too.
 pub fn exchange(to: SocketAddr, path: &str) -> Result<String> {
     let mut stream =
         TcpStream::connect_timeout(&to, CONNECT).with_context(|| format!("can't connect to {to}"))?;
     stream.set_read_timeout(Some(CONNECT)).context("can't set a time limit")?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").context("can't ask")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {to}\r\nConnection: close\r\n\r\n").context("can't ask")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("no answer")?;
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.trim().to_owned()),
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.trim().to_owned()),
         _ => bail!("{to} answered {:?}", answer.lines().next().unwrap_or_default()),
     }
 }
@@ -141,4 +142,31 @@ pub fn exchange(to: SocketAddr, path: &str) -> Result<String> {
 pub fn addresses(pods: &[Value]) -> Vec<IpAddr> {
     let own = pods.iter().filter(|pod| pod["spec"]["hostNetwork"] != true);
     own.filter_map(|pod| pod["status"]["podIP"].as_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_may_answer_in_chunks_is_understood() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let asked: Vec<String> = lines.map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+            let answer = if asked[0].ends_with("HTTP/1.1") {
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ncount 10\r\n2\r\n0\n\r\n0\r\n\r\n"
+            } else {
+                "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\ncount 100\n"
+            };
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        assert_eq!(exchange(to, "/v1/metrics").unwrap(), "count 100");
+        server.join().unwrap();
+    }
 }
