@@ -20,7 +20,7 @@ use weft_lab::{Machine, Net, Process, Topology, serve};
 
 use super::super::rig::{Rig, Settings, is_in_force, wait};
 use super::place;
-use super::services::{By, NODE, Offer, objections, offers, tell};
+use super::services::{By, NODE, Offer, forget_datagrams, objections, offers, tell};
 
 const SOCKET: &str = "unix:///run/docker.sock";
 /// The container, what its server says, and the node's ports that lead there.
@@ -221,6 +221,7 @@ impl Course {
         self.docker = Docker::start(&self.rig, programs, groups);
         self.rig.start_agent(&node);
         self.rig.wait_ready(NODE);
+        forget_datagrams(&self.rig);
     }
 
     #[track_caller]

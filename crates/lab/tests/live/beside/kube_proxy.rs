@@ -11,7 +11,7 @@ use weft_lab::{Process, Topology};
 
 use super::super::rig::{Rig, Settings, is_in_force, wait};
 use super::super::switched::{Services, left, serves, turn};
-use super::services::{By, NODE, Offer, Sort, objections, offers, tell};
+use super::services::{By, NODE, Offer, Sort, forget_datagrams, objections, offers, tell};
 use super::{Lasting, peers, place};
 
 /// A folder with a Kubernetes' programs.
@@ -218,6 +218,7 @@ impl Course {
     fn weft_comes_back(&mut self) {
         turn(&mut self.rig, NODE, Services::On);
         self.wait_in_force();
+        forget_datagrams(&self.rig);
         self.all_is_right("Weft came second");
         self.change(&["test/b1", "test/c1"]);
         self.all_is_right("Weft came second, and an endpoint is another");

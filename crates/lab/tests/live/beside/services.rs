@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
+use weft_dataplane::conntrack::{Conntrack, Entry, Narrowing};
 use weft_lab::probe::{Outcome, Target, Transport};
 use weft_lab::serve::{self, Greeting};
 use weft_lab::topology::CLIENT;
+use weft_model::Protocol;
 
 use super::super::objects::{Endpoint, TCP, UDP, cluster_ips, put, service, slices};
 use super::super::rig::Rig;
@@ -157,6 +159,15 @@ pub fn tell(rig: &Rig, offers: &[Offer]) {
         std::iter::once(offer.service()).chain(slices)
     });
     put(rig, FILE, &objects.collect::<Vec<_>>());
+}
+
+/// Has the node forget whose datagrams went where, as it does by itself after two minutes: from a port that had asked before whoever
+/// translates now, they would go on as they went then, and others go where their client is kept now.
+pub fn forget_datagrams(rig: &Rig) {
+    let node = rig.lab.machine(NODE).expect("it runs");
+    let is_datagrams = |entry: &Entry| entry.original.protocol == Protocol::Udp.number();
+    let forgotten = node.enter_net(|| Conntrack::open()?.forget(&Narrowing::None, &is_datagrams));
+    forgotten.expect("the namespace can be entered").expect("the kernel forgets");
 }
 
 /// What is wrong with what every asker sees of every service by every way; nothing where all is right.
