@@ -35,7 +35,7 @@ use crate::publisher;
 use crate::records::{RECORDS, Records};
 use crate::routes::Routes;
 use crate::servers::{Servers, Wiring};
-use crate::trial::{Refused, lacks};
+use crate::trial::{FOLDER, Refused, lacks};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(500);
@@ -131,7 +131,7 @@ impl Agent {
         spawn_store(&store, &to_core)?;
         spawn_publisher(&store, node, publisher_inbox, &to_core)?;
         spawn_clock(&to_core)?;
-        spawn_trial(run_dir.path().join("trial"), &to_core)?;
+        spawn_trial(run_dir.path().join(FOLDER), &to_core)?;
         Ok(Self {
             core: to_core,
             core_thread: Some(core_thread),

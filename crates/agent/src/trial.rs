@@ -24,6 +24,8 @@ use weft_model::{
 use weft_plan::kernel::TUNNEL_LINK_PREFIX;
 use weft_plan::{KernelKey, Plan};
 
+/// The trial's folder in the agent's run folder.
+pub const FOLDER: &str = "trial";
 /// The machine's addresses in the trial, documentation's own (RFC 5737, RFC 3849). Alone in their prefixes: on the loopback
 /// link, all of a prefix would be local.
 const ADDRESSES: [(&str, u8); 2] = [("192.0.2.1", 32), ("2001:db8::1", 128)];

@@ -236,7 +236,7 @@ impl Follower {
         is_there: &impl Fn() -> bool,
     ) -> Option<Instant> {
         // A node takes its files away in one step; people's editors take a file away and put another in place.
-        if !matches!(layout::writer_of(path), Some(Writer::Node(_))) {
+        if !is_nodes(path) {
             let gone = pending.since + self.options.settle;
             if gone > now {
                 return Some(gone);
@@ -244,8 +244,7 @@ impl Follower {
             // Not for one that is still being written, and not for ever.
             let last = gone + self.options.open;
             let is_awaited = |(path, other): (&String, &Pending)| {
-                let of_people = !matches!(layout::writer_of(path), Some(Writer::Node(_)));
-                of_people && other.seen != Some(None) && other.patience <= self.options.settle
+                !is_nodes(path) && other.seen != Some(None) && other.patience <= self.options.settle
             };
             if last > now && self.pending.iter().any(is_awaited) {
                 return Some(last.min(now + self.options.debounce));
@@ -326,6 +325,11 @@ impl Follower {
     pub fn drain(&mut self) -> Vec<Event> {
         self.words.drain()
     }
+}
+
+/// True of files that nodes write.
+fn is_nodes(path: &str) -> bool {
+    matches!(layout::writer_of(path), Some(Writer::Node(_)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_model::{
-    Change, Cidr, Fact, FactKey, HostPort, NamespaceName, Network, NetworkName, Node, NodeAddress, NodeCidr,
+    Cidr, Fact, FactKey, HostPort, NamespaceName, Network, NetworkName, Node, NodeAddress, NodeCidr,
     NodeName, ObjectKey, ObjectName, Pod, Port, Protocol,
 };
 use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patience, PodScope};
@@ -17,7 +17,7 @@ use weft_store::{
 };
 
 use self::apiserver::ApiServer;
-use self::listening::Listening;
+use self::listening::{Listening, learn};
 
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
@@ -71,10 +71,7 @@ impl<'a> Watching<'a> {
     fn take(&mut self, event: &Event) {
         let Event::Changes(changes) = event else { return };
         for change in changes.iter().filter(|change| !self.bench.is_background(&change.key())) {
-            match change {
-                Change::Set(fact) => self.facts.insert(fact.key(), (**fact).clone()),
-                Change::Remove(key) => self.facts.remove(key),
-            };
+            learn(&mut self.facts, change.clone());
         }
     }
 

@@ -12,12 +12,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_model::{Change, Cidr, Fact, FactKey, Network, NetworkName, NodeName, ObjectKey, Pod};
+use weft_model::{Cidr, Fact, FactKey, Network, NetworkName, NodeName, ObjectKey, Pod};
 use weft_store::{
     DirectoryOptions, DirectoryStore, Event, Notice, Published, PublishedNode, PublishedPod, Remark, Store,
 };
 
-use listening::Listening;
+use listening::{Listening, learn};
 
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -80,10 +80,7 @@ impl Folder {
         match event {
             Event::Changes(changes) => {
                 for change in changes {
-                    match change {
-                        Change::Set(fact) => self.facts.insert(fact.key(), *fact),
-                        Change::Remove(key) => self.facts.remove(&key),
-                    };
+                    learn(&mut self.facts, change);
                 }
             }
             Event::Notice(Notice { about, text: Some(text) }) => {
@@ -427,10 +424,7 @@ fn an_overflowing_watch_looks_at_everything() {
         match event {
             Event::Changes(changes) => {
                 for change in changes {
-                    match change {
-                        Change::Set(fact) => facts.insert(fact.key(), *fact),
-                        Change::Remove(key) => facts.remove(&key),
-                    };
+                    learn(&mut facts, change);
                 }
             }
             // The watch stands still in here while the kernel's queue runs over.

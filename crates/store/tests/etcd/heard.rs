@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use weft_model::{Change, Fact, FactKey};
 use weft_store::{Event, Hold, Notice, Store};
 
-use crate::listening::Listening;
+use crate::listening::{Listening, learn};
 
 /// How long anything may take: members start, elect and time out meanwhile.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,13 +45,8 @@ impl Heard {
         match event {
             Event::Changes(changes) => {
                 for change in changes {
-                    match change {
-                        Change::Set(fact) => self.facts.insert(fact.key(), *fact),
-                        Change::Remove(key) => {
-                            self.removed += 1;
-                            self.facts.remove(&key)
-                        }
-                    };
+                    self.removed += usize::from(matches!(change, Change::Remove(_)));
+                    learn(&mut self.facts, change);
                 }
             }
             Event::Synced => {

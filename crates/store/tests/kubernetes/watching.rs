@@ -11,7 +11,7 @@ use weft_store::kubernetes::{AccessSource, BlockSource, DescribedNetwork, Patien
 use weft_store::{Event, Hold, KubernetesOptions, KubernetesStore, Remark, Store};
 
 use super::fake::Fake;
-use super::listening::Listening;
+use super::listening::{Listening, learn};
 
 pub const NODES: &str = "api/v1/nodes";
 
@@ -111,16 +111,11 @@ impl Watching {
         match event {
             Event::Changes(changes) => {
                 for change in changes {
-                    match change {
-                        Change::Set(fact) => {
-                            self.sets += 1;
-                            self.facts.insert(fact.key(), *fact);
-                        }
-                        Change::Remove(key) => {
-                            self.facts.remove(&key);
-                            self.removed.push(key);
-                        }
+                    match &change {
+                        Change::Set(_) => self.sets += 1,
+                        Change::Remove(key) => self.removed.push(key.clone()),
                     }
+                    learn(&mut self.facts, change);
                 }
             }
             Event::Synced => self.said.push("synced".into()),

@@ -2,12 +2,22 @@
 //!
 //! What is absent: what the events mean. Each test keeps of them what it is about.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
+use weft_model::{Change, Fact, FactKey};
 use weft_store::{Event, Store, StoreError};
+
+/// What is known after a change.
+pub fn learn(facts: &mut BTreeMap<FactKey, Fact>, change: Change) {
+    match change {
+        Change::Set(fact) => facts.insert(fact.key(), *fact),
+        Change::Remove(key) => facts.remove(&key),
+    };
+}
 
 /// See the module.
 pub struct Listening {

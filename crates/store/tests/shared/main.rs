@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use weft_model::{Change, Fact, FactKey};
+use weft_model::{Fact, FactKey};
 use weft_store::{DirectoryOptions, DirectoryStore, Event};
 
 use fuse::RemoteFolder;
-use listening::Listening;
+use listening::{Listening, learn};
 
 fn pod(app: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: {app}}}}}\n")
@@ -56,12 +56,7 @@ fn what_another_machine_writes_is_found_by_polling() {
             else {
                 continue;
             };
-            for change in changes {
-                match change {
-                    Change::Set(fact) => drop(facts.insert(fact.key(), *fact)),
-                    Change::Remove(key) => drop(facts.remove(&key)),
-                }
-            }
+            changes.into_iter().for_each(|change| learn(&mut facts, change));
         }
     };
     let label = |facts: &BTreeMap<FactKey, Fact>, app: &str| {

@@ -13,6 +13,7 @@ use weft_agent::config::CniConfig;
 use weft_agent::conflist;
 use weft_agent::machine;
 use weft_agent::records::RECORDS;
+use weft_agent::trial;
 use weft_cni::weft::config::DEFAULT_STATE_DIR;
 
 use crate::cli::DEFAULT_RUN_DIR;
@@ -20,7 +21,7 @@ use crate::cli::DEFAULT_RUN_DIR;
 /// What the agent keeps in its state folder.
 const STATE: [&str; 5] = [RECORDS, "tombstones", "facts.log", "sysctl-originals", machine::FILE];
 /// What it keeps in its run folder.
-const RUN: [&str; 5] = ["weft.sock", "weft.new", "agent.pid", "next.pid", "trial"];
+const RUN: [&str; 5] = ["weft.sock", "weft.new", "agent.pid", "next.pid", trial::FOLDER];
 /// The file that tells our lease folders from host-local's.
 const LEASE_MARK: &str = "boot_id";
 

@@ -178,6 +178,11 @@ pub fn node_name(number: usize) -> String {
     format!("node-{number:04}")
 }
 
+/// The cluster's network, as an agent's configuration says it.
+pub fn network() -> Value {
+    json!({ "name": "default", "podCIDRs": ["10.0.0.0/11"], "serviceCIDRs": ["10.96.0.0/12"] })
+}
+
 /// A node's address in the first state, `172.16.0.0/12` in subnets of 250.
 pub fn node_ip(number: usize) -> String {
     format!("172.16.{}.{}", number / 250, number % 250 + 1)

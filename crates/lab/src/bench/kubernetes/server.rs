@@ -29,13 +29,20 @@ const OPERATIONS: usize = 120;
 const BYTES: usize = 700 << 10;
 
 /// A program that ends with its owner.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The end of a program's log.
+pub fn last_words(log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(10)..].join("\n")
 }
 
 /// See the module.
@@ -92,13 +99,7 @@ impl Server {
         self.spawn(programs, "kube-apiserver", &arguments)?;
         let api = self.api();
         until("the API server", || api.ask("GET", "/readyz", "", &Value::Null))
-            .with_context(|| format!("its last words: {}", self.last_words("kube-apiserver")))
-    }
-
-    fn last_words(&self, program: &str) -> String {
-        let log = std::fs::read_to_string(self.path(&format!("{program}.log"))).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+            .with_context(|| format!("its last words: {}", last_words(&self.path("kube-apiserver.log"))))
     }
 
     fn spawn(&mut self, programs: &Path, program: &str, arguments: &[String]) -> Result<()> {

@@ -108,9 +108,7 @@ fn scope(word: &str) -> Result<PodScope> {
 /// `node PORT CA TOKEN-FILE SCOPE`
 pub fn node(port: &str, ca: &str, token_file: &str, pods: &str) -> Result<()> {
     let start = Instant::now();
-    let network = serde_json::json!({
-        "name": "default", "podCIDRs": ["10.0.0.0/11"], "serviceCIDRs": ["10.96.0.0/12"],
-    });
+    let network = objects::network();
     let network = network.as_object().context("a network is an object")?;
     let name = NodeName::new(&objects::node_name(0))?;
     let store = KubernetesStore::open(KubernetesOptions {

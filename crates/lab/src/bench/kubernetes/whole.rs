@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,7 @@ use weft_lab::weft::Programs;
 
 use super::super::services::memory;
 use super::objects;
-use super::server::Server;
+use super::server::{Running, Server, last_words};
 
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -55,14 +55,15 @@ pub fn measure(programs: &Programs, server: &Server) -> Result<Found> {
     let folder = server.folder().join("agent");
     std::fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let mut agent = Agent::start(programs, server, &folder)?;
-    let found = agent.wait().with_context(|| format!("its last words: {}", agent.last_words()))?;
+    let found =
+        agent.wait().with_context(|| format!("its last words: {}", last_words(&folder.join("log"))))?;
     agent.end(programs)?;
     std::fs::remove_dir_all(&folder).with_context(|| format!("can't remove {}", folder.display()))?;
     Ok(found)
 }
 
 struct Agent {
-    child: Child,
+    running: Running,
     start: Instant,
     folder: PathBuf,
 }
@@ -81,7 +82,7 @@ impl Agent {
                 "server": format!("https://127.0.0.1:{}", api.port),
                 "caFile": api.ca,
                 "tokenFile": server.token_file(),
-                "networks": [{ "name": "default", "podCIDRs": ["10.0.0.0/11"], "serviceCIDRs": ["10.96.0.0/12"] }],
+                "networks": [objects::network()],
             } },
         });
         std::fs::create_dir(at("net.d")).context("can't make the agent's folder")?;
@@ -91,17 +92,17 @@ impl Agent {
         command.arg("agent").arg("--config").arg(config).stdin(Stdio::null());
         let start = Instant::now();
         let child = command.stdout(log.try_clone()?).stderr(log).spawn().context("can't start an agent")?;
-        Ok(Self { child, start, folder: folder.to_owned() })
+        Ok(Self { running: Running(child), start, folder: folder.to_owned() })
     }
 
     /// Waits until its plan is in force.
     fn wait(&mut self) -> Result<Found> {
         while self.start.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait().context("can't ask for an agent")? {
+            if let Some(status) = self.running.0.try_wait().context("can't ask for an agent")? {
                 bail!("the agent has ended: {status}");
             }
             if self.status().is_some_and(|status| status["phase"] == "running") {
-                let pid = self.child.id().cast_signed();
+                let pid = self.running.0.id().cast_signed();
                 return Ok(Found {
                     ms: self.start.elapsed().as_secs_f64() * 1000.0,
                     cpu_ms: memory::processor_ms(pid)?,
@@ -126,19 +127,17 @@ impl Agent {
         serde_json::from_slice(&exchange.run().ok()?.body).ok()
     }
 
-    fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(10)..].join("\n")
-    }
-
     /// Asks it to end, and removes what it made in the kernel and on the server: the next one is another machine of its name.
     fn end(mut self, programs: &Programs) -> Result<()> {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        let pid = nix::unistd::Pid::from_raw(self.running.0.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("can't end an agent")?;
         let begun = Instant::now();
-        while self.child.try_wait().context("can't wait for an agent")?.is_none() {
-            ensure!(begun.elapsed() < FAREWELL, "the agent doesn't end: {}", self.last_words());
+        while self.running.0.try_wait().context("can't wait for an agent")?.is_none() {
+            ensure!(
+                begun.elapsed() < FAREWELL,
+                "the agent doesn't end: {}",
+                last_words(&self.folder.join("log"))
+            );
             std::thread::sleep(PAUSE);
         }
         let config = self.folder.join("agent.yaml");
@@ -149,12 +148,5 @@ impl Agent {
             .status();
         ensure!(status.context("can't run weft uninstall")?.success(), "weft uninstall failed");
         Ok(())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
