@@ -69,6 +69,13 @@ impl Follower {
                 let manifest = take_apart(form(text), &writer, text, &mut self.names);
                 (writer, manifest)
             }
+            Place::Nowhere => {
+                let prefix = self.keys.all();
+                let text = format!(
+                    "nobody reads this key; a network's is {prefix}network/NAME, and all other objects stand below {prefix}objects/"
+                );
+                return self.words.warn(key, text);
+            }
         };
         self.words.accept(key, &writer, manifest);
     }
@@ -202,6 +209,22 @@ mod tests {
         assert_eq!(told(&mut follower).len(), 1);
         follower.delete("/weft/objects/shop");
         assert_eq!(told(&mut follower), ["remove namespace shop"]);
+    }
+
+    #[test]
+    fn a_key_that_nobody_reads_is_named_until_it_is_gone() {
+        let mut follower = Follower::new(Keys::under("/weft"));
+        follower.put(&kv("/weft/services/web", NS, 3));
+        assert_eq!(
+            told(&mut follower),
+            [
+                "/weft/services/web: nobody reads this key; a network's is /weft/network/NAME, and all other objects stand below \
+              /weft/objects/"
+            ]
+        );
+        assert!(!follower.would_lose_all(&BTreeMap::new()));
+        follower.delete("/weft/services/web");
+        assert_eq!(told(&mut follower), ["/weft/services/web is mended"]);
     }
 
     #[test]

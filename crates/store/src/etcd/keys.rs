@@ -27,6 +27,8 @@ pub(super) enum Place {
     Network(String),
     /// Objects.
     Objects(Writer),
+    /// None: nobody reads it.
+    Nowhere,
 }
 
 impl Keys {
@@ -82,17 +84,21 @@ impl Keys {
         matches!(self.place(key), Some((_, Place::Network(_) | Place::Objects(Writer::User))))
     }
 
-    /// The part of a key after the prefix, and what is there; nothing for keys that hold no facts.
+    /// The part of a key after the prefix, and what is there; nothing for keys of claims and sessions, which hold no facts, and
+    /// for those of others.
     pub fn place<'a>(&self, key: &'a str) -> Option<(&'a str, Place)> {
         let path = key.strip_prefix(&self.prefix)?;
-        let mut parts = path.split('/');
-        let node = |name: &str| NodeName::new(name).ok().map(|name| Place::Objects(Writer::Node(name)));
-        let place = match (parts.next()?, parts.next()?, parts.next()) {
-            ("network", name, None) if !name.is_empty() => Place::Network(name.to_owned()),
-            ("objects", _, _) => Place::Objects(Writer::User),
-            ("nodes", name, None) => node(name)?,
-            ("pods", name, Some(_)) => node(name)?,
-            _ => return None,
+        let (folder, rest) = path.split_once('/').unwrap_or((path, ""));
+        let node = |name: &str| {
+            NodeName::new(name).map_or(Place::Nowhere, |name| Place::Objects(Writer::Node(name)))
+        };
+        let place = match (folder, rest.split_once('/')) {
+            ("blocks" | "sessions", _) => return None,
+            ("network", None) if !rest.is_empty() => Place::Network(rest.to_owned()),
+            ("objects", _) if path != folder => Place::Objects(Writer::User),
+            ("nodes", None) => node(rest),
+            ("pods", Some((name, _))) => node(name),
+            _ => Place::Nowhere,
         };
         Some((path, place))
     }
@@ -121,13 +127,17 @@ mod tests {
         let node = |name: &str| Some(Place::Objects(Writer::Node(NodeName::new(name).unwrap())));
         for (key, expected) in [
             ("/weft/network/default", Some(Place::Network("default".into()))),
-            ("/weft/network/default/x", None),
+            ("/weft/network/default/x", Some(Place::Nowhere)),
+            ("/weft/networks/default", Some(Place::Nowhere)),
+            ("/weft/services/web", Some(Place::Nowhere)),
+            ("/weft/config", Some(Place::Nowhere)),
+            ("/weft/objects", Some(Place::Nowhere)),
             ("/weft/objects/apps/web", Some(Place::Objects(Writer::User))),
             ("/weft/objects/web", Some(Place::Objects(Writer::User))),
             ("/weft/nodes/n1", node("n1")),
-            ("/weft/nodes/N_1", None),
+            ("/weft/nodes/N_1", Some(Place::Nowhere)),
             ("/weft/pods/n1/shop/web", node("n1")),
-            ("/weft/pods/n1", None),
+            ("/weft/pods/n1", Some(Place::Nowhere)),
             ("/weft/blocks/default/10.244.0.0_24", None),
             ("/weft/sessions/n1", None),
             ("/wefting/objects/web", None),
