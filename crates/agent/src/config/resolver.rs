@@ -46,9 +46,11 @@ impl TryFrom<String> for Resolver {
 
 impl fmt::Display for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.port() {
-            super::DNS_PORT => fmt::Display::fmt(&self.0.ip(), f),
-            _ => fmt::Display::fmt(&self.0, f),
+        let has_link = matches!(self.0, SocketAddr::V6(at) if at.scope_id() != 0);
+        if self.0.port() == super::DNS_PORT && !has_link {
+            fmt::Display::fmt(&self.0.ip(), f)
+        } else {
+            fmt::Display::fmt(&self.0, f)
         }
     }
 }
@@ -66,9 +68,12 @@ mod tests {
     #[test]
     fn an_address_with_or_without_a_port() {
         let check = |text: &str, expected: Result<&str, &str>| {
-            let found = text.parse::<Resolver>().map(|resolver| resolver.socket().to_string());
+            let found = text.parse::<Resolver>();
             match (&found, expected) {
-                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Ok(found), Ok(expected)) => {
+                    assert_eq!(found.socket().to_string(), expected);
+                    assert_eq!(found.to_string().parse().as_ref(), Ok(found), "{text}");
+                }
                 (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
                 _ => panic!("{text}: {found:?}"),
             }
@@ -77,6 +82,7 @@ mod tests {
         check("192.0.2.53:5353", Ok("192.0.2.53:5353"));
         check("2001:db8::53", Ok("[2001:db8::53]:53"));
         check("[2001:db8::53]:5353", Ok("[2001:db8::53]:5353"));
+        check("[fe80::53%3]:53", Ok("[fe80::53%3]:53"));
         check("dns.example", Err("\"dns.example\" is no address; write ADDRESS"));
         for none in ["1.1.1.1:0", "0.0.0.0", "224.0.0.251:5353"] {
             check(none, Err("is no machine's port"));

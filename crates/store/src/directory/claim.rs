@@ -158,8 +158,8 @@ fn list_elsewhere(dir: &Path, node: &NodeName) -> std::io::Result<Vec<Cidr>> {
             continue;
         }
         // A file server's client may list a folder from memory for a while, but not one in which it has just changed something. A folder
-        // in which nobody can write gets no claims.
-        let look = other.join(format!(".{node}.{}.look", std::process::id()));
+        // in which nobody can write gets no claims. One that a kill leaves is made again by the next look, and removed.
+        let look = other.join(format!(".{node}.look"));
         if File::create(&look).is_ok() {
             remove(&look)?;
         }
