@@ -28,8 +28,8 @@ use crate::test::Tally;
 use crate::{packages, shell};
 
 const EMULATOR: &str = "qemu-system-x86_64";
-/// Of silence, and then the guest is taken for dead.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Of silence, and then the guest is taken for dead. The reachability matrix says nothing before its end.
+const PATIENCE: Duration = Duration::from_secs(1800);
 const INIT: &str = include_str!("init.sh");
 
 const USAGE: &str = "\

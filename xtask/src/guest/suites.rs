@@ -77,21 +77,28 @@ pub struct Built {
 /// # Errors
 /// Where something doesn't compile, or a suite is no target of its package.
 pub fn build(suites: &[Suite]) -> Result<Built> {
+    // Of programs, the tests' alone come with their packages: some start those of others.
+    let programs = cargo(["build", "--bins"], BTreeSet::new())?;
+    let tests = cargo(["test", "--no-run"], selection(suites))?;
+    Built::among(suites, &[programs, tests].concat())
+}
+
+/// What cargo says that it builds.
+fn cargo(command: [&str; 2], selection: BTreeSet<String>) -> Result<Vec<String>> {
     let packages: BTreeSet<&str> = SUITES.iter().map(|suite| suite.package).collect();
     let mut cargo = shell::cargo();
-    cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
+    cargo.args(command).arg("--message-format=json-render-diagnostics");
     // Always the same packages: with others, those that they share would have other features, and be built again.
     for package in packages {
         cargo.args(["-p", package]);
     }
-    cargo.args(selection(suites));
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("can't run cargo test")?;
+    let mut child = cargo.args(selection).stdout(Stdio::piped()).spawn().context("can't run cargo")?;
     let stdout = child.stdout.take().context("cargo has no output")?;
     let lines = std::io::BufReader::new(stdout).lines().collect::<Result<Vec<_>, _>>()?;
     if !child.wait()?.success() {
         bail!("the tests don't build");
     }
-    Built::among(suites, &lines)
+    Ok(lines)
 }
 
 /// The targets of all, each named once: cargo refuses a flag that it has had.
@@ -134,8 +141,11 @@ impl Built {
             let test = test.with_context(|| format!("cargo has built no {}", suite.name()))?;
             Ok((*suite, test.path.clone()))
         };
-        let programs = others.into_iter().filter(|other| other.kind == "bin").map(|other| other.path);
-        Ok(Self { suites: suites.iter().map(found).collect::<Result<_>>()?, programs: programs.collect() })
+        // A program that is built twice over is the same one.
+        let programs: BTreeSet<PathBuf> =
+            others.into_iter().filter(|other| other.kind == "bin").map(|other| other.path).collect();
+        let programs = programs.into_iter().collect();
+        Ok(Self { suites: suites.iter().map(found).collect::<Result<_>>()?, programs })
     }
 }
 
@@ -178,8 +188,8 @@ mod tests {
         assert_eq!(paths[0], "/t/weft-agent-lib-weft_agent-true");
         assert_eq!(paths[4], "/t/weft-dataplane-lib-weft_dataplane-true");
         assert!(built.programs.is_empty());
-        let program =
-            Built::among(&SUITES, &[lines.clone(), vec![message("weft", "bin", "weft", false)]].concat());
+        let twice = vec![message("weft", "bin", "weft", false); 2];
+        let program = Built::among(&SUITES, &[lines.clone(), twice].concat());
         assert_eq!(program.unwrap().programs, [PathBuf::from("/t/weft-bin-weft-false")]);
         let refused = Built::among(&SUITES, &lines[..lines.len() - 1]).unwrap_err().to_string();
         assert_eq!(refused, "cargo has built no lab/matrix");
