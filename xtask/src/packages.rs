@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that must exist in one of the folders, and its package.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
+    ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
     ("dig", "dnsutils"),
     ("ptp", "containernetworking-plugins"),
