@@ -309,6 +309,23 @@ fn a_creation_that_was_broken_off_is_finished() {
 }
 
 #[test]
+fn a_pair_is_made_without_queues_that_nobody_uses() {
+    if !inside("a_pair_is_made_without_queues_that_nobody_uses") {
+        return;
+    }
+    let mut node = Node::new();
+    run("ip netns add pod1");
+    node.add(1, 1450);
+    node.step();
+    let host = format!("ip -d link show {}", name(1));
+    for line in [host.as_str(), "ip netns exec pod1 ip -d link show eth0"] {
+        let text = run(line);
+        // Where there is one processor the kernel makes no more by itself.
+        assert!(text.contains("numtxqueues 1 ") && text.contains("numrxqueues 1 "), "{text}");
+    }
+}
+
+#[test]
 fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
     if !inside("ipv6_is_switched_on_where_the_runtime_switched_it_off") {
         return;

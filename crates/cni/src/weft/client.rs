@@ -7,13 +7,14 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
@@ -165,7 +166,7 @@ impl Exchange<'_> {
             {
                 return Ok(Response { status: head.status, body: bytes[head.body_at..][..length].to_vec() });
             }
-            stream.set_read_timeout(Some(self.left(end)?)).map_err(ClientError::Lost)?;
+            self.await_more(stream, end)?;
             let count = match stream.read(&mut chunk) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -181,6 +182,19 @@ impl Exchange<'_> {
                     return Ok(Response { status: head.status, body: bytes.split_off(head.body_at) });
                 }
                 _ => return Err(ClientError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+
+    /// Waits until there is something to read. A read would wait as well, and be woken in vain when the agent takes the request.
+    fn await_more(&self, stream: &UnixStream, end: Instant) -> Result<(), ClientError> {
+        loop {
+            let left = PollTimeout::try_from(self.left(end)?).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], left) {
+                Ok(1..) => return Ok(()),
+                // `left` says when it is over.
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(ClientError::Lost(errno.into())),
             }
         }
     }

@@ -20,6 +20,10 @@ const NDTA_NAME: u16 = 1;
 const NDTA_PARMS: u16 = 6;
 const NDTPA_IFINDEX: u16 = 1;
 const NDTPA_PROXY_DELAY: u16 = 13;
+/// Queues of each end, each way. Where nothing is said the kernel makes one a processor, with files in `/sys` and notices to udev,
+/// and takes all but the first out of use again: for that it waits until every processor has let go of them, once for each end and
+/// with the lock held that all links share. One is in use either way.
+const QUEUES: u32 = 1;
 /// Length of `struct ndtmsg`.
 const NDT_FIXED: usize = 4;
 
@@ -42,6 +46,8 @@ pub(crate) fn create(name: IfName, pod: &PodLink, fd: i32) -> Request {
         .text(libc::IFLA_IFNAME, name.as_str())
         .u32(libc::IFLA_GROUP, LINK_GROUP)
         .u32(libc::IFLA_MTU, pod.mtu)
+        .u32(libc::IFLA_NUM_TX_QUEUES, QUEUES)
+        .u32(libc::IFLA_NUM_RX_QUEUES, QUEUES)
         .attr(libc::IFLA_ADDRESS, &HOST_END_MAC.0)
         .nest(libc::IFLA_LINKINFO, |info| {
             info.attr(libc::IFLA_INFO_KIND, b"veth").nest(libc::IFLA_INFO_DATA, |data| {
@@ -49,6 +55,8 @@ pub(crate) fn create(name: IfName, pod: &PodLink, fd: i32) -> Request {
                     peer.raw(&headers::link(0, 0, 0))
                         .text(libc::IFLA_IFNAME, pod.attachment.ifname.as_str())
                         .u32(libc::IFLA_MTU, pod.mtu)
+                        .u32(libc::IFLA_NUM_TX_QUEUES, QUEUES)
+                        .u32(libc::IFLA_NUM_RX_QUEUES, QUEUES)
                         .attr(libc::IFLA_ADDRESS, &pod.pod_mac.0)
                         .attr(libc::IFLA_NET_NS_FD, &fd.to_ne_bytes())
                 })

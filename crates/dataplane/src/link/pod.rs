@@ -102,22 +102,24 @@ fn finish(
     let index = state.peer.ok_or(KernelError::NoLink(inner))?;
     pod_end::configure(&mut inside, namespace.as_fd(), wanted.pod, index)?;
     complete(rtnl, wanted, state, Seed::Anyway)?;
-    Ok(Pair::of(inside, wanted))
+    Ok(Pair::of(inside, wanted, state))
 }
 
 /// A pair that is up at both ends, and may not carry packets yet.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    name: IfName,
+    pub(crate) name: IfName,
+    /// The host end's index.
+    pub(crate) index: u32,
     inside: Rtnl,
     /// The pod's addresses that the kernel takes into use later.
     addresses: Vec<IpAddr>,
 }
 
 impl Pair {
-    fn of(inside: Rtnl, wanted: Wanted<'_>) -> Self {
+    fn of(inside: Rtnl, wanted: Wanted<'_>, state: &LinkState) -> Self {
         let addresses = wanted.pod.addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
-        Self { name: wanted.name, inside, addresses }
+        Self { name: wanted.name, index: state.index, inside, addresses }
     }
 
     fn is_settled(&mut self, rtnl: &mut Rtnl) -> Result<bool, KernelError> {
@@ -224,7 +226,7 @@ fn repair(
     }
     send(rtnl, &host)?;
     complete(rtnl, wanted, state, seed)?;
-    Ok((Effect::Done, Some(Pair::of(inside, wanted))))
+    Ok((Effect::Done, Some(Pair::of(inside, wanted, state))))
 }
 
 fn inside_differs(was: &KernelRow, now: &PodLink) -> bool {

@@ -1,5 +1,8 @@
 //! A batch of requests in which each knows how to name itself when the kernel refuses it.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use weft_model::IfName;
 use weft_plan::kernel::LINK_GROUP;
 
@@ -126,9 +129,11 @@ pub(crate) enum OwnAddresses {
     None,
 }
 
-/// [`OwnAddresses::None`] where this kernel has IPv6 at all: without it the request would be refused.
+/// [`OwnAddresses::None`] where this kernel has IPv6 at all: without it the request would be refused. A kernel that has it keeps it.
 pub(crate) fn no_own_addresses() -> OwnAddresses {
-    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+    static SEEN: AtomicBool = AtomicBool::new(false);
+    if SEEN.load(Ordering::Relaxed) || Path::new("/proc/sys/net/ipv6").exists() {
+        SEEN.store(true, Ordering::Relaxed);
         OwnAddresses::None
     } else {
         OwnAddresses::Kernel

@@ -65,7 +65,7 @@ impl LinuxKernel {
                     results.extend(run.iter().map(|op| self.make_expected_link(op, &mut pairs)));
                 }
                 Sort::RemoveLink => results.extend(self.remove_links(run)),
-                Sort::Table => results.extend(self.apply_table(run)),
+                Sort::Table => results.extend(self.apply_table(run, &pairs)),
                 Sort::Filter(_) => results.extend(self.apply_filter(run, &mut refused)),
                 Sort::Opening => results.extend(self.apply_openings(run)),
             }
@@ -140,8 +140,8 @@ impl LinuxKernel {
     }
 
     /// Routes, rules, neighbours, forwarding entries: all requests of the run in few datagrams.
-    fn apply_table(&mut self, run: &[Op<'_>]) -> Vec<Outcome> {
-        let links = match self.indices(run) {
+    fn apply_table(&mut self, run: &[Op<'_>], pairs: &[Pair]) -> Vec<Outcome> {
+        let links = match self.indices(run, pairs) {
             Ok(links) => links,
             Err(error) => return run.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -265,9 +265,9 @@ impl LinuxKernel {
         }
     }
 
-    /// Indices of the links that a run names: looked up each time, because nothing says when an index has become another
-    /// link's.
-    fn indices(&mut self, run: &[Op<'_>]) -> Result<FxHashMap<IfName, u32>, KernelError> {
+    /// Indices of the links that a run names. Those of pairs that this batch has made are known; the others are looked up each time,
+    /// because nothing says when an index has become another link's.
+    fn indices(&mut self, run: &[Op<'_>], pairs: &[Pair]) -> Result<FxHashMap<IfName, u32>, KernelError> {
         let mut names: Vec<IfName> = run
             .iter()
             .filter_map(|op| match op {
@@ -280,13 +280,16 @@ impl LinuxKernel {
             .collect();
         names.sort_unstable();
         names.dedup();
+        let mut known: FxHashMap<IfName, u32> = FxHashMap::default();
+        known.extend(pairs.iter().map(|pair| (pair.name, pair.index)));
+        names.retain(|name| !known.contains_key(name));
         let looks: Vec<Message> = names.iter().map(|name| by_name(*name)).collect();
         let replies = self.rtnl.exchange(&looks)?;
-        Ok(names
-            .into_iter()
-            .zip(replies)
-            .filter_map(|(name, reply)| found(Some(reply)).map(|state| (name, state.index)))
-            .collect())
+        let looked_up = names.into_iter().zip(replies);
+        known.extend(
+            looked_up.filter_map(|(name, reply)| found(Some(reply)).map(|state| (name, state.index))),
+        );
+        Ok(known)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The floor: the objects that one ADD makes, by the fewest requests in one process, without any waiting, mending or record.
 //!
-//! Both ends of the veth pair with names, MACs, group and alias, addresses, permanent neighbours and routes at both, and the
+//! Both ends of the veth pair with names, MACs, group and alias and one queue each way, addresses, permanent neighbours and routes at both, and the
 //! four elements of the packet filter. DEL is a bare RTM_DELLINK, in turns until the kernel acknowledges it, when it has freed the
 //! link's memory, and until it says that the link is gone; the elements are taken out outside the time.
 
@@ -202,6 +202,8 @@ fn create(name: IfName, number: usize, namespace: &File) -> Message {
         .text(libc::IFLA_IFNAME, name.as_str())
         .u32(libc::IFLA_GROUP, GROUP)
         .u32(libc::IFLA_MTU, 1450)
+        .u32(libc::IFLA_NUM_TX_QUEUES, 1)
+        .u32(libc::IFLA_NUM_RX_QUEUES, 1)
         .attr(libc::IFLA_ADDRESS, &HOST_END_MAC.0)
         .nest(libc::IFLA_LINKINFO, |info| {
             info.attr(libc::IFLA_INFO_KIND, b"veth").nest(libc::IFLA_INFO_DATA, |data| {
@@ -210,6 +212,8 @@ fn create(name: IfName, number: usize, namespace: &File) -> Message {
                     peer.raw(&link_header(0, 0))
                         .text(libc::IFLA_IFNAME, "eth0")
                         .u32(libc::IFLA_MTU, 1450)
+                        .u32(libc::IFLA_NUM_TX_QUEUES, 1)
+                        .u32(libc::IFLA_NUM_RX_QUEUES, 1)
                         .attr(libc::IFLA_ADDRESS, &pod_mac(number))
                         .attr(libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())
                 })
