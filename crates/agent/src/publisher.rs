@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use weft_model::{NetworkName, NodeName, ObjectKey};
@@ -16,6 +17,10 @@ use crate::message::Message;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long new work waits for more. A pod is made known while the answer to its ADD is still under way: whoever takes that to the
+/// runtime needs a processor more.
+const BREATH: Duration = Duration::from_millis(2);
 
 /// Failures one after the other by which a store is taken to be away.
 const AWAY: usize = 3;
@@ -46,7 +51,10 @@ pub fn run(store: &Arc<dyn Store>, node: &NodeName, inbox: &Receiver<PublishWork
     loop {
         let patience = queue.due().map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         match inbox.recv_timeout(patience) {
-            Ok(work) => queue.add(about(&work), work),
+            Ok(work) => {
+                queue.add(about(&work), work);
+                thread::sleep(BREATH);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
