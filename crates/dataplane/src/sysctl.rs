@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -165,7 +165,9 @@ pub fn read(path: &str) -> Result<String, KernelError> {
 }
 
 fn write(action: &'static str, path: &str, value: &str) -> Result<(), KernelError> {
-    fs::write(file_of(path), value).map_err(|e| sysctl_error(action, path, &e))
+    // Nothing is made or emptied here: the kernel would look for the file once more.
+    let write = || fs::OpenOptions::new().write(true).open(file_of(path))?.write_all(value.as_bytes());
+    write().map_err(|e| sysctl_error(action, path, &e))
 }
 
 fn sysctl_error(action: &'static str, path: &str, error: &io::Error) -> KernelError {

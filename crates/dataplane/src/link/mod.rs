@@ -1,5 +1,6 @@
 //! Links: what the kernel says of them, pods' veth pairs, and removal.
 
+pub(crate) mod announce;
 pub(crate) mod check;
 mod former;
 pub(crate) mod host_end;

@@ -83,22 +83,7 @@ impl Drop for WayBack {
 /// # Errors
 /// [`KernelError::Enter`], or the socket's own.
 pub(crate) fn socket(namespace: BorrowedFd<'_>, link: IfName) -> Result<Rtnl, KernelError> {
-    socket_after(namespace, link, || ())
-}
-
-/// A socket inside the namespace, after some work there.
-///
-/// # Errors
-/// As [`socket`].
-pub(crate) fn socket_after(
-    namespace: BorrowedFd<'_>,
-    link: IfName,
-    work: impl FnOnce(),
-) -> Result<Rtnl, KernelError> {
-    let opened: Result<Rtnl, SocketError> = within(namespace, link, || {
-        work();
-        Rtnl::open()
-    })?;
+    let opened: Result<Rtnl, SocketError> = within(namespace, link, Rtnl::open)?;
     Ok(opened?)
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use weft_model::IfName;
 use weft_plan::{KernelRow, Link, PodLink};
 
+use super::announce::{Announced, Announcer};
 use super::host_end::{self, Seed};
 use super::request::{Request, alias, find, found, ours, send};
 use super::state::{LinkState, by_name};
@@ -43,20 +44,26 @@ type Made = (Effect, Option<Pair>);
 /// it the row's path is opened, where the pod's end has to be touched at all.
 pub(crate) fn ensure(
     rtnl: &mut Rtnl,
+    announcer: &mut Announcer,
     wanted: Wanted<'_>,
     brought: Option<&OwnedFd>,
 ) -> Result<Made, KernelError> {
     // With a namespace at hand this is an ADD, and creation the likely case: no look beforehand.
     if brought.is_some() {
-        return create(rtnl, wanted, brought);
+        return create(rtnl, announcer, wanted, brought);
     }
     match find(rtnl, wanted.name)? {
-        Some(state) => repair(rtnl, wanted, &state, brought),
-        None => create(rtnl, wanted, brought),
+        Some(state) => repair(rtnl, announcer, wanted, &state, brought),
+        None => create(rtnl, announcer, wanted, brought),
     }
 }
 
-fn create(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Result<Made, KernelError> {
+fn create(
+    rtnl: &mut Rtnl,
+    announcer: &mut Announcer,
+    wanted: Wanted<'_>,
+    brought: Option<&OwnedFd>,
+) -> Result<Made, KernelError> {
     let opened;
     let namespace = match brought {
         Some(fd) => fd,
@@ -71,11 +78,11 @@ fn create(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Res
     let exists = |errno| errno == libc::EEXIST;
     match (created.map(|reply| creation.judge(reply)), look_up) {
         (Some(Ok(_)), Some(state)) => {
-            let pair = finish(rtnl, wanted, namespace, &state)?;
+            let pair = finish(rtnl, announcer, wanted, namespace, &state)?;
             Ok((Effect::of_creation(wanted.was), Some(pair)))
         }
         (Some(Err(error)), Some(state)) if error.errno().is_some_and(exists) => {
-            repair(rtnl, wanted, &state, Some(namespace))
+            repair(rtnl, announcer, wanted, &state, Some(namespace))
         }
         (Some(Err(error)), None) if error.errno().is_some_and(exists) => {
             Err(KernelError::PodInterfaceTaken(wanted.pod.attachment.ifname))
@@ -88,21 +95,19 @@ fn create(rtnl: &mut Rtnl, wanted: Wanted<'_>, brought: Option<&OwnedFd>) -> Res
 /// Configures a pair that was just made: host end first, so that the pod's end comes up with a carrier.
 fn finish(
     rtnl: &mut Rtnl,
+    announcer: &mut Announcer,
     wanted: Wanted<'_>,
     namespace: &OwnedFd,
     state: &LinkState,
 ) -> Result<Pair, KernelError> {
-    configure_host_end(rtnl, wanted, state)?;
     let inner = wanted.pod.attachment.ifname;
-    let mut inside = netns::socket_after(namespace.as_fd(), wanted.name, || {
-        if host_end::has_ipv6(wanted.pod) {
-            sysctl::announce_neighbour(inner);
-        }
-    })?;
+    let announced = if host_end::has_ipv6(wanted.pod) { announcer.begin(namespace, inner) } else { None };
+    configure_host_end(rtnl, wanted, state)?;
+    let mut inside = netns::socket(namespace.as_fd(), wanted.name)?;
     let index = state.peer.ok_or(KernelError::NoLink(inner))?;
     pod_end::configure(&mut inside, namespace.as_fd(), wanted.pod, index)?;
     complete(rtnl, wanted, state, Seed::Anyway)?;
-    Ok(Pair::of(inside, wanted, state))
+    Ok(Pair { announced, ..Pair::of(inside, wanted, state) })
 }
 
 /// A pair that is up at both ends, and may not carry packets yet.
@@ -114,12 +119,13 @@ pub(crate) struct Pair {
     inside: Rtnl,
     /// The pod's addresses that the kernel takes into use later.
     addresses: Vec<IpAddr>,
+    announced: Option<Announced>,
 }
 
 impl Pair {
     fn of(inside: Rtnl, wanted: Wanted<'_>, state: &LinkState) -> Self {
         let addresses = wanted.pod.addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
-        Self { name: wanted.name, index: state.index, inside, addresses }
+        Self { name: wanted.name, index: state.index, inside, addresses, announced: None }
     }
 
     fn is_settled(&mut self, rtnl: &mut Rtnl) -> Result<bool, KernelError> {
@@ -128,7 +134,8 @@ impl Pair {
                 return Ok(false);
             }
         }
-        Ok(find(rtnl, self.name)?.is_none_or(|state| state.carries()))
+        let carries = find(rtnl, self.name)?.is_none_or(|state| state.carries());
+        Ok(carries && self.announced.as_ref().is_none_or(Announced::is_over))
     }
 }
 
@@ -180,6 +187,7 @@ fn complete(rtnl: &mut Rtnl, wanted: Wanted<'_>, state: &LinkState, seed: Seed) 
 
 fn repair(
     rtnl: &mut Rtnl,
+    announcer: &mut Announcer,
     wanted: Wanted<'_>,
     state: &LinkState,
     brought: Option<&OwnedFd>,
@@ -209,7 +217,7 @@ fn repair(
     let Some(end) = end else {
         // The other end is somewhere else, or nothing that we can use: make the pair anew.
         remove::one(rtnl, state)?;
-        let (_, pair) = create(rtnl, wanted, Some(namespace))?;
+        let (_, pair) = create(rtnl, announcer, wanted, Some(namespace))?;
         return Ok((Effect::Recreated, pair));
     };
     let mut host = vec![host_end::mtu(state, wanted.pod.mtu)];

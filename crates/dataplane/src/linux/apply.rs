@@ -111,7 +111,7 @@ impl LinuxKernel {
             LinkKind::Pod(pod) => {
                 let wanted = Wanted { name: *name, link, pod, was: *was };
                 let brought = self.brought.get(&pod.attachment);
-                let (effect, pair) = pod::ensure(&mut self.rtnl, wanted, brought)?;
+                let (effect, pair) = pod::ensure(&mut self.rtnl, &mut self.announcer, wanted, brought)?;
                 pairs.extend(pair);
                 self.brought.remove(&pod.attachment);
                 Ok(effect)

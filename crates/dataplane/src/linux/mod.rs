@@ -22,6 +22,7 @@ use crate::filter::Nft;
 use crate::firewall::Finding;
 use crate::kernel::{Effect, Kernel, Observation, Op};
 use crate::ledger::Ledger;
+use crate::link::announce::Announcer;
 use crate::link::{check, netns};
 use crate::netlink::{Removals, Rtnl};
 use crate::sysctl::SysctlOriginals;
@@ -34,6 +35,7 @@ pub use uninstall::Removed;
 pub struct LinuxKernel {
     rtnl: Rtnl,
     removals: Removals,
+    announcer: Announcer,
     filter: Nft,
     /// Opened when connections have to end for the first time.
     conntrack: Option<Conntrack>,
@@ -65,6 +67,7 @@ impl LinuxKernel {
         Ok(Self {
             rtnl,
             removals,
+            announcer: Announcer::default(),
             filter,
             ledger,
             conntrack: None,
