@@ -52,7 +52,7 @@ impl Tombstone {
             .truncate(true)
             .mode(0o600)
             .open(&unfinished)
-            .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))
+            .and_then(|mut file| file.write_all(&serde_json::to_vec(self).map_err(invalid)?))
             .and_then(|()| fs::rename(&unfinished, folder.join(name)));
         if written.is_err() {
             // The first error is the one to tell; this one would only repeat it.
@@ -60,6 +60,10 @@ impl Tombstone {
         }
         written
     }
+}
+
+fn invalid(error: serde_json::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 fn folder(state_dir: &Path) -> PathBuf {
@@ -90,7 +94,7 @@ pub fn path(state_dir: &Path, id: &AttachmentRef) -> PathBuf {
 /// What the file system says, or `InvalidData` for a file that is no tombstone.
 pub fn read(state_dir: &Path, id: &AttachmentRef) -> io::Result<Option<Tombstone>> {
     match fs::read(path(state_dir, id)) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(invalid),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -109,7 +113,7 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<(PathBuf, io::Result<Tombstone>)
     files.retain(|file| file.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
     files.sort();
     let load = |file: PathBuf| {
-        let stone = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        let stone = fs::read(&file).and_then(|bytes| serde_json::from_slice(&bytes).map_err(invalid));
         (file, stone)
     };
     Ok(files.into_iter().map(load).collect())
