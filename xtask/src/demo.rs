@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{packages, shell};
+use crate::{packages, plugin, shell};
 
 pub fn run(options: &[&str]) -> Result<()> {
     packages::provide();
@@ -17,26 +17,8 @@ pub fn run(options: &[&str]) -> Result<()> {
 pub fn build_release() -> Result<()> {
     eprintln!("building (release)…");
     shell::must(shell::cargo().args(["build", "--release", "--quiet", "-p", "weft", "-p", "weft-lab"]))?;
-    build_plugin()
-}
-
-/// Builds the plugin without shared libraries: it is started for each call, and starts in half the time.
-fn build_plugin() -> Result<()> {
-    build_static("weft-cni")
-}
-
-/// Builds one program without shared libraries. The flag is this program's alone, so that everything else is shared with other
-/// builds.
-pub fn build_static(name: &str) -> Result<()> {
-    shell::must(&mut static_build(name))
-}
-
-/// The command of [`build_static`].
-pub fn static_build(name: &str) -> Command {
-    let mut cargo = shell::cargo();
-    cargo.args(["rustc", "--release", "--quiet", "-p", name, "--bin", name]);
-    cargo.args(["--", "-C", "target-feature=+crt-static"]);
-    cargo
+    plugin::build(None)?;
+    Ok(())
 }
 
 /// How a demo went.

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::demo;
 use crate::oci::{Compression, Entry, Image, Layer};
-use crate::shell;
+use crate::{plugin, shell};
 
 const USAGE: &str = "\
 Usage: cargo xtask image [--name NAME]... [--out FILE]
@@ -68,8 +67,8 @@ pub fn provide_next() -> Result<PathBuf> {
 fn build(names: &[String], version: Option<&str>, out: &Path) -> Result<()> {
     eprintln!("building the image's programs (release, static)…");
     std::fs::create_dir_all(folder()).with_context(|| format!("can't make {}", folder().display()))?;
-    let weft = program("weft", version)?;
-    let plugin = program("weft-cni", version)?;
+    let weft = read(&agent(version)?)?;
+    let plugin = read(&plugin::build(version)?)?;
     let entries = [
         ("weft", Entry::Program(weft)),
         ("weft-cni", Entry::Program(plugin)),
@@ -94,19 +93,19 @@ fn build(names: &[String], version: Option<&str>, out: &Path) -> Result<()> {
     image.write(&layer, out)
 }
 
-/// Builds a program without shared libraries, and reads it.
-fn program(name: &str, version: Option<&str>) -> Result<Vec<u8>> {
-    let mut cargo = demo::static_build(name);
-    if let Some(version) = version {
-        cargo.env("WEFT_VERSION", version);
-    }
-    shell::must(&mut cargo)?;
-    let path = shell::target().join("release").join(name);
-    let content = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+/// Builds the agent's program without shared libraries; returns where it is.
+fn agent(version: Option<&str>) -> Result<PathBuf> {
+    shell::must(plugin::of_version(&mut plugin::static_build("weft"), version))?;
+    Ok(shell::target().join("release/weft"))
+}
+
+/// Reads a program that an image from scratch can run.
+fn read(program: &Path) -> Result<Vec<u8>> {
+    let content = std::fs::read(program).with_context(|| format!("can't read {}", program.display()))?;
     ensure!(
         !needs_a_loader(&content),
         "{} wants shared libraries, and an image from scratch has none",
-        path.display()
+        program.display()
     );
     Ok(content)
 }

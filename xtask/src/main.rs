@@ -12,6 +12,7 @@ mod image;
 mod kubernetes;
 mod oci;
 mod packages;
+mod plugin;
 mod shell;
 mod test;
 mod tidy;
