@@ -4,8 +4,9 @@
 //! its heaps for later, which a daemon that has settled never needs; and it has a heap for each of many threads, so that what
 //! one has freed serves no other. Numbers: docs/benchmarks.md, 30,000 services.
 
-/// Two threads allocate much at a time, the one that reads and the one that plans: with one heap they wait for each other.
-const HEAPS: i32 = 2;
+/// Of a first snapshot four threads allocate much at a time: two that read or more, one that takes from them, and the one that plans. With fewer
+/// heaps they wait for each other, and each wait is a call of the kernel's.
+const HEAPS: i32 = 4;
 /// Bytes from which on a piece of memory is mapped by itself and goes back at once. By itself glibc raises it to 32 MiB with the first large
 /// piece that is freed, and tables that have outgrown their place stay in a heap as holes.
 const MAPPED_FROM: i32 = 1 << 20;
