@@ -75,6 +75,23 @@ impl Facts {
         &self.host
     }
 
+    /// True where anything is known of this key.
+    pub fn has(&self, key: &FactKey) -> bool {
+        !self.holds(key, self.slot(key), None)
+    }
+
+    /// Everything that stores tell of: all but this machine and its attachments. In no order.
+    pub fn told(&self) -> impl Iterator<Item = Fact> + '_ {
+        let networks = self.networks.values().cloned().map(Fact::Network);
+        let namespaces = self.namespaces.values().cloned().map(Fact::Namespace);
+        let service_cidrs = self.service_cidrs.values().cloned().map(Fact::ServiceCidr);
+        let nodes = self.nodes.iter().cloned().map(Fact::Node);
+        let pods = self.pods.iter().cloned().map(Fact::Pod);
+        let services = self.services.iter().cloned().map(Fact::Service);
+        let slices = self.slices.iter().cloned().map(Fact::EndpointSlice);
+        networks.chain(namespaces).chain(service_cidrs).chain(nodes).chain(pods).chain(services).chain(slices)
+    }
+
     /// A network by name; the ordinary one always exists.
     pub fn network(&self, name: &NetworkName) -> Option<&Network> {
         self.networks.get(name)

@@ -1,7 +1,7 @@
 //! Event order never changes the plan, and the incremental path equals the from-scratch path: generated histories of
 //! changes, applied in pieces, in any order of objects, twice, with flushes anywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
@@ -349,7 +349,9 @@ proptest! {
         let mut compiler = Compiler::new(settings());
         let mut plan = Plan::default();
         let mut left: BTreeMap<FactKey, Fact> = BTreeMap::new();
+        let mut named = BTreeSet::new();
         for (change, twice, flush) in history {
+            named.insert(change.key());
             match &change {
                 Change::Set(fact) => drop(left.insert(fact.key(), fact.as_ref().clone())),
                 Change::Remove(key) => drop(left.remove(key)),
@@ -364,6 +366,12 @@ proptest! {
         }
         compiler.flush(&mut plan);
         prop_assert_eq!(plan.check(), Vec::<String>::new());
+        let of_stores = |key: &&FactKey| !matches!(key, FactKey::Host | FactKey::Attachment(_));
+        let told: BTreeSet<FactKey> = compiler.facts().told().map(|fact| fact.key()).collect();
+        prop_assert!(told.iter().eq(left.keys().filter(of_stores)));
+        for key in named.iter().filter(of_stores) {
+            prop_assert_eq!(compiler.facts().has(key), told.contains(key));
+        }
         let expected = from_scratch(left.values().cloned());
         same(&plan, &expected)?;
         let facts: Vec<Fact> = left.into_values().collect();

@@ -26,6 +26,9 @@ const BARE: &str = "the store holds nothing but what this node itself wrote; is 
 const UNKNOWN: &str = "the store no longer holds this node; is it the cluster's still, with all that it knew? What was in force stays until this \
                        node is in it again; under Kubernetes its kubelet registers it";
 
+/// Facts that the log is told together.
+const TOLD_TOGETHER: usize = 1024;
+
 /// The part that is about [`Earlier::lost`].
 const LOST: &str = "last facts";
 
@@ -36,8 +39,8 @@ pub(super) struct Earlier {
     snapshot: bool,
     /// Facts of the log that are in force, and that the store has not confirmed.
     unconfirmed: BTreeSet<FactKey>,
-    /// Facts of which the store has spoken before its first snapshot was complete.
-    heard: FxHashSet<FactKey>,
+    /// Facts that the store has taken back before its first snapshot was complete.
+    taken_back: FxHashSet<FactKey>,
     /// Whether the store has ever told a fact that this node didn't write itself.
     has_others: bool,
     /// Whether the store holds this node.
@@ -72,11 +75,9 @@ impl Core {
                 if !self.earlier.snapshot {
                     self.recall_unread();
                 }
-                if let Some(log) = &self.log {
-                    log.complete();
-                }
-                self.earlier.snapshot = true;
+                let is_first = !std::mem::replace(&mut self.earlier.snapshot, true);
                 self.facts_are_complete();
+                self.complete_log(is_first);
             }
             Event::Stale { since, reason } => {
                 tracing::warn!("the store can't be reached: {reason}");
@@ -106,8 +107,8 @@ impl Core {
         let mut news = Vec::new();
         for change in changes {
             let key = change.key();
-            if self.phase == Phase::Waiting {
-                self.earlier.heard.insert(key.clone());
+            if self.phase == Phase::Waiting && matches!(change, Change::Remove(_)) {
+                self.earlier.taken_back.insert(key.clone());
             }
             self.earlier.unconfirmed.remove(&key);
             self.earlier.has_others = self.earlier.has_others || self.is_of_others(&change);
@@ -115,10 +116,10 @@ impl Core {
                 self.earlier.has_itself = matches!(change, Change::Set(_));
                 self.earlier.is_unknown &= !self.earlier.has_itself;
             }
-            let noted = self.log.is_some().then(|| change.clone());
+            // Until the first snapshot is whole, the log is told nothing: then it is told all.
+            let noted = (self.log.is_some() && self.earlier.snapshot).then(|| change.clone());
             let differs = self.learn(change);
-            // Until the log holds a full snapshot, it is told what was known before as well.
-            news.extend(noted.filter(|_| differs || self.phase == Phase::Waiting || !self.earlier.snapshot));
+            news.extend(noted.filter(|_| differs));
             if !differs {
                 continue;
             }
@@ -137,10 +138,28 @@ impl Core {
         }
     }
 
+    /// Says that the log holds a full snapshot, which after the first one it is told here: whoever brings the network up has begun by now, and
+    /// what nobody waits for is copied and written beside that.
+    fn complete_log(&self, is_first: bool) {
+        let Some(log) = &self.log else { return };
+        if is_first {
+            let mut told = self.facts().told().map(Change::set).peekable();
+            while told.peek().is_some() {
+                log.append(told.by_ref().take(TOLD_TOGETHER).collect());
+            }
+        }
+        log.complete();
+    }
+
     /// Takes a fact of the store's; says whether it is news.
     fn learn(&mut self, change: Change) -> bool {
         self.unmoved.hear(&change, &self.node);
         self.compiler.apply(change)
+    }
+
+    /// True for a fact of which the store has spoken, as long as nothing else has been learnt.
+    fn has_heard_of(&self, key: &FactKey) -> bool {
+        self.facts().has(key) || self.earlier.taken_back.contains(key)
     }
 
     /// True for what this node doesn't write itself.
@@ -159,7 +178,7 @@ impl Core {
     fn facts_are_complete(&mut self) {
         if self.phase == Phase::Waiting {
             self.phase = Phase::Applying;
-            self.earlier.heard = FxHashSet::default();
+            self.earlier.taken_back = FxHashSet::default();
             self.refresh_node();
             self.flush_first();
         }
@@ -179,16 +198,15 @@ impl Core {
             self.stale.take().map_or_else(|| "it has not answered yet".to_owned(), |(_, reason)| reason);
         tracing::warn!("going by the last known facts, since the store can't be reached: {why}");
         self.stale = Some((written, why));
-        for change in changes {
-            // What the store has said by now is newer.
-            let key = change.key();
-            if !self.earlier.heard.contains(&key) {
-                match &change {
-                    Change::Set(_) => self.earlier.unconfirmed.insert(key),
-                    Change::Remove(_) => self.earlier.unconfirmed.remove(&key),
-                };
-                self.learn(change);
-            }
+        // What the store has said by now is newer.
+        let untold: Vec<Change> =
+            changes.into_iter().filter(|change| !self.has_heard_of(&change.key())).collect();
+        for change in untold {
+            match &change {
+                Change::Set(fact) => self.earlier.unconfirmed.insert(fact.key()),
+                Change::Remove(key) => self.earlier.unconfirmed.remove(key),
+            };
+            self.learn(change);
         }
         self.facts_are_complete();
     }
@@ -207,24 +225,15 @@ impl Core {
             let was_known = matches!(own, Some(Change::Set(_))) || self.earlier.is_partial();
             self.earlier.is_unknown = !self.earlier.has_itself && was_known;
             unread = self.unread();
-            let is_waiting = self.phase == Phase::Waiting;
-            let mut kept = Vec::new();
-            for (key, change) in last {
-                let is_untold = match is_waiting {
-                    true => !self.earlier.heard.contains(&key),
-                    false => self.earlier.unconfirmed.contains(&key),
-                };
-                if !is_untold || !unread.may_hold(&key) || matches!(change, Change::Remove(_)) {
-                    continue;
-                }
-                if is_waiting {
-                    self.learn(change.clone());
+            // Otherwise they are known already, for want of the store.
+            if self.phase == Phase::Waiting {
+                last.retain(|key, change| {
+                    matches!(change, Change::Set(_)) && unread.may_hold(key) && !self.has_heard_of(key)
+                });
+                for (key, change) in last {
+                    self.learn(change);
                     self.earlier.unconfirmed.insert(key);
                 }
-                kept.push(change);
-            }
-            if let Some(log) = &self.log {
-                log.append(kept);
             }
         }
         self.remove_unconfirmed(&unread);

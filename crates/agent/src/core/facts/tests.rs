@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_model::{Namespace, NamespaceName, NodeName};
 
-use super::super::{Around, SharedPlans, Work};
+use super::super::{Around, STORE_PATIENCE, SharedPlans, Work};
 use super::*;
 use crate::health::news;
 use crate::message::Message;
@@ -81,6 +81,46 @@ fn what_a_whole_snapshot_lacks_is_gone() {
     let mut next = core(folder.path());
     tell(&mut next, [Event::Changes(vec![node("n1"), namespace("a")]), Event::Synced]);
     assert_eq!(in_force(&next), ["a"]);
+}
+
+/// Namespaces in the log that the last agent left, and how many changes it has.
+fn logged(folder: &Path) -> (Vec<String>, usize) {
+    let changes = fact_log::read(&folder.join("state")).unwrap().changes;
+    let is_namespace = |change: &&Change| matches!(change.key(), FactKey::Namespace(_));
+    let mut names: Vec<String> = changes.iter().filter(is_namespace).map(|c| c.key().to_string()).collect();
+    names.sort();
+    (names, changes.len())
+}
+
+#[test]
+fn the_log_begins_with_all_that_the_first_snapshot_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut core = core(folder.path());
+    core.compiler.apply(Change::set(Fact::Host(weft_model::Host::default())));
+    let more = TOLD_TOGETHER + 1;
+    let many = (0..more).map(|n| namespace(&format!("n-{n}"))).collect();
+    let gone = Change::Remove(namespace("n-0").key());
+    tell(&mut core, [Event::Changes(many), Event::Changes(vec![gone, node("n1")]), Event::Synced]);
+    // What was told once is not told again.
+    tell(&mut core, [Event::Changes(vec![namespace("n-1")]), Event::Synced]);
+    drop(core);
+    let (names, changes) = logged(folder.path());
+    assert_eq!((names.len(), changes), (more - 1, more), "as many namespaces, and the node");
+    assert!(!names.contains(&"namespace n-0".to_owned()));
+}
+
+#[test]
+fn what_the_store_took_back_before_it_fell_silent_is_not_recalled() {
+    let folder = after_a_first_agent();
+    let mut next = core(folder.path());
+    let said = vec![node("n1"), namespace("b"), Change::Remove(namespace("b").key()), namespace("c")];
+    tell(&mut next, [Event::Changes(said)]);
+    later(&mut next, STORE_PATIENCE * 2);
+    assert_eq!(in_force(&next), ["a", "c"]);
+    // The log that it leaves knows both what it recalled and what it was told, and nothing of what has gone.
+    tell(&mut next, [unread("a.yaml", None), Event::Synced]);
+    drop(next);
+    assert_eq!(logged(folder.path()).0, ["namespace a", "namespace c"]);
 }
 
 #[test]
