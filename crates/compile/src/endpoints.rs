@@ -84,6 +84,7 @@ fn derived(facts: &Facts, service: &Service) -> Vec<EndpointSlice> {
                 name: ObjectName::new(&format!("{}-{suffix}-{at}", service.key.name)).ok()?,
             };
             let service = Some(service.key.name.clone());
+            let (ports, endpoints) = (ports.into(), endpoints.into());
             Some(EndpointSlice { key, service, source: SliceSource::Selector, family, ports, endpoints })
         })
         .collect()

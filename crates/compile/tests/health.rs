@@ -65,7 +65,7 @@ fn slice(name: &str, family: Family, endpoints: &[&str]) -> Fact {
         service: Some(key("web").name),
         source: SliceSource::EndpointSlice,
         family,
-        ports: vec![of("http", 8080), of("https", 8443)],
+        ports: [of("http", 8080), of("https", 8443)].into(),
         endpoints: endpoints.iter().map(endpoint).collect(),
     })
 }

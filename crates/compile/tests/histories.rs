@@ -306,12 +306,9 @@ fn slice(n: u8, variant: u8, more: u8) -> Change {
         service: ObjectName::new(&format!("svc-{}", if bit(variant, 1) { n } else { 0 })).ok(),
         source: if bit(variant, 2) { SliceSource::EndpointSlice } else { SliceSource::Endpoints },
         family,
-        ports: vec![EndpointPort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: Port::new(8080).ok(),
-        }],
-        endpoints: vec![endpoint(10), endpoint(11 + variant % 3)],
+        ports: [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Port::new(8080).ok() }]
+            .into(),
+        endpoints: [endpoint(10), endpoint(11 + variant % 3)].into(),
     }))
 }
 

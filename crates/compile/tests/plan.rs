@@ -107,8 +107,9 @@ fn service() -> Vec<Fact> {
         service: Some(service.key.name.clone()),
         source: SliceSource::EndpointSlice,
         family: Family::V4,
-        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(number(8080)) }],
-        endpoints: vec![endpoint("n1", "10.244.1.2"), endpoint("n2", "10.244.2.2")],
+        ports: [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(number(8080)) }]
+            .into(),
+        endpoints: [endpoint("n1", "10.244.1.2"), endpoint("n2", "10.244.2.2")].into(),
     };
     vec![Fact::Service(service), Fact::EndpointSlice(slice)]
 }

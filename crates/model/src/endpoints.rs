@@ -65,10 +65,10 @@ pub struct EndpointSlice {
     pub source: SliceSource,
     /// The family of its addresses.
     pub family: Family,
-    /// Ports of every endpoint.
-    pub ports: Vec<EndpointPort>,
+    /// Ports of every endpoint. Shared, as endpoints are: for the log, and to tell what was from what is, a fact is copied as it comes.
+    pub ports: Arc<[EndpointPort]>,
     /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<[Endpoint]>,
 }
 
 impl Keyed for EndpointSlice {

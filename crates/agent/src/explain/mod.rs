@@ -464,16 +464,14 @@ mod tests {
             service: Some(service.key.name.clone()),
             source: SliceSource::EndpointSlice,
             family: Family::V4,
-            ports: vec![EndpointPort {
-                name: "".into(),
-                protocol: Protocol::Tcp,
-                port: Port::new(8080).ok(),
-            }],
-            endpoints: vec![
+            ports: [EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: Port::new(8080).ok() }]
+                .into(),
+            endpoints: [
                 endpoint("n1", "10.244.1.5", true),
                 endpoint("n2", "10.244.2.5", true),
                 endpoint("n2", "10.244.2.6", false),
-            ],
+            ]
+            .into(),
         };
         let pods = [("n1", "a", "10.244.1.5"), ("n2", "b", "10.244.2.5"), ("n2", "c", "10.244.2.6")];
         let pods = pods.map(|(node, name, ip)| {

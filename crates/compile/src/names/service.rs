@@ -71,10 +71,9 @@ pub fn named_endpoints(facts: &Facts, service: &Service) -> Vec<(EndpointSlice, 
     endpoints::slices(facts, service)
         .into_iter()
         .map(|slice| {
-            let mut slice = slice.into_owned();
-            let mut endpoints = std::mem::take(&mut slice.endpoints);
-            endpoints.retain(|endpoint| endpoint.ready || service.publish_not_ready);
-            (slice, endpoints)
+            let is_named = |endpoint: &&Endpoint| endpoint.ready || service.publish_not_ready;
+            let endpoints = slice.endpoints.iter().filter(is_named).cloned().collect();
+            (slice.into_owned(), endpoints)
         })
         .collect()
 }
@@ -151,7 +150,7 @@ impl Names {
                     let host = self.service.child(label(endpoint.hostname.as_ref(), *ip));
                     self.add(self.service.clone(), [record(*ip)]);
                     self.add(host.clone(), [record(*ip)]);
-                    for port in &slice.ports {
+                    for port in slice.ports.iter() {
                         if let Some(number) = port.port {
                             self.add_port(&port.name, port.protocol, number, &host);
                         }

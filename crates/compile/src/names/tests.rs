@@ -76,7 +76,7 @@ fn slice(name: &str, service: &str, ports: &[(&str, u32)], endpoints: &[&str]) -
         source: SliceSource::EndpointSlice,
         family,
         ports: ports.iter().map(port).collect(),
-        endpoints,
+        endpoints: endpoints.into(),
     })
 }
 

@@ -104,7 +104,7 @@ pub fn candidates(
     for slice in slices(context.facts, service).iter().filter(|slice| slice.family == family) {
         let ports = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in ports.filter_map(|p| p.port) {
-            for endpoint in &slice.endpoints {
+            for endpoint in slice.endpoints.iter() {
                 let preference = preference(context, service, slice, endpoint, own_zone);
                 for address in &endpoint.addresses {
                     found.push(Candidate {

@@ -91,8 +91,12 @@ impl Interner {
             }
             Fact::EndpointSlice(slice) => {
                 self.share_namespace(&mut slice.key.namespace);
-                slice.ports.iter_mut().for_each(|EndpointPort { name, .. }| *name = self.string(name));
-                slice.endpoints.iter_mut().for_each(|endpoint| self.share_endpoint(endpoint));
+                for EndpointPort { name, .. } in Arc::make_mut(&mut slice.ports) {
+                    *name = self.string(name);
+                }
+                for endpoint in Arc::make_mut(&mut slice.endpoints) {
+                    self.share_endpoint(endpoint);
+                }
             }
             Fact::Namespace(namespace) => {
                 self.share_namespace(&mut namespace.name);

@@ -1,6 +1,7 @@
 //! EndpointSlices, and v1 Endpoints as the slices that they stand for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weft_model::{Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey, ObjectName, Port, SliceSource};
 
@@ -32,7 +33,7 @@ pub(super) fn endpoint_slice(
         ),
         None => None,
     };
-    let ports = ports("ports", &raw.ports, names)?;
+    let ports = ports("ports", &raw.ports, names)?.into();
     let endpoints = raw.endpoints.iter().enumerate();
     let endpoints = endpoints
         .map(|(i, e)| {
@@ -130,7 +131,7 @@ pub(super) fn endpoints(
     let mut slices = Vec::new();
     for (i, subset) in raw.subsets.iter().enumerate() {
         let path = format!("subsets[{i}]");
-        let ports = ports(&format!("{path}.ports"), &subset.ports, names)?;
+        let ports: Arc<[EndpointPort]> = ports(&format!("{path}.ports"), &subset.ports, names)?.into();
         let mut all: Vec<(Family, Endpoint)> = Vec::new();
         let lists = [
             ("addresses", &subset.addresses, true),
@@ -144,7 +145,7 @@ pub(super) fn endpoints(
         }
         for family in Family::ALL {
             let of_family = all.iter().filter(|(f, _)| *f == family).map(|(_, e)| e.clone());
-            let endpoints: Vec<Endpoint> = of_family.collect();
+            let endpoints: Arc<[Endpoint]> = of_family.collect();
             if endpoints.is_empty() {
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weft_model::{
     Attachment, AttachmentId, Endpoint, EndpointPort, EndpointSlice, Fact, FactKey, Family, Host, HostLink,
@@ -121,11 +122,8 @@ pub fn slices(nodes: &[usize]) -> Vec<EndpointSlice> {
         service: Some(web().key.name),
         source: SliceSource::EndpointSlice,
         family,
-        ports: vec![EndpointPort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: Port::new(8080).ok(),
-        }],
+        ports: [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Port::new(8080).ok() }]
+            .into(),
         endpoints: nodes.iter().map(|node| endpoint(*node, pod_address(*node, family))).collect(),
     };
     Family::ALL.map(slice).to_vec()
@@ -416,7 +414,7 @@ fn endpoints_nearby() {
     let hinted = |nodes: &[(usize, &str)]| {
         let mut slices = slices(&nodes.iter().map(|(node, _)| *node).collect::<Vec<_>>());
         for slice in &mut slices {
-            for (endpoint, (_, zone)) in slice.endpoints.iter_mut().zip(nodes) {
+            for (endpoint, (_, zone)) in Arc::make_mut(&mut slice.endpoints).iter_mut().zip(nodes) {
                 endpoint.hint_zones = vec![(*zone).into()];
             }
         }
@@ -444,7 +442,7 @@ fn endpoints_nearby() {
 #[test]
 fn endpoints_in_the_nodes_network() {
     let mut slices = slices(&[]);
-    slices[0].endpoints = vec![endpoint(0, address(0, Family::V4)), endpoint(1, address(1, Family::V4))];
+    slices[0].endpoints = [endpoint(0, address(0, Family::V4)), endpoint(1, address(1, Family::V4))].into();
     let cluster = Cluster::new(web(), slices);
     check(&cluster, &from_pod("n0", "p0"), tcp("10.96.0.10", 80), &["n0:8080 from p0", "n1:8080 from p0"]);
     check(&cluster, &from_node("n0"), tcp("10.96.0.10", 80), &["n0:8080 from n0", "n1:8080 from n0"]);
@@ -473,7 +471,8 @@ fn clients_stay_only_where_a_policy_lets_them() {
     service.external_policy = TrafficPolicy::Cluster;
     let mut draining = slices(&[0, 1]);
     for slice in &mut draining {
-        (slice.endpoints[1].ready, slice.endpoints[1].terminating) = (false, true);
+        let second = &mut Arc::make_mut(&mut slice.endpoints)[1];
+        (second.ready, second.terminating) = (false, true);
     }
     let draining = Cluster::new(service, draining);
     let hosts: Vec<Host> = (0..3).map(host).collect();
@@ -503,7 +502,7 @@ fn connections_go_on_to_all_that_serve() {
     let ends = |service: Service, change: fn(&mut Endpoint)| -> Vec<String> {
         let mut slices = slices(&[0, 1, 2]);
         for slice in &mut slices {
-            change(&mut slice.endpoints[1]);
+            change(&mut Arc::make_mut(&mut slice.endpoints)[1]);
         }
         let plans = Cluster::new(service, slices).plans();
         let vip = Atom::from(ip("10.96.0.10"));

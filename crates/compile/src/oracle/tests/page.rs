@@ -80,12 +80,9 @@ fn app() -> [Fact; 2] {
         service: Some(service.key.name.clone()),
         source: SliceSource::EndpointSlice,
         family: Family::V4,
-        ports: vec![EndpointPort {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: Port::new(8080).ok(),
-        }],
-        endpoints: vec![Endpoint {
+        ports: [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Port::new(8080).ok() }]
+            .into(),
+        endpoints: [Endpoint {
             addresses: vec![ip("10.244.2.2")],
             ready: true,
             serving: true,
@@ -96,7 +93,8 @@ fn app() -> [Fact; 2] {
             hint_zones: Vec::new(),
             hint_nodes: Vec::new(),
             pod: None,
-        }],
+        }]
+        .into(),
     };
     [Fact::Service(service), Fact::EndpointSlice(slice)]
 }

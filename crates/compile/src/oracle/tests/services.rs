@@ -76,7 +76,7 @@ fn service(number: u8, affinity_seconds: Option<u32>, pods: &[(&str, &str)]) -> 
         service: Some(service.key.name.clone()),
         source: SliceSource::EndpointSlice,
         family: V4,
-        ports: PROTOCOLS.map(port).to_vec(),
+        ports: PROTOCOLS.map(port).into(),
         endpoints: pods.iter().map(|(_, address)| endpoint(ip(address))).collect(),
     };
     [Fact::Service(service), Fact::EndpointSlice(slice)]

@@ -123,11 +123,12 @@ impl Cluster {
             service: Some(service.name),
             source: SliceSource::EndpointSlice,
             family: Family::V4,
-            ports: vec![EndpointPort {
+            ports: [EndpointPort {
                 name: "http".into(),
                 protocol: Protocol::Tcp,
                 port: Some(Port::new(8080)?),
-            }],
+            }]
+            .into(),
             endpoints: (0..ENDPOINTS).map(endpoint).collect::<Result<_>>()?,
         }))
     }
