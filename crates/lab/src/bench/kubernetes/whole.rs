@@ -142,7 +142,7 @@ impl Agent {
         }
         let config = self.folder.join("agent.yaml");
         let status = Command::new(programs.weft())
-            .args(["uninstall", "--forget", "--config"])
+            .args(["uninstall", "--forget", &objects::node_name(0), "--config"])
             .arg(config)
             .stdout(Stdio::null())
             .status();
