@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{packages, plugin, shell};
+use crate::plugin::{self, Libc};
+use crate::{packages, shell};
 
 pub fn run(options: &[&str]) -> Result<()> {
     packages::provide();
@@ -17,7 +18,7 @@ pub fn run(options: &[&str]) -> Result<()> {
 pub fn build_release() -> Result<()> {
     eprintln!("building (release)…");
     shell::must(shell::cargo().args(["build", "--release", "--quiet", "-p", "weft", "-p", "weft-lab"]))?;
-    plugin::build(None)?;
+    plugin::build(None, Libc::MuslIfPossible)?;
     Ok(())
 }
 

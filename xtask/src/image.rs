@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::oci::{Compression, Entry, Image, Layer};
-use crate::{plugin, shell};
+use crate::plugin::{self, Libc};
+use crate::shell;
 
 const USAGE: &str = "\
-Usage: cargo xtask image [--name NAME]... [--out FILE]
+Usage: cargo xtask image [--name NAME]... [--out FILE] [--allow-glibc]
 
-  --name NAME   what the image is called; may be repeated (weft.dev/weft:VERSION, as deploy/kubernetes.yaml has it)
-  --out FILE    where the archive goes (target/image/weft.tar)
+  --name NAME    what the image is called; may be repeated (weft.dev/weft:VERSION, as deploy/kubernetes.yaml has it)
+  --out FILE     where the archive goes (target/image/weft.tar)
+  --allow-glibc  where this toolchain can't link the plugin with musl, link it with glibc: it works the same, and
+                 each of a runtime's calls waits longer for its start. Without this word it is an error.
 
 Bring it onto a node with `ctr -n k8s.io images import FILE` (containerd), or `podman load -i FILE`.
 ";
@@ -20,7 +23,7 @@ Bring it onto a node with `ctr -n k8s.io images import FILE` (containerd), or `p
 const NAME: &str = "weft.dev/weft";
 
 pub fn run(arguments: &[&str]) -> Result<()> {
-    let (mut names, mut out) = (Vec::new(), None);
+    let (mut names, mut out, mut libc) = (Vec::new(), None, Libc::Musl);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match *argument {
@@ -30,6 +33,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
             }
             "--name" => names.push((*rest.next().context("--name needs a name")?).to_owned()),
             "--out" => out = Some(PathBuf::from(rest.next().context("--out needs a file")?)),
+            "--allow-glibc" => libc = Libc::MuslIfPossible,
             other => bail!("I don't know the option {other}.\n\n{USAGE}"),
         }
     }
@@ -40,7 +44,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         bail!("{name} has no tag: write {name}:TAG");
     }
     let out = out.unwrap_or_else(|| folder().join("weft.tar"));
-    build(&names, None, &out)?;
+    build(&names, None, libc, &out)?;
     println!("{}: {}", out.display(), names.join(", "));
     Ok(())
 }
@@ -49,26 +53,28 @@ fn folder() -> PathBuf {
     shell::target().join("image")
 }
 
-/// Builds the programs and writes the image under the name that the manifests use. Returns the archive.
+/// Builds the programs and writes the image under the name that the manifests use, for a cluster on this machine. Returns the archive.
 pub fn provide() -> Result<PathBuf> {
     let out = folder().join("weft.tar");
-    build(&[format!("{NAME}:{}", env!("CARGO_PKG_VERSION"))], None, &out)?;
+    build(&[format!("{NAME}:{}", env!("CARGO_PKG_VERSION"))], None, Libc::MuslIfPossible, &out)?;
     Ok(out)
 }
 
 /// Builds the same source as another version, for whoever wants to see one replaced by the other: other programs, another image.
 pub fn provide_next() -> Result<PathBuf> {
     let out = folder().join("next.tar");
-    build(&[format!("{NAME}:next")], Some(concat!(env!("CARGO_PKG_VERSION"), "-next")), &out)?;
+    let version = concat!(env!("CARGO_PKG_VERSION"), "-next");
+    build(&[format!("{NAME}:next")], Some(version), Libc::MuslIfPossible, &out)?;
     Ok(out)
 }
 
-/// `version` is what the agent calls itself; `None` for the package's.
-fn build(names: &[String], version: Option<&str>, out: &Path) -> Result<()> {
+/// `version` is what the programs call themselves; `None` for the package's.
+fn build(names: &[String], version: Option<&str>, libc: Libc, out: &Path) -> Result<()> {
     eprintln!("building the image's programs (release, static)…");
     std::fs::create_dir_all(folder()).with_context(|| format!("can't make {}", folder().display()))?;
+    // The plugin first: what it lacks is known before the long build.
+    let plugin = read(&plugin::build(version, libc)?)?;
     let weft = read(&agent(version)?)?;
-    let plugin = read(&plugin::build(version)?)?;
     let entries = [
         ("weft", Entry::Program(weft)),
         ("weft-cni", Entry::Program(plugin)),
