@@ -1,7 +1,7 @@
 //! What the keys say, and what there is to tell of them: pure.
 //!
 //! What always holds: a key's value counts as soon as it is written; where it is broken, or in part, what it said before stays for all
-//! that is missing. A key that isn't listed is gone.
+//! that is missing. A key that isn't listed is gone. Of keys that nobody reads only their number is known.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::doubt::Owed;
 use super::keys::{Keys, Place};
-use super::wire::KeyValue;
+use super::strays::Strays;
+use super::wire::{Happened, KeyValue, What};
 use crate::object::{Interner, ObjectError, ObjectId, Outcome, decode_value, json_tree, path_of};
 use crate::store::Event;
 use crate::words::{Form, Manifest, Words, Writer, take_apart};
@@ -22,6 +23,7 @@ pub(super) struct Follower {
     words: Words,
     /// Keys with facts, and the revision at which each was last written.
     known: BTreeMap<String, i64>,
+    strays: Strays,
 }
 
 /// What a list has brought.
@@ -42,7 +44,14 @@ impl Compared {
 
 impl Follower {
     pub fn new(keys: Keys) -> Self {
-        Self { keys, names: Interner::default(), words: Words::of("key's value"), known: BTreeMap::new() }
+        let words = Words::of("key's value");
+        Self {
+            keys,
+            names: Interner::default(),
+            words,
+            known: BTreeMap::new(),
+            strays: Strays::default(),
+        }
     }
 
     /// True where people's keys are known, and none of the listed ones is theirs. What nodes write says nothing: each writes it again at
@@ -52,10 +61,27 @@ impl Follower {
         self.known.keys().any(is_of_people) && !listed.keys().any(is_of_people)
     }
 
+    /// Takes in what the watch tells, each thing once.
+    pub fn happened(&mut self, happened: &Happened) {
+        let kv = &happened.kv;
+        let Some(key) = kv.key() else { return };
+        match (self.keys.place(key), happened.what) {
+            (Some((path, Place::Nowhere)), what) => {
+                self.strays.happened(path, what, kv.create_revision == kv.mod_revision);
+            }
+            (_, What::Put) => self.put(kv),
+            (_, What::Delete) => self.delete(key),
+        }
+    }
+
     /// Takes in a key's value, unless that version was taken in already.
     pub fn put(&mut self, kv: &KeyValue) {
         let Some(key) = kv.key() else { return };
-        let Some((_, place)) = self.keys.place(key) else { return };
+        let place = match self.keys.place(key) {
+            // Whatever stands there, and in whatever form: no fact can be missing for it.
+            None | Some((_, Place::Nowhere)) => return,
+            Some((_, place)) => place,
+        };
         if self.known.insert(key.to_owned(), kv.mod_revision) == Some(kv.mod_revision) {
             return;
         }
@@ -69,13 +95,7 @@ impl Follower {
                 let manifest = take_apart(form(text), &writer, text, &mut self.names);
                 (writer, manifest)
             }
-            Place::Nowhere => {
-                let prefix = self.keys.all();
-                let text = format!(
-                    "nobody reads this key; a network's is {prefix}network/NAME, and all other objects stand below {prefix}objects/"
-                );
-                return self.words.warn(key, text);
-            }
+            Place::Nowhere => return,
         };
         self.words.accept(key, &writer, manifest);
     }
@@ -99,9 +119,15 @@ impl Follower {
             self.delete(key);
         }
         let is_unread = |(key, revision): &(&String, &i64)| {
-            self.keys.place(key).is_some() && self.known.get(*key) != Some(*revision)
+            !matches!(self.keys.place(key), None | Some((_, Place::Nowhere)))
+                && self.known.get(*key) != Some(*revision)
         };
         let unread = listed.iter().filter(is_unread).map(|(_, revision)| *revision).min();
+        let strays = listed.keys().filter_map(|key| match self.keys.place(key) {
+            Some((path, Place::Nowhere)) => Some(path),
+            _ => None,
+        });
+        self.strays.list(strays);
         Compared { has_removed: !gone.is_empty(), unread }
     }
 
@@ -112,6 +138,9 @@ impl Follower {
 
     /// What there is to tell since the last call.
     pub fn drain(&mut self) -> Vec<Event> {
+        for (about, remark) in self.strays.drain(&self.keys) {
+            self.words.board.set(&about, remark);
+        }
         self.words.drain()
     }
 }
@@ -168,7 +197,7 @@ mod tests {
     use weft_model::{Change, Fact};
 
     use super::*;
-    use crate::store::Notice;
+    use crate::store::{Notice, Remark};
 
     fn kv(key: &str, value: &str, mod_revision: i64) -> KeyValue {
         KeyValue { key: key.into(), value: value.into(), mod_revision, ..KeyValue::default() }
@@ -212,19 +241,39 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_nobody_reads_is_named_until_it_is_gone() {
+    fn keys_that_nobody_reads_are_counted_and_can_hold_no_fact() {
         let mut follower = Follower::new(Keys::under("/weft"));
-        follower.put(&kv("/weft/services/web", NS, 3));
+        // No text, as a backup or a message of Protocol Buffers isn't.
+        let binary = KeyValue { value: vec![0x1f, 0x8b, 0xff], ..kv("/weft/backup", "", 3) };
+        follower.put(&binary);
+        follower.put(&kv("/weft/services/web", NS, 4));
+        assert_eq!(told(&mut follower), [""; 0]);
+        let listed = ["backup", "services/web"].map(|key| (format!("/weft/{key}"), 4));
+        let compared = follower.compare(&BTreeMap::from(listed));
+        assert_eq!((compared.unread, compared.owed()), (None, Owed::Nothing));
+        let is_unread = |event: &Event| {
+            matches!(event, Event::Notice(Notice { text: Some(Remark::Unread { .. }), .. }))
+        };
+        let said = follower.drain();
+        assert!(said.len() == 2 && !said.iter().any(is_unread), "{said:?}");
+        let happened = |what, kv: KeyValue| Happened { what, kv };
+        let anew = KeyValue { create_revision: 3, mod_revision: 5, ..binary.clone() };
+        follower.happened(&happened(What::Put, anew));
+        assert_eq!(told(&mut follower), [""; 0]);
+        let another = KeyValue { create_revision: 6, mod_revision: 6, ..kv("/weft/services/db", NS, 6) };
+        follower.happened(&happened(What::Put, another));
         assert_eq!(
             told(&mut follower),
             [
-                "/weft/services/web: nobody reads this key; a network's is /weft/network/NAME, and all other objects stand below \
-              /weft/objects/"
+                "/weft/services: nobody reads 2 keys here (/weft/services/db, /weft/services/web); objects stand below \
+              /weft/objects/, under any name"
             ]
         );
-        assert!(!follower.would_lose_all(&BTreeMap::new()));
-        follower.delete("/weft/services/web");
-        assert_eq!(told(&mut follower), ["/weft/services/web is mended"]);
+        assert!(follower.known.is_empty() && !follower.would_lose_all(&BTreeMap::new()));
+        follower.happened(&happened(What::Delete, binary));
+        assert_eq!(told(&mut follower), ["/weft/ is mended"]);
+        follower.compare(&BTreeMap::new());
+        assert_eq!(told(&mut follower), ["/weft/services is mended"]);
     }
 
     #[test]

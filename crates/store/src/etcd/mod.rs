@@ -16,6 +16,7 @@ mod follow;
 mod keys;
 mod publish;
 mod session;
+mod strays;
 mod watch;
 mod wire;
 

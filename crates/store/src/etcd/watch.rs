@@ -22,7 +22,7 @@ use super::connection::{LARGEST, Trust};
 use super::doubt::Doubt;
 use super::follow::Follower;
 use super::keys::{Keys, end_of};
-use super::wire::{self, Header, Ranged, Streamed, Watched, What, encode};
+use super::wire::{self, Header, Ranged, Streamed, Watched, encode};
 use crate::http::{Line, Splitter, chain};
 use crate::store::{Event, Hold, Notice};
 
@@ -320,11 +320,7 @@ impl<'a> Watch<'a> {
         }
         self.has_brought |= !watched.events.is_empty();
         for happened in &watched.events {
-            match (happened.what, happened.kv.key()) {
-                (What::Put, _) => self.follower.put(&happened.kv),
-                (What::Delete, Some(key)) => self.follower.delete(key),
-                (What::Delete, None) => {}
-            }
+            self.follower.happened(happened);
             self.revision = self.revision.max(happened.kv.mod_revision);
         }
         Ok(())

@@ -44,7 +44,7 @@ impl Gathered {
 }
 
 /// A number with commas between its thousands.
-pub(super) fn counted(number: usize) -> String {
+pub(crate) fn counted(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {

@@ -59,11 +59,6 @@ impl Words {
         self.board.set_file(path, notices, &BTreeSet::new());
     }
 
-    /// A text says nothing for us, where its writer may think that it does.
-    pub fn warn(&mut self, path: &str, text: String) {
-        self.board.set_file(path, vec![(path.to_owned(), Remark::Warning(text))], &BTreeSet::new());
-    }
-
     /// What there is to tell since the last call.
     pub fn drain(&mut self) -> Vec<Event> {
         let mut events = self.tell(Which::All);

@@ -16,6 +16,7 @@ mod table;
 
 use weft_model::NodeName;
 
+pub(crate) use gathered::counted;
 pub(crate) use heard::Words;
 pub(crate) use manifest::{Manifest, take_apart};
 pub(crate) use render::{is_same, render_node, render_pod, stamp};
