@@ -37,11 +37,7 @@ mod servers;
 pub mod status;
 pub mod trial;
 
-/// The agent's version: the package's, or what whoever built it says by `WEFT_VERSION`, so that two builds can be told apart.
-pub const VERSION: &str = match option_env!("WEFT_VERSION") {
-    Some(version) => version,
-    None => env!("CARGO_PKG_VERSION"),
-};
-
 pub use config::{AgentConfig, ConfigError};
 pub use run::{Agent, RunError};
+/// The agent's version.
+pub use weft_cni::VERSION;

@@ -144,6 +144,8 @@ pub struct CniCall {
     pub deadline: Instant,
     /// Where the answer goes.
     pub reply: CniReply,
+    /// The plugin's version, where it says one.
+    pub plugin_version: Option<String>,
 }
 
 /// What the CNI plugin can ask.

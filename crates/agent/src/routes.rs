@@ -80,11 +80,12 @@ impl Routes {
     fn ask_core(&self, verb: Verb, request: ApiRequest) -> Result<oneshot::Receiver<CniAnswer>, CniError> {
         let call = Call::decode(&request.body)?;
         let netns = request.fds.into_iter().next();
+        let plugin_version = call.plugin_version().map(str::to_owned);
         let verb = cni_verb(call.request(verb)?, netns)?;
         let (send, answer) = oneshot::channel();
         // Whoever asked may have gone.
         let reply = CniReply::new(move |answer| drop(send.send(answer)));
-        self.send(Message::Cni(CniCall { verb, deadline: request.deadline, reply }));
+        self.send(Message::Cni(CniCall { verb, deadline: request.deadline, reply, plugin_version }));
         Ok(answer)
     }
 

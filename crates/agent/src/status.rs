@@ -25,6 +25,9 @@ pub struct Status {
     pub node: String,
     /// The agent's version.
     pub version: String,
+    /// The version of the plugin that called last, where one has, and said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin_version: Option<String>,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
     /// `waiting`, `applying` or `running`.
@@ -192,6 +195,7 @@ impl Status {
         Self {
             node: core.node().to_string(),
             version: crate::VERSION.into(),
+            plugin_version: core.plugin_version().map(str::to_owned),
             uptime_seconds: Instant::now().duration_since(core.started()).as_secs(),
             phase: match core.phase() {
                 Phase::Waiting => "waiting",

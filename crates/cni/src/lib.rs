@@ -27,6 +27,13 @@ pub mod runtime_config;
 pub mod version;
 pub mod weft;
 
+/// The version of whatever is built with this library: the package's, or what whoever builds says by `WEFT_VERSION`, so that two
+/// builds can be told apart.
+pub const VERSION: &str = match option_env!("WEFT_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 pub use args::{CniArgs, PodArgs};
 pub use config::NetConf;
 pub use error::{CniError, Code};

@@ -1,6 +1,7 @@
 //! `weft-cni`, installed as `/opt/cni/bin/weft`: the plugin that container runtimes call.
 //!
-//! Standard output carries one line of JSON or nothing, even after a panic. All else is in [`weft_cni::plugin`].
+//! Standard output carries one line of JSON or nothing, even after a panic. All else is in [`weft_cni::plugin`]. A person may ask for
+//! `--version`; runtimes pass no arguments.
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -13,6 +14,10 @@ fn main() -> ExitCode {
         print(&output);
         std::process::exit(i32::from(output.exit));
     }));
+    if std::env::args_os().nth(1).is_some_and(|word| word == "--version" || word == "-V") {
+        println!("weft-cni {}", weft_cni::VERSION);
+        return ExitCode::SUCCESS;
+    }
     let env = |key: &str| std::env::var_os(key).map(|value| value.to_string_lossy().into_owned());
     let stdin = std::io::stdin();
     // A person who tries VERSION by hand has nothing to type.

@@ -18,7 +18,7 @@ pub const DEFAULT_RUN_DIR: &str = "/run/weft";
 
 /// The whole network of a Kubernetes cluster in one small program.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, about, arg_required_else_help = true)]
+#[command(name = "weft", version = weft_agent::VERSION, about, arg_required_else_help = true)]
 #[command(after_help = "Exit status 64 means that the command line was not understood.")]
 pub struct Cli {
     /// Folder with the agent's socket [default: /run/weft]

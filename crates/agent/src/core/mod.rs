@@ -151,6 +151,8 @@ pub struct Core {
     unserved: Vec<Warning>,
     /// What this kernel refuses; `None` until that has been tried.
     tried: Option<Result<Vec<Lack>, Refused>>,
+    /// The version of the plugin that called last, where it says one.
+    plugin_version: Option<String>,
     progress: health::Progress,
     failed: BTreeMap<KernelKey, String>,
     generation_in_force: u64,
@@ -346,7 +348,8 @@ impl Core {
     }
 
     fn cni(&mut self, call: CniCall) {
-        let CniCall { verb, deadline, reply } = call;
+        let CniCall { verb, deadline, reply, plugin_version } = call;
+        self.plugin_version = plugin_version;
         match verb {
             CniVerb::Add(attach, netns) => self.add(attach, netns, deadline, reply),
             CniVerb::Del(id) => self.del(&id, deadline, reply),
@@ -443,6 +446,11 @@ impl Core {
     /// What this kernel refuses of all that Weft may ask; `None` until that has been tried.
     pub fn tried(&self) -> Option<&Result<Vec<Lack>, Refused>> {
         self.tried.as_ref()
+    }
+
+    /// The version of the plugin that called last; `None` before a call, or where it says none.
+    pub fn plugin_version(&self) -> Option<&str> {
+        self.plugin_version.as_deref()
     }
 
     /// The newest generation that is in force.

@@ -79,6 +79,7 @@ impl Core {
             troubles: BTreeMap::new(),
             unserved: Vec::new(),
             tried: None,
+            plugin_version: None,
             progress: super::health::Progress::default(),
             failed: BTreeMap::new(),
             generation_in_force: 0,

@@ -21,6 +21,8 @@ use crate::weft::Request;
 pub const DEADLINE_HEADER: &str = "weft-deadline-ms";
 /// The longest response body that a client reads, in bytes.
 pub const MAX_BODY: usize = 64 << 20;
+/// The longest version that is shown, in bytes.
+const MAX_VERSION: usize = 64;
 /// The longest response head, in bytes.
 pub const MAX_HEAD: usize = 16 << 10;
 
@@ -56,6 +58,9 @@ pub struct Call {
     pub args: String,
     /// The network configuration from standard input.
     pub config: Value,
+    /// The plugin's version, for people; empty where it doesn't say.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub plugin_version: String,
 }
 
 impl Call {
@@ -68,6 +73,7 @@ impl Call {
             netns: variable("CNI_NETNS"),
             args: variable("CNI_ARGS"),
             config,
+            plugin_version: crate::VERSION.to_owned(),
         }
     }
 
@@ -79,6 +85,14 @@ impl Call {
         serde_json::from_slice(body).map_err(|error| {
             CniError::new(Code::DECODING_FAILURE, "the request's body is no call", error.to_string())
         })
+    }
+
+    /// The plugin's version, where it says one that can be shown.
+    pub fn plugin_version(&self) -> Option<&str> {
+        let shown = |text: &&str| {
+            (1..=MAX_VERSION).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+        };
+        Some(self.plugin_version.as_str()).filter(shown)
     }
 
     /// The call as bytes for a request's body.
@@ -225,6 +239,18 @@ mod tests {
         assert_eq!(add.pod.unwrap().name, "b");
         assert_eq!(got.request(Verb::Status).unwrap_err().code, Code::INCOMPATIBLE_VERSION);
         assert_eq!(Call::decode(b"[1").unwrap_err().code, Code::DECODING_FAILURE);
+    }
+
+    /// Whatever calls may say anything, or nothing: it goes into what people see.
+    #[test]
+    fn a_version_is_shown_where_it_is_one() {
+        let said = |body: &str| Call::decode(body.as_bytes()).unwrap().plugin_version().map(str::to_owned);
+        assert_eq!(said(r#"{"pluginVersion":"0.1.0-next"}"#).as_deref(), Some("0.1.0-next"));
+        assert_eq!(said("{}"), None);
+        assert_eq!(said(r#"{"pluginVersion":"0.1.0\n"}"#), None);
+        assert_eq!(said(&format!(r#"{{"pluginVersion":"{}"}}"#, "1".repeat(65))), None);
+        assert_eq!(Call::new(|_| None, Value::Null).plugin_version(), Some(crate::VERSION));
+        assert!(!String::from_utf8(Call::default().encode()).unwrap().contains("pluginVersion"));
     }
 
     #[test]

@@ -5,9 +5,10 @@
 mod rig;
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rig::{Act, Agent, Bench, Container};
+use rig::{Act, Agent, Bench, Container, program};
 use serde_json::{Value, json};
 use weft_cni::wire::Verb;
 use weft_cni::{AddResult, AttachmentRef, Interface, Version, tombstone};
@@ -46,6 +47,7 @@ fn every_verb_reaches_the_agent_with_the_call_and_the_namespace() {
         assert_eq!(seen.call.ifname, "eth0");
         assert_eq!(seen.call.netns, container.netns());
         assert_eq!(seen.call.config, config);
+        assert_eq!(seen.call.plugin_version(), Some(weft_cni::VERSION));
         assert!(seen.call.request(verb).is_ok());
         let expected = if passes_netns { vec![container.inode()] } else { vec![] };
         assert_eq!(seen.descriptors, expected, "{command}: the descriptors are the container's namespace");
@@ -202,6 +204,15 @@ fn a_path_that_is_no_container_never_reaches_the_agent() {
         let agent = Agent::start(&bench, Act::answer(200, b"{}"));
         assert_eq!(bench.run("DEL", path, &bench.config("1.1.0", json!({}))).exit, 0);
         assert!(agent.seen().descriptors.is_empty(), "{path}: a DEL must not hand over the host's namespace");
+    }
+}
+
+#[test]
+fn a_person_can_ask_the_file_for_its_version() {
+    for word in ["--version", "-V"] {
+        let output = Command::new(program()).arg(word).env_clear().output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!((output.status.code(), said), (Some(0), format!("weft-cni {}\n", weft_cni::VERSION)));
     }
 }
 

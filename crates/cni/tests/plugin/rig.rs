@@ -14,6 +14,11 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::{Value, json};
 use weft_cni::Call;
 
+/// The program: the one that `cargo xtask test` names, linked as people get it, or this package's own.
+pub fn program() -> PathBuf {
+    std::env::var_os("WEFT_PLUGIN").map_or_else(|| env!("CARGO_BIN_EXE_weft-cni").into(), PathBuf::from)
+}
+
 /// A folder with the socket and the state of one test.
 pub struct Bench {
     dir: tempfile::TempDir,
@@ -62,7 +67,7 @@ impl Bench {
     }
 
     pub fn run_raw(&self, command: &str, netns: &str, stdin: &[u8]) -> Run {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weft-cni"))
+        let mut child = Command::new(program())
             .env_clear()
             .envs([
                 ("CNI_COMMAND", command),

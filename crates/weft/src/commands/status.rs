@@ -80,6 +80,12 @@ fn head(status: &Status) -> String {
         let ago = std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs().saturating_sub(stale.since));
         line("store", format!("not heard of for {}: {}", duration(ago), stale.reason));
     }
+    if let Some(plugin) = status.plugin_version.as_ref().filter(|version| **version != status.version) {
+        line(
+            "plugin",
+            format!("weft-cni {plugin}, not the agent's version: `weft install`, or start the agent anew"),
+        );
+    }
     line("addresses", or_none(&join(&status.addresses)));
     line("pod CIDRs", or_none(&status.pod_cidrs.join(", ")));
     line("plan", plan(&status.plan));
@@ -187,7 +193,7 @@ mod tests {
 
     fn status() -> Status {
         let value = json!({
-            "node": "n1", "version": "0.1.0", "uptimeSeconds": 3700, "phase": "running", "ready": true,
+            "node": "n1", "version": "0.1.0", "pluginVersion": "0.1.0", "uptimeSeconds": 3700, "phase": "running", "ready": true,
             "addresses": ["192.0.2.1", "2001:db8::1"], "podCidrs": ["default 10.244.1.0/24"],
             "peers": [
                 {"name": "n2", "addresses": ["192.0.2.2", "2001:db8::2"],
@@ -242,6 +248,7 @@ mod tests {
     fn a_node_with_troubles() {
         let mut status = status();
         status.ready = false;
+        status.plugin_version = Some("0.0.9".into());
         status.not_ready_because = Some("the store has not been read; wait".into());
         status.plan.in_force = 8;
         status.plan.failed = 2;
@@ -260,6 +267,7 @@ mod tests {
         insta::assert_snapshot!(render(&status, false), @r"
         node n1 is NOT ready (running, weft 0.1.0, up 1h 1m)
         because    the store has not been read; wait
+        plugin     weft-cni 0.0.9, not the agent's version: `weft install`, or start the agent anew
         addresses  192.0.2.1, 2001:db8::1
         pod CIDRs  default 10.244.1.0/24
         plan       9, 8 still in force; kernel rows 80, names 12, REFUSED by the kernel 2; last change: rows 3, messages 5, 1.2 ms

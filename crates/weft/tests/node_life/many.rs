@@ -35,8 +35,9 @@ fn thirty_two_pods_come_at_once_and_go_at_once() {
     let one = &others[0];
     node.gc(&[one]);
     // GC has answered, so that nothing is under way any more.
-    let pods = node.status().unwrap()["pods"].as_array().map_or(0, Vec::len);
-    assert_eq!(pods, 1);
+    let status = node.status().unwrap();
+    assert_eq!(status["pods"].as_array().map_or(0, Vec::len), 1);
+    assert_eq!(status["pluginVersion"], weft_cni::VERSION);
     node.settles_with(1, "a GC of 15");
     node.del(one).unwrap();
     node.settles_with(0, "the last DEL");

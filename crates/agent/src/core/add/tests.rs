@@ -20,6 +20,7 @@ use super::super::{Around, Phase, PublishWork, SharedPlans};
 use super::*;
 use crate::health::news;
 use crate::message::{CniCall, CniVerb, Message, Report};
+use crate::status::Status;
 
 struct Rig {
     core: Core,
@@ -130,7 +131,12 @@ impl Rig {
         let Ok(Request::Add(attach)) = Request::of(request) else { panic!("the call is not an ADD") };
         let netns = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let (reply, answer) = reply();
-        self.tell(Message::Cni(CniCall { verb: CniVerb::Add(attach, netns), deadline, reply }));
+        self.tell(Message::Cni(CniCall {
+            verb: CniVerb::Add(attach, netns),
+            deadline,
+            reply,
+            plugin_version: None,
+        }));
         answer
     }
 
@@ -323,6 +329,24 @@ fn an_agent_that_starts_without_its_leases_makes_them_again() {
 }
 
 #[test]
+fn the_status_names_the_plugin_that_called_last() {
+    let mut rig = Rig::running();
+    let _answer = rig.add(patient());
+    for version in [Some("0.0.9"), None] {
+        let id = AttachmentId { container: "gone".into(), ifname: IfName::new("eth0").unwrap() };
+        let (reply, _answer) = reply();
+        let plugin_version = version.map(str::to_owned);
+        rig.tell(Message::Cni(CniCall {
+            verb: CniVerb::Del(id),
+            deadline: patient(),
+            reply,
+            plugin_version,
+        }));
+        assert_eq!(Status::of(&rig.core).plugin_version.as_deref(), version);
+    }
+}
+
+#[test]
 fn a_pods_old_sandbox_goes_without_its_new_one() {
     let mut rig = Rig::running();
     for container in ["old", "new"] {
@@ -333,7 +357,12 @@ fn a_pods_old_sandbox_goes_without_its_new_one() {
     }
     let id = AttachmentId { container: "old".into(), ifname: IfName::new("eth0").unwrap() };
     let (reply, _answer) = reply();
-    rig.tell(Message::Cni(CniCall { verb: CniVerb::Del(id), deadline: patient(), reply }));
+    rig.tell(Message::Cni(CniCall {
+        verb: CniVerb::Del(id),
+        deadline: patient(),
+        reply,
+        plugin_version: None,
+    }));
     match rig.published.try_iter().last() {
         Some(PublishWork::Publish(Published::Pod(pod))) => {
             assert_eq!(pod.ips, ["10.244.0.2".parse::<IpAddr>().unwrap()]);

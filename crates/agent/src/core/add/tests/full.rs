@@ -37,7 +37,12 @@ fn status(rig: &mut Rig) -> Result<Value, CniError> {
     let conf = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft", "network": "default"});
     let request = request::Request::read(Verb::Status, |_| None, conf).unwrap();
     let Ok(Request::Status(conf)) = Request::of(request) else { panic!("the call is not a STATUS") };
-    rig.tell(Message::Cni(CniCall { verb: CniVerb::Status(conf), deadline: Instant::now(), reply }));
+    rig.tell(Message::Cni(CniCall {
+        verb: CniVerb::Status(conf),
+        deadline: Instant::now(),
+        reply,
+        plugin_version: None,
+    }));
     answer.try_recv().unwrap()
 }
 
@@ -110,7 +115,7 @@ fn why_a_full_node_gets_no_other_block_is_told() {
     let id = AttachmentId { container: "c1".into(), ifname: IfName::new("eth0").unwrap() };
     let (reply, _answer) = reply();
     let deadline = Instant::now() + Duration::from_secs(60);
-    rig.tell(Message::Cni(CniCall { verb: CniVerb::Del(id), deadline, reply }));
+    rig.tell(Message::Cni(CniCall { verb: CniVerb::Del(id), deadline, reply, plugin_version: None }));
     rig.apply(Extent::All);
     rig.tell(Message::Tick(Instant::now()));
     assert!(!told(&rig));

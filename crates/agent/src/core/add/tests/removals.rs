@@ -22,7 +22,7 @@ impl Rig {
 
     fn ask(&mut self, verb: CniVerb) -> Answer {
         let (reply, answer) = reply();
-        self.tell(Message::Cni(CniCall { verb, deadline: patient(), reply }));
+        self.tell(Message::Cni(CniCall { verb, deadline: patient(), reply, plugin_version: None }));
         self.apply(Extent::Changes);
         answer
     }
