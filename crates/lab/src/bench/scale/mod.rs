@@ -98,8 +98,6 @@ fn in_own_process(nodes: usize, changes: usize) -> Result<Found> {
     let program = std::env::current_exe().context("can't find this program")?;
     let output = Command::new(program)
         .args(["bench", "one-size", &nodes.to_string(), &changes.to_string()])
-        // As the agent has it (`weft_agent::memory`).
-        .envs([("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1048576")])
         .output()
         .context("can't start a process for one size")?;
     if !output.status.success() {

@@ -19,6 +19,8 @@ use super::facts::{self, Cluster, PODS_A_NODE, State};
 
 /// `one-size NODES CHANGES`, in a network namespace of its own.
 pub fn one_size(nodes: usize, count: usize) -> Result<()> {
+    // Memory as the agent has it, for that is measured.
+    weft_agent::memory::keep_little();
     let cluster = Cluster { nodes };
     unshare(CloneFlags::CLONE_NEWNET).context("can't make a network namespace")?;
     lay_uplink()?;
