@@ -80,6 +80,11 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
+/// For `poll`, in whole milliseconds. Rounded up: waking a little early would spin until the time has come.
+fn timeout(left: Duration) -> PollTimeout {
+    PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+}
+
 impl Exchange<'_> {
     /// Makes the request and waits for the answer.
     ///
@@ -189,7 +194,7 @@ impl Exchange<'_> {
     /// Waits until there is something to read. A read would wait as well, and be woken in vain when the agent takes the request.
     fn await_more(&self, stream: &UnixStream, end: Instant) -> Result<(), ClientError> {
         loop {
-            let left = PollTimeout::try_from(self.left(end)?).unwrap_or(PollTimeout::MAX);
+            let left = timeout(self.left(end)?);
             match poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], left) {
                 Ok(1..) => return Ok(()),
                 // `left` says when it is over.
@@ -210,5 +215,22 @@ impl Exchange<'_> {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Late(self.answer_within),
             _ => ClientError::Lost(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `poll` of 0 ms returns at once, and the last part of a millisecond would be spent in asking again.
+    #[test]
+    fn the_last_millisecond_is_slept_through() {
+        let check = |left: Duration, ms: i32| {
+            assert_eq!(timeout(left), PollTimeout::try_from(ms).unwrap(), "{left:?}");
+        };
+        check(Duration::from_nanos(1), 1);
+        check(Duration::from_micros(999), 1);
+        check(Duration::from_micros(1500), 2);
+        assert_eq!(timeout(Duration::from_secs(u64::from(u32::MAX))), PollTimeout::MAX);
     }
 }
