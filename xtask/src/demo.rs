@@ -33,10 +33,10 @@ pub enum Outcome {
 /// Exit status by which the lab's program says that it can't run here.
 const CANNOT_RUN_HERE: i32 = 77;
 
-/// Runs the short demo with the programs that `cargo build` has made.
-pub fn run_short() -> Result<Outcome> {
-    let status =
-        command(&shell::target().join("debug")).arg("--short").status().context("can't run the demo")?;
+/// Runs the short demo with the programs that `cargo build` has made, and this plugin.
+pub fn run_short(plugin: &Path) -> Result<Outcome> {
+    let mut demo = command(&shell::target().join("debug"));
+    let status = demo.arg("--short").env(plugin::IN_TESTS, plugin).status().context("can't run the demo")?;
     Ok(match status.code() {
         Some(0) => Outcome::Passed,
         Some(CANNOT_RUN_HERE) => {

@@ -17,6 +17,10 @@ use crate::shell;
 /// The package, and its program.
 pub const NAME: &str = "weft-cni";
 
+/// By which tests and the lab find the plugin that they start; without it, the one beside the other programs. That one is built in
+/// one go with the agent, and has parts of libraries that only the agent asks for.
+pub const IN_TESTS: &str = "WEFT_PLUGIN";
+
 /// How long rustup may fetch, in seconds: where packets vanish it would wait for minutes.
 const FETCH_SECONDS: &str = "120";
 

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::plugin::{self, Libc};
 use crate::{demo, docker, kubernetes, packages, shell, tidy};
 
 /// Numbers of tests.
@@ -57,8 +58,10 @@ pub fn run(churn: Churn) -> Result<()> {
     }
     // The programs first: tests in namespaces start them.
     shell::must(shell::cargo().args(["build", "--quiet", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]))?;
+    let plugin = plugin::build(None, Libc::MuslIfPossible)?;
     let mut command = shell::cargo();
     command.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]).stdout(Stdio::piped());
+    command.env(plugin::IN_TESTS, &plugin);
     // What was built for a real cluster serves the tests that have a use for it.
     if std::env::var_os(kubernetes::PROGRAMS).is_none()
         && let Some(programs) = kubernetes::built_programs()
@@ -88,7 +91,7 @@ pub fn run(churn: Churn) -> Result<()> {
         // Something didn't compile, or a test program died before it could say how its tests went.
         tally.failed += 1;
     }
-    match demo::run_short()? {
+    match demo::run_short(&plugin)? {
         demo::Outcome::Passed => tally.passed += 1,
         demo::Outcome::Failed => tally.failed += 1,
         demo::Outcome::Skipped => tally.skipped += 1,

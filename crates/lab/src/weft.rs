@@ -21,6 +21,8 @@ pub const DNS: [IpAddr; 2] = [
 ];
 /// The agent's socket on a node.
 const SOCKET: &str = "/run/weft/weft.sock";
+/// A plugin to start in place of the one beside the agent: `cargo xtask test` sets it.
+const PLUGIN: &str = "WEFT_PLUGIN";
 const CONFIG: &str = "/etc/weft/agent.yaml";
 /// Questions of one request: an answer has a limit, and holds both ways of each packet.
 const QUESTIONS_AT_ONCE: usize = 200;
@@ -128,13 +130,14 @@ impl Seen {
 }
 
 impl Programs {
-    /// The programs `weft` and `weft-cni` in a folder of the real machine.
+    /// The programs `weft` and `weft-cni` in a folder of the real machine; the plugin that `WEFT_PLUGIN` names, where it does.
     pub fn in_folder(folder: &Path) -> Result<Self, LabError> {
-        let here = |name: &str| {
-            let path = folder.join(name);
-            std::fs::metadata(&path).map(|_| path.clone()).map_err(LabError::file("find", path))
+        let there = |path: PathBuf| match std::fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(error) => Err(LabError::file("find", path)(error)),
         };
-        Ok(Self { weft: here("weft")?, plugin: here("weft-cni")? })
+        let plugin = std::env::var_os(PLUGIN).map_or_else(|| folder.join("weft-cni"), PathBuf::from);
+        Ok(Self { weft: there(folder.join("weft"))?, plugin: there(plugin)? })
     }
 
     /// The program `weft` on the real machine.

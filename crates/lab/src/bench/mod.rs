@@ -96,7 +96,7 @@ impl Options {
 
     fn programs(&self) -> Result<Programs> {
         Programs::in_folder(&self.programs)
-            .context("build them with `cargo xtask bench`, or `cargo build --release -p weft -p weft-cni`")
+            .context("build them with `cargo xtask bench`, which links the plugin as people get it")
     }
 }
 
