@@ -45,13 +45,7 @@ impl Compared {
 impl Follower {
     pub fn new(keys: Keys) -> Self {
         let words = Words::of("key's value");
-        Self {
-            keys,
-            names: Interner::default(),
-            words,
-            known: BTreeMap::new(),
-            strays: Strays::default(),
-        }
+        Self { keys, names: Interner::default(), words, known: BTreeMap::new(), strays: Strays::default() }
     }
 
     /// True where people's keys are known, and none of the listed ones is theirs. What nodes write says nothing: each writes it again at
@@ -251,9 +245,8 @@ mod tests {
         let listed = ["backup", "services/web"].map(|key| (format!("/weft/{key}"), 4));
         let compared = follower.compare(&BTreeMap::from(listed));
         assert_eq!((compared.unread, compared.owed()), (None, Owed::Nothing));
-        let is_unread = |event: &Event| {
-            matches!(event, Event::Notice(Notice { text: Some(Remark::Unread { .. }), .. }))
-        };
+        let is_unread =
+            |event: &Event| matches!(event, Event::Notice(Notice { text: Some(Remark::Unread { .. }), .. }));
         let said = follower.drain();
         assert!(said.len() == 2 && !said.iter().any(is_unread), "{said:?}");
         let happened = |what, kv: KeyValue| Happened { what, kv };

@@ -110,8 +110,9 @@ impl Strays {
             return Vec::new();
         }
         let standing = self.folders.iter().filter(|(_, folder)| folder.count > 0);
-        let now: BTreeMap<String, Remark> =
-            standing.map(|(name, folder)| (format!("{}{name}", keys.all()), folder.remark(name, keys))).collect();
+        let now: BTreeMap<String, Remark> = standing
+            .map(|(name, folder)| (format!("{}{name}", keys.all()), folder.remark(name, keys)))
+            .collect();
         let gone: Vec<_> = self.told.iter().filter(|about| !now.contains_key(*about)).cloned().collect();
         self.told = now.keys().cloned().collect();
         let gone = gone.into_iter().map(|about| (about, None));
@@ -214,18 +215,13 @@ mod tests {
         let mut strays = Strays::default();
         let keys: Vec<String> = (0..100_000).map(|i| format!("x/{i:06}")).collect();
         strays.list(keys.iter().map(String::as_str));
-        assert_eq!(
-            told(&mut strays),
-            ["/weft/x: this version has no use for more than 10,000 keys here"]
-        );
+        assert_eq!(told(&mut strays), ["/weft/x: this version has no use for more than 10,000 keys here"]);
         strays.happened("x/more", What::Put, true);
-        assert_eq!(
-            told(&mut strays),
-            ["/weft/x: this version has no use for more than 100,000 keys here"]
-        );
+        assert_eq!(told(&mut strays), ["/weft/x: this version has no use for more than 100,000 keys here"]);
         assert_eq!(strays.folders["x"].names.len(), FEW);
-        let many: Vec<String> =
-            (0..1_000).flat_map(|i| [format!("f{i}/x"), format!("{i}"), format!("{}/x", "l".repeat(i))]).collect();
+        let many: Vec<String> = (0..1_000)
+            .flat_map(|i| [format!("f{i}/x"), format!("{i}"), format!("{}/x", "l".repeat(i))])
+            .collect();
         strays.list(many.iter().map(String::as_str));
         assert_eq!(told(&mut strays).len(), 1 + MOST_FOLDERS);
         assert_eq!(strays.folders.values().map(|folder| folder.count).sum::<usize>(), many.len());
