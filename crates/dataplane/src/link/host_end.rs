@@ -22,7 +22,9 @@ const NDTPA_IFINDEX: u16 = 1;
 const NDTPA_PROXY_DELAY: u16 = 13;
 /// Queues of each end, each way. Where nothing is said the kernel makes one a processor, with files in `/sys` and notices to udev,
 /// and takes all but the first out of use again: for that it waits until every processor has let go of them, once for each end and
-/// with the lock held that all links share. One is in use either way.
+/// with the lock held that all links share. One is in use either way. What that gives up: `ethtool -L` can't raise their number
+/// later, as it could within the number made. It would matter to who redirects to a pod's link by XDP, with a queue for each
+/// processor that sends, and for GRO at a pod's end on many processors (`ethtool -K eth0 gro on`), which works a queue at a time.
 const QUEUES: u32 = 1;
 /// Length of `struct ndtmsg`.
 const NDT_FIXED: usize = 4;
