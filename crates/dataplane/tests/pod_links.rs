@@ -150,6 +150,10 @@ fn pods_reach_each_other_their_node_and_back() {
     }
     node.step();
     // At once, with no time to settle.
+    for n in [1, 2] {
+        let announces = run(&format!("ip netns exec pod{n} cat /proc/sys/net/ipv6/conf/eth0/ndisc_notify"));
+        assert_eq!(announces.trim(), "1", "a changed MAC of pod {n} is announced over IPv6");
+    }
     let patience = Duration::from_secs(1);
     for target in ["10.244.0.2", "fd00:244::2"] {
         assert!(echo(At::Pod(1), At::Pod(2), target, patience), "{target}");

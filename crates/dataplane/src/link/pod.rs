@@ -3,6 +3,7 @@
 //! The alias is written last: a host end without it was left unfinished by a crash, or has just been taken over from another
 //! network, and is finished when it is seen.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -102,12 +103,54 @@ fn finish(
 ) -> Result<Pair, KernelError> {
     let inner = wanted.pod.attachment.ifname;
     let announced = if host_end::has_ipv6(wanted.pod) { announcer.begin(namespace, inner) } else { None };
+    match configure(rtnl, wanted, namespace, state) {
+        Ok(inside) => Ok(Pair { announced, ..Pair::of(inside, wanted, state) }),
+        Err(error) => {
+            // Whoever hears of the failure may take the namespace away, and nobody is to hold it then.
+            if let Some(announced) = announced {
+                announced.wait(SETTLE_LIMIT);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Both ends, but for the announcements; returns a socket in the pod's namespace.
+fn configure(
+    rtnl: &mut Rtnl,
+    wanted: Wanted<'_>,
+    namespace: &OwnedFd,
+    state: &LinkState,
+) -> Result<Rtnl, KernelError> {
     configure_host_end(rtnl, wanted, state)?;
     let mut inside = netns::socket(namespace.as_fd(), wanted.name)?;
-    let index = state.peer.ok_or(KernelError::NoLink(inner))?;
+    let index = state.peer.ok_or(KernelError::NoLink(wanted.pod.attachment.ifname))?;
     pod_end::configure(&mut inside, namespace.as_fd(), wanted.pod, index)?;
     complete(rtnl, wanted, state, Seed::Anyway)?;
-    Ok(Pair { announced, ..Pair::of(inside, wanted, state) })
+    Ok(inside)
+}
+
+/// What a pair still lacks, in the order in which it is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    /// The kernel hasn't taken this address of the pod's into use.
+    Address(IpAddr),
+    /// The kernel hasn't noticed that both ends are up.
+    Carrier,
+    /// The setting that has a changed MAC announced is still being made: a pod can talk without.
+    Announcements,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "the pod's address {address} is not in use yet"),
+            Self::Carrier => f.write_str("the pod's link has no carrier yet"),
+            Self::Announcements => {
+                f.write_str("the pod may not announce a changed MAC yet: ndisc_notify is still being set")
+            }
+        }
+    }
 }
 
 /// A pair that is up at both ends, and may not carry packets yet.
@@ -128,38 +171,42 @@ impl Pair {
         Self { name: wanted.name, index: state.index, inside, addresses, announced: None }
     }
 
-    fn is_settled(&mut self, rtnl: &mut Rtnl) -> Result<bool, KernelError> {
+    fn lacks(&mut self, rtnl: &mut Rtnl) -> Result<Option<Lack>, KernelError> {
         for address in &self.addresses {
             if !pod_end::is_local(&mut self.inside, *address)? {
-                return Ok(false);
+                return Ok(Some(Lack::Address(*address)));
             }
         }
-        let carries = find(rtnl, self.name)?.is_none_or(|state| state.carries());
-        Ok(carries && self.announced.as_ref().is_none_or(Announced::is_over))
+        if find(rtnl, self.name)?.is_some_and(|state| !state.carries()) {
+            return Ok(Some(Lack::Carrier));
+        }
+        let announces = self.announced.as_ref().is_none_or(Announced::is_over);
+        Ok((!announces).then_some(Lack::Announcements))
     }
 }
 
 /// Waits until pairs carry packets: the kernel notices the carrier, and takes IPv6 addresses into use, in threads of
 /// its own, while the rest of a batch is applied. A pod that comes to life before loses its first packet. Past the limit the
-/// pods are as they are.
+/// pods are as they are, and what they lack is told.
 pub(crate) fn settle(rtnl: &mut Rtnl, mut pairs: Vec<Pair>) {
     let start = Instant::now();
     let mut pause = FIRST_LOOK;
     loop {
-        pairs.retain_mut(|pair| match pair.is_settled(rtnl) {
-            Ok(settled) => !settled,
+        let late = start.elapsed() >= SETTLE_LIMIT;
+        pairs.retain_mut(|pair| match pair.lacks(rtnl) {
+            Ok(None) => false,
+            Ok(Some(lack)) => {
+                if late {
+                    tracing::warn!(link = %pair.name, "{lack}");
+                }
+                !late
+            }
             Err(error) => {
-                tracing::warn!(link = %pair.name, "can't see whether the pod's link has a carrier: {error}");
+                tracing::warn!(link = %pair.name, "can't see whether the pod's link carries packets: {error}");
                 false
             }
         });
         if pairs.is_empty() {
-            return;
-        }
-        if start.elapsed() >= SETTLE_LIMIT {
-            for pair in &pairs {
-                tracing::warn!(link = %pair.name, "the pod's link has no carrier yet");
-            }
             return;
         }
         std::thread::sleep(pause);
@@ -243,5 +290,33 @@ fn inside_differs(was: &KernelRow, now: &PodLink) -> bool {
             link.kind.as_pod().is_none_or(|pod| pod.pod_mac != now.pod_mac || pod.addresses != now.addresses)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It only looks, and at a link and an address that nobody has.
+    #[test]
+    fn what_a_pair_lacks_is_told_apart() {
+        let mut rtnl = Rtnl::open().unwrap();
+        let (done, announced) = Announced::pending();
+        let address: IpAddr = "2001:db8::7".parse().unwrap();
+        let mut pair = Pair {
+            name: IfName::new("weft-no-link").unwrap(),
+            index: 0,
+            inside: Rtnl::open().unwrap(),
+            addresses: vec![address],
+            announced: Some(announced),
+        };
+        let mut lack = || pair.lacks(&mut rtnl).unwrap();
+        assert_eq!(lack().unwrap().to_string(), "the pod's address 2001:db8::7 is not in use yet");
+        pair.addresses.clear();
+        let mut lack = || pair.lacks(&mut rtnl).unwrap();
+        assert_eq!(lack(), Some(Lack::Announcements));
+        assert!(!Lack::Announcements.to_string().contains("carrier"));
+        drop(done);
+        assert_eq!(lack(), None);
     }
 }
