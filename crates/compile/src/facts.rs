@@ -117,9 +117,9 @@ impl Facts {
         self.nodes.iter()
     }
 
-    /// The node that says an address is its own; of several the first by name.
-    pub fn node_at(&self, address: IpAddr) -> Option<&NodeName> {
-        self.places.at(address).filter_map(|slot| self.nodes.at(slot)).map(|node| &node.name).min()
+    /// The nodes that say an address is their own, in no order.
+    pub fn nodes_at(&self, address: IpAddr) -> impl Iterator<Item = &Node> {
+        self.places.at(address).filter_map(|slot| self.nodes.at(slot))
     }
 
     /// The smallest of nodes' blocks of pods that holds an address, and whose it is; of several nodes the first by name.

@@ -64,8 +64,12 @@ fn host(links: &[(&str, &[&str])]) -> Fact {
 }
 
 fn node(name: &str, address: &str, block: &str) -> Fact {
+    node_with(name, address, Some(24), block)
+}
+
+fn node_with(name: &str, address: &str, prefix: Option<u8>, block: &str) -> Fact {
     let mut node = Node::named(NodeName::new(name).unwrap());
-    node.addresses.push(NodeAddress { ip: address.parse().unwrap(), prefix: Some(24) });
+    node.addresses.push(NodeAddress { ip: address.parse().unwrap(), prefix });
     node.pod_cidrs.push(NodeCidr { network: NetworkName::ordinary(), cidr: block.parse().unwrap() });
     Fact::Node(node)
 }
@@ -174,6 +178,44 @@ fn what_a_node_gets_is_taken_from_the_service_and_comes_back() {
         assert!(!warnings.contains("is given to service"), "{warnings}");
         bench.set(give("192.0.2.9"));
         assert_eq!(bench.at("203.0.113.9"), served("203.0.113.9"));
+    }
+}
+
+/// A slip in one node's configuration takes no service from the cluster.
+#[test]
+fn a_node_that_names_an_address_of_services_by_itself_takes_it_from_nobody() {
+    let mut bench = Bench::new(&["10.96.0.0/16"]);
+    bench.set(service("dns", &["10.96.0.10"], &[]));
+    for (name, block) in [("n1", "10.244.1.0/24"), ("n2", "10.244.2.0/24")] {
+        let mut check = |prefix: Option<u8>, is_served: bool| {
+            bench.set(node_with(name, "10.96.0.10", prefix, block));
+            let expected = if is_served { served("10.96.0.10") } else { String::new() };
+            assert_eq!(bench.at("10.96.0.10"), expected, "{name} {prefix:?}");
+            let why = match is_served {
+                true => format!(
+                    "is given as an address of node {name}, too: in a block of services it counts as the service's, and the node isn't \
+                     reached there; correct the node's addresses"
+                ),
+                false => {
+                    format!("is an address of node {name}, whose own servers are asked there: it doesn't")
+                }
+            };
+            let warnings = bench.warnings();
+            let text = format!("service shop/dns: spec.clusterIP: 10.96.0.10 {why}");
+            assert!(warnings.contains(&text), "{warnings}");
+        };
+        // It is on no link, on one by itself, and on one with its network.
+        check(None, true);
+        check(Some(32), true);
+        check(Some(24), false);
+        check(None, true);
+        bench.set(node(name, if name == "n1" { "192.0.2.1" } else { "192.0.2.2" }, block));
+        assert_eq!(bench.warnings(), "");
+    }
+    bench.set(node_with("n2", "10.96.0.10", None, "10.244.2.0/24"));
+    for (blocks, is_served) in [(&[][..], false), (&["10.96.0.0/16"], true), (&["10.97.0.0/16"], false)] {
+        bench.set(network(blocks));
+        assert_eq!(bench.at("10.96.0.10") == served("10.96.0.10"), is_served, "{blocks:?}");
     }
 }
 

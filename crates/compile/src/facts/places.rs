@@ -138,7 +138,11 @@ mod tests {
             }
             for ip in (0..16).map(address) {
                 let having = |node: &&Node| node.addresses.iter().any(|own| own.ip == ip);
-                prop_assert_eq!(facts.node_at(ip), facts.nodes().filter(having).map(|node| &node.name).min());
+                let mut found: Vec<_> = facts.nodes_at(ip).map(|node| &node.name).collect();
+                found.sort();
+                let mut expected: Vec<_> = facts.nodes().filter(having).map(|node| &node.name).collect();
+                expected.sort();
+                prop_assert_eq!(found, expected);
                 let blocks = facts.nodes().flat_map(|node| node.pod_cidrs.iter().map(|own| (own.cidr, &node.name)));
                 let around = blocks.filter(|(block, _)| block.contains(ip));
                 let expected = around.min_by_key(|(block, name)| (u8::MAX - block.prefix(), *name));

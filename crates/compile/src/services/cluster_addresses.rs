@@ -2,7 +2,9 @@
 //!
 //! An API server takes cluster addresses from blocks of its own. In a folder or in etcd people write them, and one rule holds for all:
 //! no service takes a node's address as its cluster address, and with it the node's servers, sshd's above all; nor an address of
-//! pods, which would then be reached by nobody. What lies beside all blocks of services is served, with a warning.
+//! pods, which would then be reached by nobody. What lies beside all blocks of services is served, with a warning. In a block of services
+//! an address by itself, with no network around it, is a service's whoever says that it is theirs: a slip in one node's configuration
+//! takes no service from the cluster.
 //!
 //! What is absent: external addresses and those of balancers. These may well be a node's ([`crate::rules::services`]).
 
@@ -10,7 +12,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustc_hash::FxHashSet;
-use weft_model::{Cidr, Fact, FactKey, Family, Host, NetworkName, Node, NodeName, Service};
+use weft_model::{Cidr, Fact, FactKey, Family, Host, NetworkName, Node, NodeAddress, NodeName, Service};
 
 use crate::engine::Context;
 use crate::facts::Transition;
@@ -34,22 +36,20 @@ pub enum Taken<'a> {
 /// the smaller counts.
 pub fn taken<'a>(ip: IpAddr, context: &Context<'a>) -> Option<Taken<'a>> {
     let facts = context.facts;
-    if let Some(node) = facts.node_at(ip) {
-        return Some(Taken::Node(node));
-    }
     let blocks = blocks(context).filter(|block| block.family() == Family::of(ip));
     let (is_declared, home) = blocks.fold((false, None), |(_, home), block| {
         let home = if block.contains(ip) { home.max(Some(block.prefix())) } else { home };
         (true, home)
     });
-    let is_own = held(facts.host()).any(|(own, how)| {
-        own == ip
-            && match how {
-                Held::Subnet => true,
-                Held::Single => home.is_none(),
-            }
-    });
-    if is_own {
+    let is_real = |how: Held| match how {
+        Held::Subnet => true,
+        Held::Single => home.is_none(),
+    };
+    let is_its = |node: &&Node| published(node).any(|(own, how)| own == ip && is_real(how));
+    if let Some(node) = facts.nodes_at(ip).filter(is_its).map(|node| &node.name).min() {
+        return Some(Taken::Node(node));
+    }
+    if held(facts.host()).any(|(own, how)| own == ip && is_real(how)) {
         return Some(Taken::Node(&context.settings.node));
     }
     let share = facts.pods_block_around(ip);
@@ -88,11 +88,27 @@ pub fn remarks(service: &Service, context: &Context<'_>) -> Vec<String> {
                 let text = "lies in no block of services: it leads to the service, and counts as an address outside the cluster";
                 return Some(format!("spec.{field}: {ip} {text}; {MEND}, or add a block to these"));
             }
-            None => return None,
+            None => {
+                // All of them say it by itself, and it lies in a block of services.
+                let node = context.facts.nodes_at(*ip).map(|node| &node.name).min()?;
+                return Some(format!(
+                    "spec.{field}: {ip} is given as an address of node {node}, too: in a block of services it counts as the service's, and \
+                     the node isn't reached there; correct the node's addresses"
+                ));
+            }
         };
         Some(format!("spec.{field}: {ip} {why}: it doesn't lead to the service; {MEND}"))
     };
     service.cluster_ips.iter().enumerate().filter_map(remark).collect()
+}
+
+/// A node's addresses, as it or somebody else makes them known.
+fn published(node: &Node) -> impl Iterator<Item = (IpAddr, Held)> + '_ {
+    let how = |address: &NodeAddress| match address.prefix {
+        Some(length) if length < Family::of(address.ip).bits() => Held::Subnet,
+        Some(_) | None => Held::Single,
+    };
+    node.addresses.iter().map(move |address| (address.ip, how(address)))
 }
 
 /// Blocks in which cluster addresses may be led otherwise, or be remarked on otherwise, after a change.
@@ -104,7 +120,7 @@ pub fn moved(transition: &Transition, context: &Context<'_>) -> Vec<Cidr> {
                 Some(Fact::Node(node)) => places(node),
                 _ => Vec::new(),
             };
-            differing(&of(before), &of(after))
+            differing(&of(before), &of(after)).into_iter().map(|(block, _)| block).collect()
         }
         FactKey::Host => {
             let of = |fact: &Option<Fact>| match fact {
@@ -136,12 +152,12 @@ pub fn moved(transition: &Transition, context: &Context<'_>) -> Vec<Cidr> {
     }
 }
 
-/// How this machine has an address.
+/// How a machine has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Held {
     /// With the network of a link.
     Subnet,
-    /// By itself. In a block of services it is a virtual one, whoever put it there.
+    /// By itself, or on no link that is known. In a block of services it is a virtual one, whoever put it there.
     Single,
 }
 
@@ -155,10 +171,10 @@ fn held(host: &Host) -> impl Iterator<Item = (IpAddr, Held)> + '_ {
     on_links.chain(host.loopback.iter().map(|ip| (*ip, Held::Single)))
 }
 
-/// All that is a node's, as blocks.
-fn places(node: &Node) -> Vec<Cidr> {
-    let addresses = node.addresses.iter().map(|address| Cidr::host(address.ip));
-    addresses.chain(node.pod_cidrs.iter().map(|own| own.cidr)).collect()
+/// All that is a node's, as blocks; addresses with how it has them.
+fn places(node: &Node) -> Vec<(Cidr, Option<Held>)> {
+    let addresses = published(node).map(|(ip, how)| (Cidr::host(ip), Some(how)));
+    addresses.chain(node.pod_cidrs.iter().map(|own| (own.cidr, None))).collect()
 }
 
 fn differing<T: Hash + Eq + Copy>(before: &[T], after: &[T]) -> Vec<T> {
