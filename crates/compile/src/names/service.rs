@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Endpoint, EndpointSlice, FactKey, Port, Protocol, Service, ServiceKind};
+use weft_model::{Endpoint, EndpointPort, EndpointSlice, FactKey, Port, Protocol, Service, ServiceKind};
 use weft_plan::{DnsName, NameRow, Record};
 
 use super::address::{dashed, record};
@@ -66,16 +66,13 @@ pub fn name(service: &Service, zone: &DnsName) -> DnsName {
     zone.child(format_args!("{}.{}.svc", service.key.name, service.key.namespace))
 }
 
-/// Endpoints of a headless service that have names, with their slices.
-pub fn named_endpoints(facts: &Facts, service: &Service) -> Vec<(EndpointSlice, Vec<Endpoint>)> {
-    endpoints::slices(facts, service)
-        .into_iter()
-        .map(|slice| {
-            let is_named = |endpoint: &&Endpoint| endpoint.ready || service.publish_not_ready;
-            let endpoints = slice.endpoints.iter().filter(is_named).cloned().collect();
-            (slice.into_owned(), endpoints)
-        })
-        .collect()
+/// Endpoints of a headless service that have names, slice by slice, each with the slice's ports.
+pub fn named_endpoints(facts: &Facts, service: &Service) -> Vec<(Arc<[EndpointPort]>, Vec<Endpoint>)> {
+    let is_named = |endpoint: &&Endpoint| endpoint.ready || service.publish_not_ready;
+    let named = |slice: &EndpointSlice| {
+        (slice.ports.clone(), slice.endpoints.iter().filter(is_named).cloned().collect())
+    };
+    endpoints::slices(facts, service).iter().map(|slice| named(slice)).collect()
 }
 
 /// An endpoint's label below its service: its hostname, else its address. A hostname that is no label is passed over.
@@ -139,7 +136,7 @@ impl Names {
     }
 
     fn add_endpoints(&mut self, facts: &Facts, service: &Service, warn: &mut dyn FnMut(String)) {
-        for (slice, endpoints) in named_endpoints(facts, service) {
+        for (ports, endpoints) in named_endpoints(facts, service) {
             for endpoint in endpoints {
                 if let Some(hostname) = endpoint.hostname.as_ref().filter(|hostname| !is_label(hostname)) {
                     warn(format!(
@@ -150,7 +147,7 @@ impl Names {
                     let host = self.service.child(label(endpoint.hostname.as_ref(), *ip));
                     self.add(self.service.clone(), [record(*ip)]);
                     self.add(host.clone(), [record(*ip)]);
-                    for port in slice.ports.iter() {
+                    for port in ports.iter() {
                         if let Some(number) = port.port {
                             self.add_port(&port.name, port.protocol, number, &host);
                         }
