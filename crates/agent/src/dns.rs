@@ -43,7 +43,7 @@ impl Dns {
         let mut server = Config::new(listen, zones);
         server.upstreams = match config.dns.upstreams.as_slice() {
             [] => UpstreamSource::ResolvConf(config.dns.resolv_conf.clone()),
-            fixed => UpstreamSource::Fixed(fixed.iter().map(|resolver| resolver.socket()).collect()),
+            fixed => UpstreamSource::Fixed(fixed.iter().map(|resolver| resolver.address().clone()).collect()),
         };
         let (stop, stopped) = channel();
         let (names, core) = (names.clone(), core.clone());

@@ -20,7 +20,7 @@ pub struct DnsConfig {
     pub cluster_addresses: Vec<IpAddr>,
     /// Further addresses of the server, the same on every node.
     pub link_local: Vec<IpAddr>,
-    /// Resolvers for everything else, `ADDRESS` or `ADDRESS:PORT`; empty means those of `resolvConf`.
+    /// Resolvers for everything else, `ADDRESS` or `ADDRESS:PORT`, with `%LINK` after a link-local address; empty means those of `resolvConf`.
     pub upstreams: Vec<Resolver>,
     /// Where the node's own resolvers stand.
     pub resolv_conf: PathBuf,

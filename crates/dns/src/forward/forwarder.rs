@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::exchange::{self, Heard};
 use super::pending::{Pending, Place};
-use super::resolv_conf::{FileState, UpstreamSource};
+use super::resolv_conf::{SourceState, UpstreamSource};
 use super::upstream::Upstream;
 use crate::answer::Transport;
 use crate::relay::{Question, is_failure, is_truncated};
@@ -70,7 +70,7 @@ pub struct Forwarder {
     source: UpstreamSource,
     own: Vec<SocketAddr>,
     limits: Limits,
-    upstreams: Mutex<(Option<FileState>, Vec<Arc<Upstream>>)>,
+    upstreams: Mutex<(Option<SourceState>, Vec<Arc<Upstream>>)>,
     pending: Pending,
     chance: Chance,
 }
@@ -121,6 +121,11 @@ impl Forwarder {
         if state != upstreams.0 {
             for address in ours {
                 tracing::warn!("upstream resolver {address} is this server itself: it is left out");
+            }
+            for address in self.source.cut_off() {
+                tracing::warn!(
+                    "upstream resolver {address}: there is no such link; it is looked for again and again"
+                );
             }
             tracing::info!("upstream resolvers: {others:?}");
         }

@@ -1,12 +1,12 @@
 //! Where resolvers are listed: in the configuration, or in a resolv.conf file that may change at any time.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Port of a resolver that names none.
-const DNS_PORT: u16 = 53;
+use super::ResolverAddress;
+
 /// Largest file, in bytes.
 const LIMIT: u64 = 64 * 1024;
 
@@ -14,13 +14,19 @@ const LIMIT: u64 = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamSource {
     /// These, in order of preference.
-    Fixed(Vec<SocketAddr>),
+    Fixed(Vec<ResolverAddress>),
     /// The `nameserver` lines of this file, which is read again when it changes.
     ResolvConf(PathBuf),
 }
 
-/// What changes when a file does: device, inode, size, and time of change in seconds and nanoseconds.
-pub type FileState = (u64, u64, u64, i64, i64);
+/// What changes when the list may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceState {
+    /// Of a file: device, inode, size, and time of change in seconds and nanoseconds.
+    File(u64, u64, u64, i64, i64),
+    /// Of addresses on links, where they are.
+    Links(Vec<Option<SocketAddr>>),
+}
 
 impl UpstreamSource {
     /// The resolvers as listed now.
@@ -29,16 +35,34 @@ impl UpstreamSource {
     /// The file can't be read.
     pub fn read(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            UpstreamSource::Fixed(list) => Ok(list.clone()),
+            UpstreamSource::Fixed(list) => Ok(list.iter().filter_map(ResolverAddress::socket).collect()),
             UpstreamSource::ResolvConf(path) => Ok(parse(&read_small(path)?)),
         }
     }
 
-    /// The file's state, by which a change is noticed: symbolic links are followed. `None` without a file.
-    pub fn state(&self) -> Option<FileState> {
-        let UpstreamSource::ResolvConf(path) = self else { return None };
-        let meta = std::fs::metadata(path).ok()?;
-        Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+    /// Those of the configuration whose link isn't there now.
+    pub fn cut_off(&self) -> Vec<&ResolverAddress> {
+        match self {
+            UpstreamSource::Fixed(list) => list.iter().filter(|address| address.socket().is_none()).collect(),
+            UpstreamSource::ResolvConf(_) => Vec::new(),
+        }
+    }
+
+    /// By which a change is noticed: of the file, through symbolic links, or of the links that addresses are on. `None` where nothing can
+    /// change, and without a file.
+    pub fn state(&self) -> Option<SourceState> {
+        match self {
+            UpstreamSource::Fixed(list) => {
+                let on_links = list.iter().filter(|address| address.has_link());
+                let found: Vec<_> = on_links.map(ResolverAddress::socket).collect();
+                (!found.is_empty()).then_some(SourceState::Links(found))
+            }
+            UpstreamSource::ResolvConf(path) => {
+                let meta = std::fs::metadata(path).ok()?;
+                let (seconds, nanoseconds) = (meta.mtime(), meta.mtime_nsec());
+                Some(SourceState::File(meta.dev(), meta.ino(), meta.size(), seconds, nanoseconds))
+            }
+        }
     }
 }
 
@@ -61,20 +85,9 @@ fn parse(text: &str) -> Vec<SocketAddr> {
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             let address = (words.next()? == "nameserver").then(|| words.next()).flatten()?;
-            resolver(address)
+            ResolverAddress::without_port(address)?.socket()
         })
         .collect()
-}
-
-/// `10.0.0.1`, `fd00::1`, `fe80::1%eth0`.
-fn resolver(text: &str) -> Option<SocketAddr> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Some((ip, DNS_PORT).into());
-    }
-    let (ip, link) = text.split_once('%')?;
-    let ip: Ipv6Addr = ip.parse().ok()?;
-    let scope = link.parse().or_else(|_| nix::net::if_::if_nametoindex(link)).ok()?;
-    Some(SocketAddrV6::new(ip, DNS_PORT, 0, scope).into())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{ask, config, exchange, server};
 use weft_dns::{UpstreamSource, serve};
 
 fn fixed(resolvers: &[&Resolver]) -> UpstreamSource {
-    UpstreamSource::Fixed(resolvers.iter().map(|r| r.address).collect())
+    UpstreamSource::Fixed(resolvers.iter().map(|r| r.address.into()).collect())
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn without_resolvers_the_reply_says_so() {
     assert!(reply.ends_with(b"no upstream resolver is configured"));
     let gone = Resolver::simple(1).address;
     let start = Instant::now();
-    assert_eq!(ask(&server(UpstreamSource::Fixed(vec![gone])), "example.com", "A"), "ServFail ra");
+    assert_eq!(ask(&server(UpstreamSource::Fixed(vec![gone.into()])), "example.com", "A"), "ServFail ra");
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
@@ -181,7 +181,7 @@ fn the_server_never_asks_itself() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config = config();
     config.listen = vec![port];
-    config.upstreams = UpstreamSource::Fixed(vec![port]);
+    config.upstreams = UpstreamSource::Fixed(vec![port.into()]);
     let plan = std::sync::Arc::new(std::sync::RwLock::new(super::fixture::cluster()));
     let server = serve(&config, plan).unwrap();
     assert_eq!(ask(&server, "www.example.com", "A"), "ServFail ra");
