@@ -1,7 +1,8 @@
 //! The thread that tells the store about this node, again and again until it succeeds.
 //!
 //! What always holds: work is done in turns, so that none waits for one that can't be done. Where the store seems to be away, a
-//! round ends early, and new work waits for the next one: every attempt would take as long as the store's patience.
+//! round ends early, and new work waits for the next one: every attempt would take as long as the store's patience. At the end, all that was
+//! to be published is tried once more: nobody will say it again while the agent is down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +57,10 @@ pub fn run(store: &Arc<dyn Store>, node: &NodeName, inbox: &Receiver<PublishWork
                 thread::sleep(BREATH);
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                let is_word = |work: &PublishWork| matches!(work, PublishWork::Publish(_));
+                return queue.last_round(is_word, |work| attempt(store.as_ref(), node, work, core));
+            }
         }
         while let Ok(work) = inbox.try_recv() {
             queue.add(about(&work), work);
@@ -107,6 +111,18 @@ impl<W> Queue<W> {
         match self.fresh.is_empty() || self.is_away {
             true => self.retry,
             false => Some(Instant::now()),
+        }
+    }
+
+    /// Does all that was not done and that `matters`, due or not, until the store seems to be away.
+    fn last_round(mut self, matters: impl Fn(&W) -> bool, attempt: impl Fn(&W) -> Result<(), String>) {
+        self.fresh.extend(self.failed.into_iter().map(|(about, (work, _))| (about, work)));
+        let mut in_vain = 0;
+        for work in self.fresh.values().filter(|work| matters(work)) {
+            in_vain = if attempt(work).is_ok() { 0 } else { in_vain + 1 };
+            if in_vain >= AWAY {
+                return;
+            }
         }
     }
 
@@ -227,6 +243,30 @@ mod tests {
         now = queue.due().unwrap();
         assert_eq!(round(&mut queue, now, &[]), (vec!["new", "a", "b", "c", "d", "e"], Some(None)));
         assert_eq!(queue.due(), None);
+    }
+
+    #[test]
+    fn at_the_end_all_is_tried_once_more_but_for_what_does_not_matter() {
+        let check = |fails: &[&str], expected: &[&str]| {
+            let mut queue = Queue::default();
+            let now = Instant::now();
+            queue.add(pod("a"), "a");
+            queue.add(pod("claim"), "claim");
+            round(&mut queue, now, &["a", "claim"]);
+            ["b", "c", "d"].into_iter().for_each(|name| queue.add(pod(name), name));
+            let tried = RefCell::new(Vec::new());
+            queue.last_round(
+                |work| *work != "claim",
+                |work| {
+                    tried.borrow_mut().push(*work);
+                    if fails.contains(work) { Err("no".into()) } else { Ok(()) }
+                },
+            );
+            assert_eq!(tried.into_inner(), expected);
+        };
+        check(&[], &["a", "b", "c", "d"]);
+        check(&["a"], &["a", "b", "c", "d"]);
+        check(&["a", "b", "c"], &["a", "b", "c"]);
     }
 
     #[test]

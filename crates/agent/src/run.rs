@@ -37,6 +37,9 @@ use crate::routes::Routes;
 use crate::servers::{Servers, Wiring};
 use crate::trial::{FOLDER, Refused, lacks};
 
+/// How long an agent that ends waits until the store has heard what it had to say. A store that is away holds up no end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -79,6 +82,7 @@ pub struct Agent {
     core: Sender<Message>,
     core_thread: Option<JoinHandle<()>>,
     kernel_thread: Option<JoinHandle<()>>,
+    publisher: Publisher,
     store: Arc<dyn Store>,
     api: Option<ApiServer>,
     servers: Servers,
@@ -129,13 +133,14 @@ impl Agent {
         let core_thread = spawn("weft-core", move || core.run(&inbox))?;
         spawn_monitor(ledger, &to_core, to_kernel)?;
         spawn_store(&store, &to_core)?;
-        spawn_publisher(&store, node, publisher_inbox, &to_core)?;
+        let publisher = Publisher::start(&store, node, publisher_inbox, &to_core)?;
         spawn_clock(&to_core)?;
         spawn_trial(run_dir.path().join(FOLDER), &to_core)?;
         Ok(Self {
             core: to_core,
             core_thread: Some(core_thread),
             kernel_thread: Some(kernel_thread),
+            publisher,
             store,
             api: Some(api),
             servers,
@@ -150,12 +155,14 @@ impl Agent {
         if let Some(api) = self.api.take() {
             api.stop();
         }
-        self.store.stop();
         let _ = self.core.send(Message::Stop);
-        for thread in [self.core_thread.take(), self.kernel_thread.take()].into_iter().flatten() {
-            // A panic ends the process anyway.
-            let _ = thread.join();
-        }
+        // A panic ends the process anyway.
+        let join = |thread: Option<JoinHandle<()>>| drop(thread.map(JoinHandle::join));
+        join(self.core_thread.take());
+        // A store that is stopped takes no more words.
+        self.publisher.end_within(LAST_WORDS);
+        self.store.stop();
+        join(self.kernel_thread.take());
         // From here on this agent changes nothing any more, and another may.
         let Self { run_dir, state, servers, .. } = self;
         let folder = run_dir.path().to_owned();
@@ -255,15 +262,32 @@ fn spawn_store(store: &Arc<dyn Store>, core: &Sender<Message>) -> Result<(), Run
     Ok(())
 }
 
-fn spawn_publisher(
-    store: &Arc<dyn Store>,
-    node: NodeName,
-    inbox: Receiver<PublishWork>,
-    core: &Sender<Message>,
-) -> Result<(), RunError> {
-    let (store, core) = (store.clone(), core.clone());
-    spawn("weft-publish", move || publisher::run(&store, &node, &inbox, &core))?;
-    Ok(())
+/// The publisher's thread.
+struct Publisher {
+    /// Closes when it has ended.
+    ended: Receiver<()>,
+}
+
+impl Publisher {
+    fn start(
+        store: &Arc<dyn Store>,
+        node: NodeName,
+        inbox: Receiver<PublishWork>,
+        core: &Sender<Message>,
+    ) -> Result<Self, RunError> {
+        let (store, core) = (store.clone(), core.clone());
+        let (running, ended) = channel();
+        spawn("weft-publish", move || {
+            let _running: Sender<()> = running;
+            publisher::run(&store, &node, &inbox, &core);
+        })?;
+        Ok(Self { ended })
+    }
+
+    /// Waits until it has said everything, where nobody gives it work any more; not for longer than that.
+    fn end_within(&self, limit: Duration) {
+        let _ = self.ended.recv_timeout(limit);
+    }
 }
 
 /// Tries out what the kernel can do, once, in `folder`: for people who ask for the status.
@@ -293,4 +317,59 @@ fn spawn_clock(core: &Sender<Message>) -> Result<(), RunError> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::ObjectKey;
+    use weft_store::{Published, PublishedPod};
+
+    use super::*;
+
+    fn pod() -> PublishWork {
+        PublishWork::Publish(Published::Pod(PublishedPod {
+            key: ObjectKey::new("shop", "web").unwrap(),
+            uid: None,
+            network: weft_model::NetworkName::ordinary(),
+            node: node(),
+            ips: vec!["10.244.1.2".parse().unwrap()],
+            host_ports: Vec::new(),
+        }))
+    }
+
+    fn node() -> NodeName {
+        NodeName::new("n1").unwrap()
+    }
+
+    /// A publisher that was given something and will be given no more.
+    fn with_last_words(store: &Arc<dyn Store>) -> Publisher {
+        let (work, inbox) = channel();
+        let (core, _) = channel();
+        let publisher = Publisher::start(store, node(), inbox, &core).unwrap();
+        work.send(pod()).unwrap();
+        publisher
+    }
+
+    #[test]
+    fn what_was_to_be_said_is_said_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = DirectoryOptions::default();
+        let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(folder.path(), options).unwrap());
+        with_last_words(&store).end_within(Duration::from_secs(60));
+        assert_eq!(std::fs::read_dir(folder.path().join(".weft/pods/n1")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_holds_up_no_end() {
+        let (keep, kept) = channel::<()>();
+        let kept = std::sync::Mutex::new(kept);
+        let store: Arc<dyn Store> = Arc::new(LateStore::new(Box::new(move || {
+            let _ = kept.lock().unwrap().recv();
+            Err(StoreError::Server { action: "opening it".into(), reason: "it is away".into() })
+        })));
+        let begun = Instant::now();
+        with_last_words(&store).end_within(Duration::from_millis(20));
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        drop(keep);
+    }
 }
