@@ -13,8 +13,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,9 +30,21 @@ const BEHIND: &str = "facts.log.behind";
 const SLACK: usize = 1000;
 /// How long to wait before what couldn't be written is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long the end of an agent waits for its first log. Where that isn't in its place by then, the one before counts on.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Why the log is behind; nothing where it isn't.
-type Trouble = Arc<Mutex<Option<String>>>;
+type Trouble = Mutex<Option<String>>;
+
+/// What both sides know at once, whatever is queued.
+#[derive(Default)]
+struct Shared {
+    trouble: Trouble,
+    /// When the writer of a log that isn't in its place gives up.
+    end: OnceLock<Instant>,
+    /// The first snapshot is in its place, and nobody has asked since.
+    has_settled: AtomicBool,
+}
 
 /// What the writer is told.
 enum Entry {
@@ -46,7 +59,8 @@ enum Entry {
 pub struct FactLog {
     entries: Option<Sender<Entry>>,
     thread: Option<JoinHandle<()>>,
-    trouble: Trouble,
+    shared: Arc<Shared>,
+    grace: Duration,
 }
 
 impl FactLog {
@@ -56,23 +70,28 @@ impl FactLog {
     /// # Errors
     /// When the thread can't be started.
     pub fn begin(state_dir: &Path) -> io::Result<Self> {
-        Self::begin_with(state_dir, PAUSE)
+        Self::begin_with(state_dir, PAUSE, GRACE)
     }
 
-    fn begin_with(state_dir: &Path, pause: Duration) -> io::Result<Self> {
+    fn begin_with(state_dir: &Path, pause: Duration, grace: Duration) -> io::Result<Self> {
         let (entries, inbox) = channel();
-        let trouble = Trouble::default();
-        let writer = Writer::of(state_dir.join(NAME), pause, trouble.clone());
+        let shared = Arc::new(Shared::default());
+        let writer = Writer::of(state_dir.join(NAME), pause, shared.clone());
         // An agent that has ended may have left a part of one, and this one may have nothing to write for long.
         let _ = std::fs::remove_file(writer.temporary());
         let thread =
             std::thread::Builder::new().name("weft-facts".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { entries: Some(entries), thread: Some(thread), trouble })
+        Ok(Self { entries: Some(entries), thread: Some(thread), shared, grace })
     }
 
     /// Why what was appended is not on the disk yet, where it is not.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True once, after the first snapshot is written: what that took is free.
+    pub fn has_settled(&self) -> bool {
+        self.shared.has_settled.swap(false, Ordering::Relaxed)
     }
 
     /// Appends changes.
@@ -100,6 +119,8 @@ impl FactLog {
 
 impl Drop for FactLog {
     fn drop(&mut self) {
+        // A first snapshot is queued as a whole, and its writer stands back behind all others: nobody waits for that.
+        let _ = self.shared.end.set(Instant::now() + self.grace);
         self.entries = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -246,11 +267,11 @@ struct Writer {
     pause: Duration,
     /// When to try again, after a failure.
     due: Option<Instant>,
-    trouble: Trouble,
+    shared: Arc<Shared>,
 }
 
 impl Writer {
-    fn of(path: PathBuf, pause: Duration, trouble: Trouble) -> Self {
+    fn of(path: PathBuf, pause: Duration, shared: Arc<Shared>) -> Self {
         Self {
             path,
             file: None,
@@ -264,7 +285,7 @@ impl Writer {
             has_no_mark: false,
             pause,
             due: None,
-            trouble,
+            shared,
         }
     }
 
@@ -275,6 +296,10 @@ impl Writer {
                 Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
+            if !self.is_adopted && self.shared.end.get().is_some_and(|end| *end <= Instant::now()) {
+                let _ = std::fs::remove_file(self.temporary());
+                return;
+            }
             match heard {
                 Ok(Entry::Changes(changes)) => self.waiting.extend(changes),
                 Ok(Entry::Full) => self.is_full = true,
@@ -312,7 +337,7 @@ impl Writer {
                 "{path}: {error}; until it can be written, which is tried again and again, a start without the store will know older facts"
             )
         });
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Of all that waits, only the last change of each fact will matter.
@@ -372,6 +397,7 @@ impl Writer {
         std::fs::rename(self.temporary(), &self.path)?;
         self.limit = 2 * self.lines + SLACK;
         self.is_adopted = true;
+        self.shared.has_settled.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -406,183 +432,4 @@ impl Writer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-    use weft_model::{Fact, Namespace, NamespaceName};
-
-    fn set(name: &str) -> Change {
-        Change::set(Fact::Namespace(Namespace::named(NamespaceName::new(name).unwrap())))
-    }
-
-    fn replay(folder: &Path) -> Vec<String> {
-        let mut names = std::collections::BTreeSet::new();
-        for change in read(folder).map(|last| last.changes).unwrap_or_default() {
-            match change {
-                Change::Set(fact) => drop(names.insert(fact.key().to_string())),
-                Change::Remove(key) => drop(names.remove(&key.to_string())),
-            }
-        }
-        names.into_iter().collect()
-    }
-
-    #[test]
-    fn the_old_log_counts_until_the_new_one_is_complete() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(read(folder.path()).is_none());
-        let log = FactLog::begin(folder.path()).unwrap();
-        log.append(vec![set("a"), set("b")]);
-        log.complete();
-        log.append(vec![Change::Remove(FactKey::Namespace(NamespaceName::new("a").unwrap()))]);
-        drop(log);
-        assert_eq!(replay(folder.path()), ["namespace b"]);
-        let log = FactLog::begin(folder.path()).unwrap();
-        log.append(vec![set("c")]);
-        drop(log);
-        assert_eq!(replay(folder.path()), ["namespace b"]);
-    }
-
-    #[test]
-    fn what_a_newer_version_wrote_is_read_as_far_as_it_is_known() {
-        let folder = tempfile::tempdir().unwrap();
-        let known = serde_json::to_string(&set("a")).unwrap();
-        let strange = ["{\"Set\":{\"Policy\":{\"x\":1}}}", "{\"Rename\":[\"a\",\"b\"]}"].join("\n");
-        std::fs::write(folder.path().join(NAME), format!("{strange}\n{known}\n")).unwrap();
-        assert_eq!(replay(folder.path()), ["namespace a"]);
-    }
-
-    #[test]
-    fn what_is_lost_is_said_until_all_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let lost = || read(folder.path()).unwrap().lost;
-        let known = serde_json::to_string(&set("a")).unwrap();
-        let check = |text: &str, expected: Option<&str>| {
-            std::fs::write(folder.path().join(NAME), text).unwrap();
-            match (lost(), expected) {
-                (None, None) => {}
-                (Some(said), Some(expected)) => assert!(said.contains(expected), "{said}"),
-                (said, _) => panic!("{text}: {said:?}"),
-            }
-        };
-        check(&format!("{known}\n{known}\n"), None);
-        check(&known, None);
-        check(&format!("{known}\n\0\0{known}\n{known}\n"), Some("1 lines are not understood"));
-        check(&format!("{known}\n{}", &known[..9]), Some("1 lines are not understood"));
-        mark_incomplete(folder.path()).unwrap();
-        check(&format!("{known}\n"), Some("was damaged"));
-        // It goes when the log that lacks nothing is in its place, not before.
-        let log = FactLog::begin(folder.path()).unwrap();
-        log.append(vec![set("b")]);
-        log.lacks_nothing();
-        drop(log);
-        assert!(lost().is_some_and(|said| said.contains("was damaged")));
-        let log = FactLog::begin(folder.path()).unwrap();
-        log.lacks_nothing();
-        log.append(vec![set("b")]);
-        log.complete();
-        drop(log);
-        assert_eq!((lost(), replay(folder.path())), (None, vec!["namespace b".to_owned()]));
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_opened_is_lost_and_none_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let lost = || read(folder.path()).map(|last| (last.changes.len(), last.lost.unwrap()));
-        assert_eq!(lost(), None);
-        mark_incomplete(folder.path()).unwrap();
-        let (changes, said) = lost().unwrap();
-        assert!(changes == 0 && said.contains("facts.log can't be read"), "{said}");
-        std::fs::remove_file(folder.path().join(MARK)).unwrap();
-        // Even root can't open it.
-        std::os::unix::fs::symlink(NAME, folder.path().join(NAME)).unwrap();
-        assert!(lost().is_some_and(|(_, said)| said.contains("facts.log can't be read")));
-    }
-
-    #[test]
-    fn a_part_of_a_log_goes_with_the_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let left = folder.path().join("facts.log.new");
-        std::fs::write(&left, "{\"Set\":").unwrap();
-        let log = FactLog::begin(folder.path()).unwrap();
-        assert!(!left.exists());
-        drop(log);
-    }
-
-    #[test]
-    fn the_log_stays_in_proportion_and_survives_a_cut_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = FactLog::begin(folder.path()).unwrap();
-        log.complete();
-        for _ in 0..50 {
-            log.append((0..100).map(|n| set(&format!("n{}", n % 7))).collect());
-        }
-        drop(log);
-        let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
-        assert!(text.lines().count() < 1500, "{}", text.lines().count());
-        std::fs::write(folder.path().join(NAME), format!("{text}{{\"Set\":{{\"Na")).unwrap();
-        assert_eq!(replay(folder.path()).len(), 7);
-    }
-
-    #[test]
-    fn a_full_disk_is_said_and_waited_out() {
-        let disk = tempfile::tempdir().unwrap();
-        // With room for all that is said below, outdated or not: how much of it waits together is luck.
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(disk.path()).status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            println!("SKIPPED: a_full_disk_is_said_and_waited_out: mounting a tmpfs needs root");
-            return;
-        }
-        let filled = std::panic::catch_unwind(|| fill_and_free(disk.path()));
-        let unmounted = Command::new("umount").args(["-l"]).arg(disk.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-        if let Err(panic) = filled {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    fn fill_and_free(disk: &Path) {
-        let log = FactLog::begin_with(disk, Duration::from_millis(20)).unwrap();
-        let until = |what: &str, done: &dyn Fn() -> bool| {
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while !done() {
-                assert!(Instant::now() < deadline, "{what} did not come");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
-        log.append(vec![set("a"), set("b")]);
-        log.complete();
-        until("the first log", &|| replay(disk) == ["namespace a", "namespace b"]);
-        assert_eq!(log.trouble(), None);
-        // As much as there is room for.
-        let mut rest = File::create(disk.join("rest")).unwrap();
-        while rest.write_all(&[0; 512]).is_ok() {}
-        // More than what is left of the log's last page; and more than is kept of what is outdated.
-        let many: Vec<Change> = (0..200).map(|n| set(&format!("n{n}"))).collect();
-        for _ in 0..20 {
-            log.append(many.clone());
-        }
-        log.append(vec![Change::Remove(FactKey::Namespace(NamespaceName::new("a").unwrap()))]);
-        until("the trouble", &|| log.trouble().is_some_and(|text| text.contains("facts.log")));
-        // What was there is there, and no part of what didn't fit takes up the room that others may need.
-        assert!(replay(disk).contains(&"namespace b".to_owned()));
-        until("the room of what did not fit", &|| {
-            let text = std::fs::read_to_string(disk.join(NAME)).unwrap();
-            text.ends_with('\n') && !disk.join("facts.log.new").exists()
-        });
-        // The next agent would hear that this one knew more.
-        until("the mark", &|| read(disk).is_some_and(|last| last.lost.is_some()));
-        drop(rest);
-        std::fs::remove_file(disk.join("rest")).unwrap();
-        until("the end of the trouble", &|| log.trouble().is_none());
-        assert_eq!(read(disk).unwrap().lost, None);
-        log.append(vec![set("c")]);
-        drop(log);
-        let found = replay(disk);
-        assert_eq!(found.len(), 202, "{found:?}");
-        assert!(!found.contains(&"namespace a".to_owned()));
-        let text = std::fs::read_to_string(disk.join(NAME)).unwrap();
-        assert!(text.lines().all(|line| serde_json::from_str::<Change>(line).is_ok()), "a torn line is left");
-    }
-}
+mod tests;

@@ -38,6 +38,7 @@ use crate::cluster_dns::{Advice, advice};
 use crate::config::AgentConfig;
 use crate::fact_log::FactLog;
 use crate::health::HealthNews;
+use crate::memory;
 use crate::message::{CniCall, CniReply, CniVerb, Differing, Message, Report};
 use crate::records::{Record, Records};
 use crate::trial::{Lack, Refused};
@@ -377,6 +378,10 @@ impl Core {
         self.let_go_of_earlier(now);
         let trouble = self.log.as_ref().and_then(FactLog::trouble);
         self.trouble("facts.log", trouble);
+        if self.log.as_ref().is_some_and(FactLog::has_settled) {
+            // Here, not by the writer: it stands back behind all others, who would wait for it meanwhile.
+            memory::give_back();
+        }
         self.refresh_node();
         if self.phase == Phase::Running && now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
