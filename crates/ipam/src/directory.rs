@@ -7,11 +7,13 @@
 //! <dir>/<network>/last_reserved_ip.0    the address given last, by position of the family
 //! <dir>/<network>/lock                  flock(2) is held on it around every operation
 //! <dir>/<network>/boot_id               Weft's own: the boot that the leases belong to
+//! <dir>/<network>/.spare                Weft's own: the file of a lease that is over, for the next one
 //! ```
 //!
 //! What always holds: a file exists for an address exactly as long as somebody holds it. The file is created with
 //! `O_EXCL` and filled under the lock, so an *empty* one that is seen under the lock is what a killed process left,
-//! and is freed. The leases of one attachment are links to one file, where the file system has links; none is ever written a second time. Nothing is synced to disk: after a power cut the leases are dead anyway.
+//! and is freed. The leases of one attachment are links to one file, where the file system has links; none is ever written a second time: the spare is
+//! written while it has no other name. Nothing is synced to disk: after a power cut the leases are dead anyway.
 //!
 //! `boot_id` stands in a file of its own because host-local compares whole contents when it frees a lease. host-local
 //! passes over any file whose contents are not its container's.
@@ -19,6 +21,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use weft_model::{AttachmentId, IfName, NetworkName};
@@ -27,6 +30,7 @@ use crate::{Boot, Lease, LeaseError, LeaseOwner, LeaseStore, Reservation};
 
 const LOCK: &str = "lock";
 const BOOT_ID: &str = "boot_id";
+const SPARE: &str = ".spare";
 const LAST_RESERVED: &str = "last_reserved_ip.";
 const LINE_BREAK: &str = "\r\n";
 
@@ -142,8 +146,8 @@ impl DirectoryLeases {
         }
     }
 
-    /// Makes a lease's file where there is none: another name of the owner's other lease, whose contents are the same, or a new one.
-    /// New files are dear on ext4, which passes over those that were removed in the last minutes. The lock is held.
+    /// Makes a lease's file where there is none: another name of the owner's other lease, whose contents are the same, the spare, or a
+    /// new one. New files are dear on ext4, which passes over those that were removed in the last minutes. The lock is held.
     fn make_locked(&self, path: &Path, owner: &AttachmentId) -> std::io::Result<Made> {
         if let Some(last) = self.last.as_ref().filter(|last| last.owner.is(owner)) {
             let other = self.path(last.address);
@@ -159,7 +163,41 @@ impl DirectoryLeases {
                 }
             }
         }
-        OpenOptions::new().write(true).create_new(true).open(path).map(Made::Empty)
+        match self.name_spare_locked(path, owner) {
+            Ok(true) => Ok(Made::Whole),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(e),
+            // No spare, or none that can be used.
+            _ => OpenOptions::new().write(true).create_new(true).open(path).map(Made::Empty),
+        }
+    }
+
+    /// Writes the spare and gives it a lease's name, where none has it; false where there is no spare. The lock is held.
+    fn name_spare_locked(&self, path: &Path, owner: &AttachmentId) -> std::io::Result<bool> {
+        let spare = self.dir.join(SPARE);
+        let mut file = match OpenOptions::new().write(true).open(&spare) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        if file.metadata()?.nlink() == 1 {
+            let text = contents(owner);
+            file.write_all(text.as_bytes())?;
+            file.set_len(text.len() as u64)?;
+            std::fs::hard_link(&spare, path)?;
+            std::fs::remove_file(&spare)?;
+            return Ok(true);
+        }
+        // Somebody was killed between the two steps above: it is a lease.
+        std::fs::remove_file(&spare).map(|()| false)
+    }
+
+    /// Takes a lease's name away, and keeps its file where that was the only one. The lock is held.
+    fn retire_locked(&self, path: &Path) -> Result<(), LeaseError> {
+        let is_only = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1);
+        if is_only && std::fs::rename(path, self.dir.join(SPARE)).is_ok() {
+            return Ok(());
+        }
+        remove(path)
     }
 
     fn list_locked(&self) -> Result<Vec<Lease>, LeaseError> {
@@ -197,8 +235,7 @@ impl LeaseStore for DirectoryLeases {
             }
         };
         if let Made::Empty(mut file) = made {
-            let text = format!("{}{LINE_BREAK}{}", owner.container, owner.ifname);
-            if let Err(source) = file.write_all(text.as_bytes()) {
+            if let Err(source) = file.write_all(contents(owner).as_bytes()) {
                 remove(&path)?;
                 return Err(failed(path)(source));
             }
@@ -210,7 +247,7 @@ impl LeaseStore for DirectoryLeases {
     fn release(&mut self, lease: &Lease) -> Result<(), LeaseError> {
         let _lock = self.lock()?;
         match self.owner_locked(lease.address)? {
-            Some(owner) if owner == lease.owner => remove(&self.path(lease.address)),
+            Some(owner) if owner == lease.owner => self.retire_locked(&self.path(lease.address)),
             _ => Ok(()),
         }
     }
@@ -248,6 +285,11 @@ impl LeaseStore for DirectoryLeases {
             tracing::debug!(path = %path.display(), %error, "the last reserved address was not remembered");
         }
     }
+}
+
+/// What a lease's file says.
+fn contents(owner: &AttachmentId) -> String {
+    format!("{}{LINE_BREAK}{}", owner.container, owner.ifname)
 }
 
 /// Reads a lease's contents; `None` where they name nobody.

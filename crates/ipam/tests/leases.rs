@@ -155,6 +155,41 @@ fn leases_of_one_attachment_are_one_file_and_go_one_by_one() {
 }
 
 #[test]
+fn a_leases_file_is_the_next_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join("default").join(name);
+    let inode = |name: &str| fs::metadata(file(name)).unwrap().ino();
+    let read = |name: &str| fs::read_to_string(file(name)).unwrap();
+    let pool = pool(&["10.0.0.0/28", "fd00::/64"]);
+    let mut leases = directory(dir.path());
+    leases.allocate(&id("the-first-of-all"), &pool, &[]).unwrap();
+    let first = inode("10.0.0.1");
+    leases.release(&id("the-first-of-all")).unwrap();
+    leases.allocate(&id("b"), &pool, &[]).unwrap();
+    assert_eq!((inode("10.0.0.2"), inode("fd00::2")), (first, first));
+    assert_eq!((read("10.0.0.2"), read("fd00::2")), ("b\r\neth0".into(), "b\r\neth0".into()));
+    assert!(!file(".spare").exists());
+
+    // Killed after the name was given, before the spare's was taken away: the lease stays as it is.
+    fs::hard_link(file("10.0.0.2"), file(".spare")).unwrap();
+    leases.allocate(&id("c"), &pool, &[]).unwrap();
+    assert_eq!((read("10.0.0.2"), read("10.0.0.3")), ("b\r\neth0".into(), "c\r\neth0".into()));
+    assert!(!file(".spare").exists());
+
+    // Killed in the middle of writing it; and an address that is taken stays so, with a spare at hand.
+    leases.release(&id("c")).unwrap();
+    fs::write(file(".spare"), "half of a container's na").unwrap();
+    let held = leases.allocate(&id("d"), &pool, &[ip("10.0.0.2")]).unwrap_err().to_string();
+    assert!(held.contains("is held by b:eth0"), "{held}");
+    assert_eq!(read("10.0.0.2"), "b\r\neth0");
+    leases.allocate(&id("d"), &pool, &[ip("10.0.0.9")]).unwrap();
+    assert_eq!(read("10.0.0.9"), "d\r\neth0");
+    // It is nobody's lease.
+    leases.release(&id("b")).unwrap();
+    assert_eq!(directory(dir.path()).iter().count(), 2);
+}
+
+#[test]
 fn what_host_local_wrote_meanwhile_is_respected() {
     let dir = tempfile::tempdir().unwrap();
     let mut leases = directory(dir.path());
@@ -388,6 +423,16 @@ fn the_real_host_local_shares_the_directory() {
     // Its CHECK finds our lease, and its DEL leaves boot_id alone.
     host_local(dir.path(), "CHECK", "ours-too").unwrap();
     assert!(dir.path().join("default/boot_id").exists());
+    // The spare names a container that is gone, and may come again.
+    assert_eq!(fs::read_to_string(dir.path().join("default/.spare")).unwrap(), "theirs\r\neth0");
+    let result = host_local(dir.path(), "ADD", "theirs").unwrap();
+    assert!(result.contains("10.0.0.4/28"), "{result}");
+    host_local(dir.path(), "CHECK", "theirs").unwrap();
+    host_local(dir.path(), "DEL", "theirs").unwrap();
+    assert_eq!(
+        directory(dir.path()).iter().map(|l| l.owner.to_string()).collect::<Vec<_>>(),
+        ["ours-too:eth0"]
+    );
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn remove_leases(folder: &Path) -> io::Result<()> {
         let name = name.to_string_lossy();
         let ours = name == "lock"
             || name == ".boot_id"
+            || name == ".spare"
             || name.starts_with("last_reserved_ip.")
             || name.parse::<IpAddr>().is_ok();
         if ours {
@@ -181,6 +182,7 @@ mod tests {
             ("cni/20-other.conflist", OURS),
             ("leases/default/10.244.1.2", "c1\r\neth0"),
             ("leases/default/boot_id", "x"),
+            ("leases/default/.spare", "c3"),
             ("leases/default/lock", ""),
             ("leases/default/last_reserved_ip.0", "10.244.1.2"),
             ("leases/default/notes", "mine"),
