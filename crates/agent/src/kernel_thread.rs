@@ -25,6 +25,9 @@ pub trait NodeKernel: Kernel + Send {
     /// Keeps a namespace for the link that will be made in it.
     fn keep_netns(&mut self, id: AttachmentId, netns: OwnedFd);
 
+    /// Lets it go: no link will be made.
+    fn leave_netns(&mut self, id: &AttachmentId);
+
     /// What is wrong with a pod's end, and the host's: sentences, none where all is well.
     fn look_at_pod(&mut self, name: IfName, link: &Link, netns: OwnedFd) -> Vec<String>;
 
@@ -38,6 +41,10 @@ pub trait NodeKernel: Kernel + Send {
 impl NodeKernel for LinuxKernel {
     fn keep_netns(&mut self, id: AttachmentId, netns: OwnedFd) {
         self.register_netns(id, netns);
+    }
+
+    fn leave_netns(&mut self, id: &AttachmentId) {
+        LinuxKernel::leave_netns(self, id);
     }
 
     fn look_at_pod(&mut self, name: IfName, link: &Link, netns: OwnedFd) -> Vec<String> {
@@ -130,6 +137,7 @@ impl<K: NodeKernel> KernelThread<K> {
             Work::Tend => pending.tend = true,
             Work::Stop => pending.stop = true,
             Work::Netns(id, netns) => self.executor.kernel_mut().keep_netns(id, netns),
+            Work::NoNetns(id) => self.executor.kernel_mut().leave_netns(&id),
             Work::Check(name, link, netns, answer) => {
                 let _ = answer.send(self.executor.kernel_mut().look_at_pod(name, &link, netns));
             }
@@ -276,6 +284,8 @@ mod tests {
 
     impl NodeKernel for FakeKernel {
         fn keep_netns(&mut self, _: AttachmentId, _: OwnedFd) {}
+
+        fn leave_netns(&mut self, _: &AttachmentId) {}
 
         fn look_at_pod(&mut self, _: IfName, _: &Link, _: OwnedFd) -> Vec<String> {
             Vec::new()

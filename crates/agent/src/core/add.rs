@@ -50,15 +50,27 @@ impl Refusal {
 impl Core {
     pub(super) fn add(&mut self, attach: Box<Attach>, netns: OwnedFd, deadline: Instant, reply: CniReply) {
         crash::point("add:asked");
+        let awaited = self.send_netns(&attach, netns);
         match self.begin(&attach) {
             Ok(id) => {
-                self.send(Work::Netns(id.clone(), netns));
                 self.adding.insert(id, Adding { generation: None, deadline, reply, attach });
             }
             Err(error) => {
                 reply.send(Err(error));
+                awaited.into_iter().for_each(|id| self.send(Work::NoNetns(id)));
             }
         }
+    }
+
+    /// The kernel thread wakes and makes itself at home in the namespace while leases and record are written. Nothing is sent for a
+    /// name that is in use: its first namespace may be awaited still.
+    fn send_netns(&self, attach: &Attach, netns: OwnedFd) -> Option<AttachmentId> {
+        let id = attachment_id(attach).ok()?;
+        if self.attached.contains_key(&id) || self.removing.contains_key(&id) {
+            return None;
+        }
+        self.send(Work::Netns(id.clone(), netns));
+        Some(id)
     }
 
     /// Everything up to the fact; on an error nothing is left.
@@ -307,6 +319,7 @@ impl Core {
     }
 
     fn take_back(&mut self, id: &AttachmentId, adding: Adding, error: CniError) {
+        self.send(Work::NoNetns(id.clone()));
         self.remove(id, Some((adding.reply, adding.deadline, Err(error))));
     }
 
@@ -327,6 +340,7 @@ impl Core {
             );
             // Whoever waits has waited long enough: the answer doesn't wait for the clean-up.
             adding.reply.send(Err(error));
+            self.send(Work::NoNetns(id.clone()));
             self.remove(&id, None);
         }
     }

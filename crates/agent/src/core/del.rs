@@ -10,7 +10,7 @@ use weft_model::{AttachmentId, Change, FactKey, IfName};
 use weft_plan::KernelKey;
 use weft_store::Published;
 
-use super::{Core, PublishWork, Removing};
+use super::{Core, PublishWork, Removing, Work};
 use crate::crash;
 use crate::message::CniReply;
 use crate::records::Stage;
@@ -20,6 +20,7 @@ impl Core {
         if let Some(adding) = self.adding.remove(id) {
             let error = CniError::new(Code::TRY_AGAIN_LATER, "a DEL came while the ADD was under way", "");
             adding.reply.send(Err(error));
+            self.send(Work::NoNetns(id.clone()));
         }
         crash::point("del:asked");
         self.forget_tombstone(id);

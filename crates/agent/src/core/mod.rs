@@ -55,8 +55,10 @@ pub enum Work {
     Step,
     /// Look after what nobody tells us of: sysctls, and other firewalls.
     Tend,
-    /// Keep this namespace for the link that is about to be made.
+    /// Keep this namespace for the link that may be about to be made.
     Netns(AttachmentId, OwnedFd),
+    /// Let it go: the ADD was refused.
+    NoNetns(AttachmentId),
     /// Look whether a pod's own end is as it should be, and answer with what is not.
     Check(weft_model::IfName, Box<weft_plan::Link>, OwnedFd, Sender<Vec<String>>),
     /// Say where the kernel is not as the plan has it, by key, or why it can't be seen.

@@ -66,6 +66,42 @@ pub(crate) fn within<T>(
     Ok(work())
 }
 
+/// A pod's namespace, and what is at hand to work in it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    namespace: OwnedFd,
+    inside: Option<Rtnl>,
+}
+
+impl Place {
+    /// A namespace of which nothing is needed yet.
+    pub(crate) fn new(namespace: OwnedFd) -> Self {
+        Self { namespace, inside: None }
+    }
+
+    /// The namespace for a link that will be made soon, with a socket inside: that takes as long as a few requests to the kernel.
+    /// Where there can't be one, [`Place::socket`] will say why.
+    pub(crate) fn made_ready(namespace: OwnedFd, link: IfName) -> Self {
+        let inside = socket(namespace.as_fd(), link).ok();
+        Self { namespace, inside }
+    }
+
+    /// A socket inside: the one at hand, or a new one.
+    ///
+    /// # Errors
+    /// As [`socket`].
+    pub(crate) fn socket(&mut self, link: IfName) -> Result<Rtnl, KernelError> {
+        match self.inside.take() {
+            Some(inside) => Ok(inside),
+            None => socket(self.namespace.as_fd(), link),
+        }
+    }
+
+    pub(crate) fn namespace(&self) -> &OwnedFd {
+        &self.namespace
+    }
+}
+
 /// Takes the thread home when dropped.
 struct WayBack(File);
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use weft_model::IfName;
@@ -13,6 +13,7 @@ use weft_plan::{KernelRow, Link, PodLink};
 
 use super::announce::{Announced, Announcer};
 use super::host_end::{self, Seed};
+use super::netns::Place;
 use super::request::{Request, alias, find, found, ours, send};
 use super::state::{LinkState, by_name};
 use super::{former, netns, pod_end, remove};
@@ -47,7 +48,7 @@ pub(crate) fn ensure(
     rtnl: &mut Rtnl,
     announcer: &mut Announcer,
     wanted: Wanted<'_>,
-    brought: Option<&OwnedFd>,
+    brought: Option<&mut Place>,
 ) -> Result<Made, KernelError> {
     // With a namespace at hand this is an ADD, and creation the likely case: no look beforehand.
     if brought.is_some() {
@@ -63,27 +64,27 @@ fn create(
     rtnl: &mut Rtnl,
     announcer: &mut Announcer,
     wanted: Wanted<'_>,
-    brought: Option<&OwnedFd>,
+    brought: Option<&mut Place>,
 ) -> Result<Made, KernelError> {
-    let opened;
-    let namespace = match brought {
-        Some(fd) => fd,
+    let mut opened;
+    let place = match brought {
+        Some(place) => place,
         None => {
-            opened = netns::open(wanted.name, &wanted.pod.netns)?;
-            &opened
+            opened = Place::new(netns::open(wanted.name, &wanted.pod.netns)?);
+            &mut opened
         }
     };
-    let creation = host_end::create(wanted.name, wanted.pod, namespace.as_raw_fd());
+    let creation = host_end::create(wanted.name, wanted.pod, place.namespace().as_raw_fd());
     let mut replies = rtnl.exchange(&[creation.message.clone(), by_name(wanted.name)])?;
     let (look_up, created) = (found(replies.pop()), replies.pop());
     let exists = |errno| errno == libc::EEXIST;
     match (created.map(|reply| creation.judge(reply)), look_up) {
         (Some(Ok(_)), Some(state)) => {
-            let pair = finish(rtnl, announcer, wanted, namespace, &state)?;
+            let pair = finish(rtnl, announcer, wanted, place, &state)?;
             Ok((Effect::of_creation(wanted.was), Some(pair)))
         }
         (Some(Err(error)), Some(state)) if error.errno().is_some_and(exists) => {
-            repair(rtnl, announcer, wanted, &state, Some(namespace))
+            repair(rtnl, announcer, wanted, &state, Some(place))
         }
         (Some(Err(error)), None) if error.errno().is_some_and(exists) => {
             Err(KernelError::PodInterfaceTaken(wanted.pod.attachment.ifname))
@@ -98,12 +99,13 @@ fn finish(
     rtnl: &mut Rtnl,
     announcer: &mut Announcer,
     wanted: Wanted<'_>,
-    namespace: &OwnedFd,
+    place: &mut Place,
     state: &LinkState,
 ) -> Result<Pair, KernelError> {
     let inner = wanted.pod.attachment.ifname;
-    let announced = if host_end::has_ipv6(wanted.pod) { announcer.begin(namespace, inner) } else { None };
-    match configure(rtnl, wanted, namespace, state) {
+    let announced =
+        if host_end::has_ipv6(wanted.pod) { announcer.begin(place.namespace(), inner) } else { None };
+    match configure(rtnl, wanted, place, state) {
         Ok(inside) => Ok(Pair { announced, ..Pair::of(inside, wanted, state) }),
         Err(error) => {
             // Whoever hears of the failure may take the namespace away, and nobody is to hold it then.
@@ -119,13 +121,13 @@ fn finish(
 fn configure(
     rtnl: &mut Rtnl,
     wanted: Wanted<'_>,
-    namespace: &OwnedFd,
+    place: &mut Place,
     state: &LinkState,
 ) -> Result<Rtnl, KernelError> {
     configure_host_end(rtnl, wanted, state)?;
-    let mut inside = netns::socket(namespace.as_fd(), wanted.name)?;
+    let mut inside = place.socket(wanted.name)?;
     let index = state.peer.ok_or(KernelError::NoLink(wanted.pod.attachment.ifname))?;
-    pod_end::configure(&mut inside, namespace.as_fd(), wanted.pod, index)?;
+    pod_end::configure(&mut inside, place.namespace().as_fd(), wanted.pod, index)?;
     complete(rtnl, wanted, state, Seed::Anyway)?;
     Ok(inside)
 }
@@ -237,7 +239,7 @@ fn repair(
     announcer: &mut Announcer,
     wanted: Wanted<'_>,
     state: &LinkState,
-    brought: Option<&OwnedFd>,
+    brought: Option<&mut Place>,
 ) -> Result<Made, KernelError> {
     ours(state)?;
     let needs_inside = brought.is_some()
@@ -250,21 +252,21 @@ fn repair(
         complete(rtnl, wanted, state, Seed::IfAbsent)?;
         return Ok((Effect::Done, None));
     }
-    let opened;
-    let namespace = match brought {
-        Some(fd) => fd,
+    let mut opened;
+    let place = match brought {
+        Some(place) => place,
         None => {
-            opened = netns::open(wanted.name, &wanted.pod.netns)?;
-            &opened
+            opened = Place::new(netns::open(wanted.name, &wanted.pod.netns)?);
+            &mut opened
         }
     };
-    let mut inside = netns::socket(namespace.as_fd(), wanted.name)?;
+    let mut inside = place.socket(wanted.name)?;
     let end = find(&mut inside, wanted.pod.attachment.ifname)?
         .filter(|end| end.kind == "veth" && state.peer == Some(end.index) && end.peer == Some(state.index));
     let Some(end) = end else {
         // The other end is somewhere else, or nothing that we can use: make the pair anew.
         remove::one(rtnl, state)?;
-        let (_, pair) = create(rtnl, announcer, wanted, Some(namespace))?;
+        let (_, pair) = create(rtnl, announcer, wanted, Some(place))?;
         return Ok((Effect::Recreated, pair));
     };
     let mut host = vec![host_end::mtu(state, wanted.pod.mtu)];
@@ -274,7 +276,7 @@ fn repair(
         send(rtnl, &std::mem::take(&mut host))?;
     }
     configure_host_end(rtnl, wanted, state)?;
-    pod_end::repair(&mut inside, namespace.as_fd(), wanted.pod, &end)?;
+    pod_end::repair(&mut inside, place.namespace().as_fd(), wanted.pod, &end)?;
     if state.alias.is_empty() {
         // Unfinished: the pair may be another network's, which has just become ours.
         former::clear(&mut inside, wanted.pod, end.index)?;

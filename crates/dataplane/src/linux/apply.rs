@@ -110,7 +110,7 @@ impl LinuxKernel {
         match &link.kind {
             LinkKind::Pod(pod) => {
                 let wanted = Wanted { name: *name, link, pod, was: *was };
-                let brought = self.brought.get(&pod.attachment);
+                let brought = self.brought.get_mut(&pod.attachment);
                 let (effect, pair) = pod::ensure(&mut self.rtnl, &mut self.announcer, wanted, brought)?;
                 pairs.extend(pair);
                 self.brought.remove(&pod.attachment);

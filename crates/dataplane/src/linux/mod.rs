@@ -23,6 +23,7 @@ use crate::firewall::Finding;
 use crate::kernel::{Effect, Kernel, Observation, Op};
 use crate::ledger::Ledger;
 use crate::link::announce::Announcer;
+use crate::link::netns::Place;
 use crate::link::{check, netns};
 use crate::netlink::{Removals, Rtnl};
 use crate::sysctl::SysctlOriginals;
@@ -41,7 +42,7 @@ pub struct LinuxKernel {
     conntrack: Option<Conntrack>,
     originals: SysctlOriginals,
     /// Namespaces that runtimes handed over and whose link is not made yet.
-    brought: BTreeMap<AttachmentId, OwnedFd>,
+    brought: BTreeMap<AttachmentId, Place>,
     /// What we do, for the monitor.
     ledger: Ledger,
     /// What foreign firewalls should let through; unknown before the first look.
@@ -91,9 +92,15 @@ impl LinuxKernel {
     }
 
     /// Takes the namespace that a CNI ADD brought. The next creation of that attachment's link uses it; it is closed when
-    /// the link stands, or goes.
+    /// the link stands, or goes, or by [`LinuxKernel::leave_netns`].
     pub fn register_netns(&mut self, attachment: AttachmentId, namespace: OwnedFd) {
-        self.brought.insert(attachment, namespace);
+        let place = Place::made_ready(namespace, attachment.host_link());
+        self.brought.insert(attachment, place);
+    }
+
+    /// Closes the namespace of an ADD that came to nothing.
+    pub fn leave_netns(&mut self, attachment: &AttachmentId) {
+        self.brought.remove(attachment);
     }
 
     /// Compares a pod's interface with its row, both ends: a sentence for each difference, none where all is well. Without

@@ -144,6 +144,19 @@ impl Rig {
         self.kernel.try_iter().any(|work| matches!(work, Work::Sync | Work::Step))
     }
 
+    /// Containers whose namespaces the kernel thread keeps.
+    fn namespaces(&self) -> Vec<String> {
+        let mut kept = Vec::new();
+        for work in self.kernel.try_iter() {
+            match work {
+                Work::Netns(id, _) => kept.push(id.container.to_string()),
+                Work::NoNetns(id) => kept.retain(|container| *container != *id.container),
+                _ => {}
+            }
+        }
+        kept
+    }
+
     fn leased(&self) -> usize {
         self.core.leases().map(|(_, leases)| leases.len()).sum()
     }
@@ -299,6 +312,29 @@ fn a_mapping_that_cannot_be_is_refused_and_leaves_nothing() {
         assert_eq!(error.msg, expected);
         assert_eq!((rig.leased(), rig.records()), (0, 0));
     }
+}
+
+/// A namespace is sent before it is known whether there will be a link.
+#[test]
+fn the_namespace_of_an_add_that_comes_to_nothing_is_let_go() {
+    let mut rig = Rig::running();
+    let twice = json!({"portMappings": [{"hostPort": 80, "containerPort": 80}, {"hostPort": 80, "containerPort": 81}]});
+    let _answer = rig.add_with(&twice, patient());
+    assert_eq!(rig.namespaces(), [""; 0], "refused");
+
+    let _answer = rig.add(patient());
+    let _answer = rig.add(patient());
+    assert_eq!(
+        rig.namespaces(),
+        ["c1"],
+        "the second of its name is refused, and the first one waits for its link"
+    );
+
+    rig.container = "c2";
+    let deadline = Instant::now();
+    let _answer = rig.add(deadline);
+    rig.tell(Message::Tick(deadline + Duration::from_millis(1)));
+    assert_eq!(rig.namespaces(), [""; 0], "too late");
 }
 
 #[test]
