@@ -234,11 +234,11 @@ impl LeaseStore for DirectoryLeases {
                 Err(source) => return Err(failed(path)(source)),
             }
         };
-        if let Made::Empty(mut file) = made {
-            if let Err(source) = file.write_all(contents(owner).as_bytes()) {
-                remove(&path)?;
-                return Err(failed(path)(source));
-            }
+        if let Made::Empty(mut file) = made
+            && let Err(source) = file.write_all(contents(owner).as_bytes())
+        {
+            remove(&path)?;
+            return Err(failed(path)(source));
         }
         self.last = Some(Lease { address, owner: owner.into() });
         Ok(Reservation::Done)
