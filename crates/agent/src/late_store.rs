@@ -1,7 +1,8 @@
 //! A store that may not be there yet: a folder that is mounted late, a server that is down at boot.
 //!
 //! What can be opened only later must not keep a node from working with the facts that it had. A watch that ends by an error
-//! before it has told anything is begun anew.
+//! before it has told anything is begun anew. A store that was stopped takes no more words and claims nothing, whether it was open by then or not:
+//! the node's next agent speaks by now, and what this one still had to say is older.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -37,6 +38,29 @@ impl LateStore {
         Ok(self.inner.get_or_init(|| store))
     }
 
+    /// The store, for what makes something of this node known.
+    fn to_speak(&self) -> Result<&Arc<dyn Store>, StoreError> {
+        self.may_speak()?;
+        let store = self.get()?;
+        // Opening one may take long, and one that is opened after the stop was never told of it.
+        self.may_speak()?;
+        Ok(store)
+    }
+
+    fn may_speak(&self) -> Result<(), StoreError> {
+        match self.is_stopped() {
+            false => Ok(()),
+            true => Err(StoreError::Server {
+                action: "cannot speak for this node".to_owned(),
+                reason: "this store was stopped".to_owned(),
+            }),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits a little; says whether to stop.
     fn pause(&self) -> bool {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +78,7 @@ impl Store for LateStore {
         loop {
             let reason = match self.get() {
                 Ok(store) => {
-                    if *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) {
+                    if self.is_stopped() {
                         return Ok(());
                     }
                     let mut has_told = false;
@@ -91,11 +115,11 @@ impl Store for LateStore {
     }
 
     fn publish(&self, fact: &Published) -> Result<(), StoreError> {
-        self.get()?.publish(fact)
+        self.to_speak()?.publish(fact)
     }
 
     fn announce_ready(&self, node: &NodeName) -> Result<(), StoreError> {
-        self.get()?.announce_ready(node)
+        self.to_speak()?.announce_ready(node)
     }
 
     fn claim_pod_cidrs(
@@ -104,7 +128,7 @@ impl Store for LateStore {
         node: &NodeName,
         in_use: &[Cidr],
     ) -> Result<Claim, StoreError> {
-        self.get()?.claim_pod_cidrs(network, node, in_use)
+        self.to_speak()?.claim_pod_cidrs(network, node, in_use)
     }
 
     fn claim_another(
@@ -114,7 +138,7 @@ impl Store for LateStore {
         full: &[Cidr],
         in_use: &[Cidr],
     ) -> Result<Cidr, StoreError> {
-        self.get()?.claim_another(network, node, full, in_use)
+        self.to_speak()?.claim_another(network, node, full, in_use)
     }
 
     fn relied_on_for(&self, node: &NodeName) -> Result<Option<Duration>, StoreError> {
@@ -134,8 +158,10 @@ impl Store for LateStore {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
 
     /// A store whose first watches fail.
+    #[derive(Default)]
     struct Flaky(AtomicUsize);
 
     impl Store for Flaky {
@@ -156,7 +182,7 @@ mod tests {
         }
 
         fn claim_pod_cidrs(&self, _: &Network, _: &NodeName, _: &[Cidr]) -> Result<Claim, StoreError> {
-            unreachable!("nobody claims here")
+            Ok(Claim::default())
         }
 
         fn claim_another(
@@ -180,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_watch_that_cannot_begin_is_begun_anew() {
-        let store = LateStore::new(Box::new(|| Ok(Arc::new(Flaky(AtomicUsize::new(0))))));
+        let store = LateStore::new(Box::new(|| Ok(Arc::new(Flaky::default()))));
         let mut heard = Vec::new();
         let ended = store.watch(&mut |event| {
             heard.push(event);
@@ -191,5 +217,60 @@ mod tests {
             matches!(&heard[..], [Event::Stale { reason, .. }, Event::Synced] if reason.contains("it flaps")),
             "{heard:?}"
         );
+    }
+
+    /// What can be said, each by its error.
+    fn say_all(store: &LateStore) -> [Option<String>; 3] {
+        let node = NodeName::new("n1").unwrap();
+        let key = weft_model::ObjectKey::new("shop", "web").unwrap();
+        let gone = Published::PodGone { node: node.clone(), key };
+        let claimed = store.claim_pod_cidrs(&Network::ordinary(), &node, &[]).map(drop);
+        [store.publish(&gone), store.announce_ready(&node), claimed]
+            .map(|said| said.err().map(|error| error.to_string()))
+    }
+
+    fn stopped() -> Option<String> {
+        Some("cannot speak for this node: this store was stopped".to_owned())
+    }
+
+    #[test]
+    fn a_store_that_is_stopped_takes_no_more_words() {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let counter = opened.clone();
+        let new = || {
+            let counter = counter.clone();
+            LateStore::new(Box::new(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(Arc::new(Flaky::default()))
+            }))
+        };
+        let store = new();
+        assert_eq!(say_all(&store), [None, None, None]);
+        store.stop();
+        assert_eq!(say_all(&store), [stopped(), stopped(), stopped()]);
+        // One that was never needed is not opened for it.
+        let store = new();
+        store.stop();
+        assert_eq!(say_all(&store), [stopped(), stopped(), stopped()]);
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_store_that_is_stopped_while_it_is_opened_takes_no_words() {
+        let (began, begun) = channel();
+        let (let_on, may_go_on) = channel::<()>();
+        let may_go_on = Mutex::new(may_go_on);
+        let store = LateStore::new(Box::new(move || {
+            let _ = began.send(());
+            let _ = may_go_on.lock().unwrap().recv();
+            Ok(Arc::new(Flaky::default()))
+        }));
+        std::thread::scope(|scope| {
+            let said = scope.spawn(|| store.announce_ready(&NodeName::new("n1").unwrap()));
+            begun.recv().unwrap();
+            store.stop();
+            drop(let_on);
+            assert_eq!(said.join().unwrap().err().map(|error| error.to_string()), stopped());
+        });
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What always holds: work is done in turns, so that none waits for one that can't be done. Where the store seems to be away, a
 //! round ends early, and new work waits for the next one: every attempt would take as long as the store's patience. At the end, all that was
-//! to be published is tried once more: nobody will say it again while the agent is down.
+//! to be published is tried once more: nobody will say it again while the agent is down. A store that is stopped meanwhile ends that, by refusing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

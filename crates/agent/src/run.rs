@@ -159,7 +159,7 @@ impl Agent {
         // A panic ends the process anyway.
         let join = |thread: Option<JoinHandle<()>>| drop(thread.map(JoinHandle::join));
         join(self.core_thread.take());
-        // A store that is stopped takes no more words.
+        // A store that is stopped takes no more words: the publisher may have some left, and this process may outlast its turn.
         self.publisher.end_within(LAST_WORDS);
         self.store.stop();
         join(self.kernel_thread.take());
