@@ -24,13 +24,14 @@ use weft_model::{Change, FactKey};
 const NAME: &str = "facts.log";
 /// Beside the log while it is known to lack facts.
 const MARK: &str = "facts.log.incomplete";
-/// Beside the log while what is known can't be written to it. It takes no room, and mostly can be had on a full disk.
+/// Beside the log while more is known than it holds: from the first snapshot on until that is in its place, and while what is known can't be
+/// written. It takes no room, and mostly can be had on a full disk.
 const BEHIND: &str = "facts.log.behind";
 /// The log is rewritten when it has this many lines more than twice the facts it held after the last time.
 const SLACK: usize = 1000;
 /// How long to wait before what couldn't be written is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long the end of an agent waits for its first log. Where that isn't in its place by then, the one before counts on.
+/// How long the end of an agent waits for its first log. Where that isn't in its place by then, the one before counts on, as one that lacks facts.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Why the log is behind; nothing where it isn't.
@@ -61,6 +62,9 @@ pub struct FactLog {
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
     grace: Duration,
+    behind: PathBuf,
+    /// A full snapshot was appended.
+    is_full: AtomicBool,
 }
 
 impl FactLog {
@@ -81,7 +85,8 @@ impl FactLog {
         let _ = std::fs::remove_file(writer.temporary());
         let thread =
             std::thread::Builder::new().name("weft-facts".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { entries: Some(entries), thread: Some(thread), shared, grace })
+        let (behind, is_full) = (state_dir.join(BEHIND), AtomicBool::new(false));
+        Ok(Self { entries: Some(entries), thread: Some(thread), shared, grace, behind, is_full })
     }
 
     /// Why what was appended is not on the disk yet, where it is not.
@@ -101,6 +106,11 @@ impl FactLog {
 
     /// Says that what was appended so far is a full snapshot: from now on this log counts.
     pub fn complete(&self) {
+        if !self.is_full.swap(true, Ordering::Relaxed) {
+            // What is in force is newer than the log in its place from here on. Whoever is ended or killed before the writer has come to it,
+            // which stands back behind all others, leaves word of that; whether the next agent hears of it is luck, on a full disk.
+            let _ = File::create(&self.behind);
+        }
         self.tell(Entry::Full);
     }
 
@@ -178,7 +188,7 @@ pub fn read(state_dir: &Path) -> Option<LastFacts> {
             Some(format!("{path} was damaged, and the store has not told everything since"))
         }
         None if state_dir.join(BEHIND).exists() => {
-            Some(format!("{path} could not be written before the last agent ended"))
+            Some(format!("{path} lacks what the last agent knew, which it could not write before it ended"))
         }
         None => None,
     };

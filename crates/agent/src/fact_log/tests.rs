@@ -53,6 +53,37 @@ fn a_first_log_holds_up_no_end() {
     drop(log);
     assert_eq!(replay(folder.path()), ["namespace a"]);
     assert!(!folder.path().join("facts.log.new").exists());
+    // What it lacks may be in force: nothing goes for want of it.
+    let lost = || read(folder.path()).unwrap().lost;
+    assert!(lost().is_some_and(|said| said.contains("lacks what the last agent knew")));
+    // The next one begins with it, and with time enough leaves nothing of that.
+    let log = FactLog::begin(folder.path()).unwrap();
+    assert!(lost().is_some());
+    log.append(vec![set("b")]);
+    log.complete();
+    log.complete();
+    drop(log);
+    assert_eq!((lost(), replay(folder.path())), (None, vec!["namespace b".to_owned()]));
+}
+
+/// An agent may be killed as well, or run out of memory over its first snapshot.
+#[test]
+fn from_the_first_snapshot_on_the_log_before_counts_as_one_that_lacks_facts() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = FactLog::begin(folder.path()).unwrap();
+    first.append(vec![set("a")]);
+    first.complete();
+    drop(first);
+    let lost = || read(folder.path()).unwrap().lost;
+    // A log whose writer never comes to it.
+    let (entries, _inbox) = channel();
+    let behind = folder.path().join(BEHIND);
+    let (shared, is_full) = (Arc::new(Shared::default()), AtomicBool::new(false));
+    let log = FactLog { entries: Some(entries), thread: None, shared, grace: GRACE, behind, is_full };
+    log.append(vec![set("b")]);
+    assert_eq!(lost(), None, "nothing of it is in force yet");
+    log.complete();
+    assert!(lost().is_some_and(|said| said.contains("lacks what the last agent knew")));
 }
 
 #[test]
