@@ -90,9 +90,16 @@ fn provided(target: &str) -> Result<(), &'static str> {
     PROVIDED.get_or_init(provide).as_ref().copied().map_err(String::as_str)
 }
 
+/// The compiler that builds use: the one beside the cargo that runs this, where there is one.
+fn rustc() -> Command {
+    let beside = std::env::var_os("CARGO").map(|cargo| Path::new(&cargo).with_file_name("rustc"));
+    let named = std::env::var_os("RUSTC").map(PathBuf::from);
+    Command::new(named.or(beside.filter(|path| path.is_file())).unwrap_or_else(|| "rustc".into()))
+}
+
 /// Whether Rust's library for the target is there, wherever it came from: not every toolchain is rustup's.
 fn has_library(target: &str) -> bool {
-    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let mut rustc = rustc();
     rustc.args(["--print", "target-libdir", "--target", target]).current_dir(shell::root());
     let said = rustc.stderr(Stdio::null()).output();
     said.is_ok_and(|said| holds_std(Path::new(String::from_utf8_lossy(&said.stdout).trim())))
@@ -172,7 +179,7 @@ mod tests {
     }
 
     fn host() -> String {
-        let said = Command::new("rustc").arg("-vV").current_dir(shell::root()).output().unwrap();
+        let said = rustc().arg("-vV").current_dir(shell::root()).output().unwrap();
         let said = String::from_utf8(said.stdout).unwrap();
         said.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
     }

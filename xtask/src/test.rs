@@ -58,10 +58,14 @@ pub fn run(churn: Churn) -> Result<()> {
     }
     // The programs first: tests in namespaces start them.
     shell::must(shell::cargo().args(["build", "--quiet", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]))?;
-    let plugin = plugin::build(None, Libc::MuslIfPossible)?;
+    let plugin = plugin::build(None, Libc::MuslIfPossible)
+        .inspect_err(|error| {
+            eprintln!("WARNING: tests start the plugin that was built with the agent: {error:#}")
+        })
+        .ok();
     let mut command = shell::cargo();
     command.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]).stdout(Stdio::piped());
-    command.env(plugin::IN_TESTS, &plugin);
+    command.envs(plugin.as_ref().map(|path| (plugin::IN_TESTS, path)));
     // What was built for a real cluster serves the tests that have a use for it.
     if std::env::var_os(kubernetes::PROGRAMS).is_none()
         && let Some(programs) = kubernetes::built_programs()
@@ -91,7 +95,7 @@ pub fn run(churn: Churn) -> Result<()> {
         // Something didn't compile, or a test program died before it could say how its tests went.
         tally.failed += 1;
     }
-    match demo::run_short(&plugin)? {
+    match demo::run_short(plugin.as_deref())? {
         demo::Outcome::Passed => tally.passed += 1,
         demo::Outcome::Failed => tally.failed += 1,
         demo::Outcome::Skipped => tally.skipped += 1,
