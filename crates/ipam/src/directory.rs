@@ -184,7 +184,8 @@ impl DirectoryLeases {
             file.write_all(text.as_bytes())?;
             file.set_len(text.len() as u64)?;
             std::fs::hard_link(&spare, path)?;
-            std::fs::remove_file(&spare)?;
+            // It is a lease from now on. A name that can't be taken away is found to be a second one.
+            let _ = std::fs::remove_file(&spare);
             return Ok(true);
         }
         // Somebody was killed between the two steps above: it is a lease.
