@@ -25,6 +25,9 @@ pub trait NodeKernel: Kernel + Send {
     /// Keeps a namespace for the link that will be made in it.
     fn keep_netns(&mut self, id: AttachmentId, netns: OwnedFd);
 
+    /// Makes itself at home in the namespaces that it keeps.
+    fn enter_netns(&mut self);
+
     /// Lets it go: no link will be made.
     fn leave_netns(&mut self, id: &AttachmentId);
 
@@ -41,6 +44,10 @@ pub trait NodeKernel: Kernel + Send {
 impl NodeKernel for LinuxKernel {
     fn keep_netns(&mut self, id: AttachmentId, netns: OwnedFd) {
         self.register_netns(id, netns);
+    }
+
+    fn enter_netns(&mut self) {
+        LinuxKernel::enter_netns(self);
     }
 
     fn leave_netns(&mut self, id: &AttachmentId) {
@@ -115,6 +122,10 @@ impl<K: NodeKernel> KernelThread<K> {
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
                 self.drain(&mut pending);
+                // The rows of namespaces that came alone are being worked out.
+                if pending.is_empty() {
+                    self.executor.kernel_mut().enter_netns();
+                }
             }
             // A namespace alone, kept for the row that follows, is no reason to take the plan, on which the core is at work.
             let due = self.executor.next_retry().is_some_and(|due| due <= Instant::now());
@@ -284,6 +295,8 @@ mod tests {
 
     impl NodeKernel for FakeKernel {
         fn keep_netns(&mut self, _: AttachmentId, _: OwnedFd) {}
+
+        fn enter_netns(&mut self) {}
 
         fn leave_netns(&mut self, _: &AttachmentId) {}
 

@@ -50,31 +50,28 @@ impl Refusal {
 impl Core {
     pub(super) fn add(&mut self, attach: Box<Attach>, netns: OwnedFd, deadline: Instant, reply: CniReply) {
         crash::point("add:asked");
-        let awaited = self.send_netns(&attach, netns);
-        match self.begin(&attach) {
+        let begun = self.admit(&attach).and_then(|(id, network)| {
+            // The kernel thread wakes, and makes itself at home there, while leases and record are written.
+            self.send(Work::Netns(id.clone(), netns));
+            let begun = self.begin(&attach, &id, network);
+            if begun.is_err() {
+                // Before the answer, after which the runtime takes the namespace away.
+                self.send(Work::NoNetns(id.clone()));
+            }
+            begun.map(|()| id)
+        });
+        match begun {
             Ok(id) => {
                 self.adding.insert(id, Adding { generation: None, deadline, reply, attach });
             }
             Err(error) => {
                 reply.send(Err(error));
-                awaited.into_iter().for_each(|id| self.send(Work::NoNetns(id)));
             }
         }
     }
 
-    /// The kernel thread wakes and makes itself at home in the namespace while leases and record are written. Nothing is sent for a
-    /// name that is in use: its first namespace may be awaited still.
-    fn send_netns(&self, attach: &Attach, netns: OwnedFd) -> Option<AttachmentId> {
-        let id = attachment_id(attach).ok()?;
-        if self.attached.contains_key(&id) || self.removing.contains_key(&id) {
-            return None;
-        }
-        self.send(Work::Netns(id.clone(), netns));
-        Some(id)
-    }
-
-    /// Everything up to the fact; on an error nothing is left.
-    fn begin(&mut self, attach: &Attach) -> Result<AttachmentId, CniError> {
+    /// Whether there may be an attachment of that name now: its identity, and its network.
+    fn admit(&mut self, attach: &Attach) -> Result<(AttachmentId, NetworkName), CniError> {
         // Whether there is an address, the leases themselves say, which others may have freed.
         let (network, _) = self.serves(&attach.conf.network).map_err(|error| {
             let code = if error.code == Code::NOT_AVAILABLE { Code::TRY_AGAIN_LATER } else { error.code };
@@ -97,6 +94,11 @@ impl Core {
                 "send DEL for it first",
             ));
         }
+        Ok((id, network))
+    }
+
+    /// Everything up to the fact; on an error nothing is left.
+    fn begin(&mut self, attach: &Attach, id: &AttachmentId, network: NetworkName) -> Result<(), CniError> {
         let host_ports = host_ports(attach)?;
         self.refuse_taken_ports(&host_ports)?;
         self.refuse_tunnel_ports(&host_ports)?;
@@ -105,9 +107,9 @@ impl Core {
             Some(text) => wished_mac(text)?,
             None => Mac::derived(&format!("weft pod {}\n{}", id.container, id.ifname)),
         };
-        let addresses = self.allocate(&id, &network, &attach.wishes.ips)?;
+        let addresses = self.allocate(id, &network, &attach.wishes.ips)?;
         if let Err(error) = self.refuse_taken_addresses(&network, &addresses) {
-            self.give_back(&id);
+            self.give_back(id);
             self.hold_addresses();
             return Err(error);
         }
@@ -124,7 +126,7 @@ impl Core {
         };
         let record = Record { attachment, conf_name: attach.conf.net.name.clone() };
         if let Err(error) = self.records.begin(&record) {
-            self.give_back(&id);
+            self.give_back(id);
             return Err(CniError::new(
                 Code::IO_FAILURE,
                 "the attachment can't be recorded",
@@ -135,7 +137,7 @@ impl Core {
         self.compiler.apply(Change::set(Fact::Attachment(record.attachment.clone())));
         crash::point("add:fact");
         self.attached.insert(id.clone(), record);
-        Ok(id)
+        Ok(())
     }
 
     /// Frees the leases of an ADD that becomes no fact.
@@ -339,8 +341,8 @@ impl Core {
                 self.refusal_of(&id).map(Refusal::into_reason).unwrap_or_default(),
             );
             // Whoever waits has waited long enough: the answer doesn't wait for the clean-up.
-            adding.reply.send(Err(error));
             self.send(Work::NoNetns(id.clone()));
+            adding.reply.send(Err(error));
             self.remove(&id, None);
         }
     }

@@ -19,8 +19,8 @@ impl Core {
     pub(super) fn del(&mut self, id: &AttachmentId, deadline: Instant, reply: CniReply) {
         if let Some(adding) = self.adding.remove(id) {
             let error = CniError::new(Code::TRY_AGAIN_LATER, "a DEL came while the ADD was under way", "");
-            adding.reply.send(Err(error));
             self.send(Work::NoNetns(id.clone()));
+            adding.reply.send(Err(error));
         }
         crash::point("del:asked");
         self.forget_tombstone(id);

@@ -79,11 +79,12 @@ impl Place {
         Self { namespace, inside: None }
     }
 
-    /// The namespace for a link that will be made soon, with a socket inside: that takes as long as a few requests to the kernel.
-    /// Where there can't be one, [`Place::socket`] will say why.
-    pub(crate) fn made_ready(namespace: OwnedFd, link: IfName) -> Self {
-        let inside = socket(namespace.as_fd(), link).ok();
-        Self { namespace, inside }
+    /// Opens a socket inside, where there is none, for the link that will be made soon: that takes as long as a few requests to the
+    /// kernel. Where it can't be, [`Place::socket`] will say why.
+    pub(crate) fn make_ready(&mut self, link: IfName) {
+        if self.inside.is_none() {
+            self.inside = socket(self.namespace.as_fd(), link).ok();
+        }
     }
 
     /// A socket inside: the one at hand, or a new one.

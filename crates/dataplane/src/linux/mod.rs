@@ -94,8 +94,14 @@ impl LinuxKernel {
     /// Takes the namespace that a CNI ADD brought. The next creation of that attachment's link uses it; it is closed when
     /// the link stands, or goes, or by [`LinuxKernel::leave_netns`].
     pub fn register_netns(&mut self, attachment: AttachmentId, namespace: OwnedFd) {
-        let place = Place::made_ready(namespace, attachment.host_link());
-        self.brought.insert(attachment, place);
+        self.brought.insert(attachment, Place::new(namespace));
+    }
+
+    /// Makes ready what can be before the rows are there: sockets in the namespaces that were brought.
+    pub fn enter_netns(&mut self) {
+        for (attachment, place) in &mut self.brought {
+            place.make_ready(attachment.host_link());
+        }
     }
 
     /// Closes the namespace of an ADD that came to nothing.
