@@ -17,6 +17,8 @@ use crate::machine::{Machine, Net, Process};
 const KEYS: &str = "/var/lib/kubernetes";
 /// What the API server is known by: its own certificate, and that of the authority which it made for itself.
 pub(super) const AUTHORITY: &str = "/var/lib/kubernetes/certificates/apiserver.crt";
+/// Runs its arguments again whenever they end.
+const AGAIN: &str = r#"while :; do "$@"; echo "ended with $?: started again"; sleep 1; done"#;
 /// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -65,7 +67,7 @@ impl ControlPlane {
                 words(&["--leader-elect=false", &format!("--kubeconfig={}", Kubectl::KUBECONFIG)]),
             ),
         ] {
-            let process = control.spawn(program, &arguments)?;
+            let process = control.keep(program, &arguments)?;
             control._others.push(process);
         }
         Ok(control)
@@ -103,6 +105,14 @@ impl ControlPlane {
     fn spawn(&self, program: &str, arguments: &[String]) -> Result<Process, LabError> {
         let mut command = Command::new(format!("{PARTS}/bin/{program}"));
         command.args(arguments);
+        start(&self.machine, command, &self.log(program))
+    }
+
+    /// Starts a program that is started again when it ends, as kubelets do with static pods: a scheduler that finds its memory
+    /// wrong, after the API server was away, ends itself and counts on that.
+    fn keep(&self, program: &str, arguments: &[String]) -> Result<Process, LabError> {
+        let mut command = Command::new("sh");
+        command.args(["-c", AGAIN, "sh", &format!("{PARTS}/bin/{program}")]).args(arguments);
         start(&self.machine, command, &self.log(program))
     }
 
