@@ -60,7 +60,7 @@ pub fn run(churn: Churn) -> Result<()> {
     shell::must(shell::cargo().args(["build", "--quiet", "-p", "weft", "-p", "weft-cni", "-p", "weft-lab"]))?;
     let plugin = plugin::build(None, Libc::MuslIfPossible)
         .inspect_err(|error| {
-            eprintln!("WARNING: tests start the plugin that was built with the agent: {error:#}")
+            eprintln!("WARNING: tests start the plugin that was built with the agent: {error:#}");
         })
         .ok();
     let mut command = shell::cargo();
