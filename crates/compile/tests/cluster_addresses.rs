@@ -219,6 +219,29 @@ fn a_node_that_names_an_address_of_services_by_itself_takes_it_from_nobody() {
     }
 }
 
+/// By a kubelet or a cloud, who know the machine: it may have no agent, or a link without a network.
+#[test]
+fn an_address_that_a_node_is_registered_with_is_the_nodes() {
+    let mut bench = Bench::new(&["10.96.0.0/12"]);
+    bench.set(service("web", &["10.100.0.21"], &[]));
+    let nodes = [("n1", "192.0.2.1", "10.244.1.0/24"), ("n2", "192.0.2.2", "10.244.2.0/24")];
+    for (name, usual, block) in nodes {
+        for prefix in [None, Some(32)] {
+            let Fact::Node(slip) = node_with(name, "10.100.0.21", prefix, block) else { unreachable!() };
+            let registered =
+                |text: &str| Fact::Node(Node { registered: vec![text.parse().unwrap()], ..slip.clone() });
+            bench.set(registered("10.100.0.21"));
+            assert_eq!(bench.at("10.100.0.21"), "", "{name} {prefix:?}");
+            let text = format!("is an address of node {name}, whose own servers are asked there");
+            assert!(bench.warnings().contains(&text), "{}", bench.warnings());
+            // That it is registered at all says nothing of another address.
+            bench.set(registered(usual));
+            assert_eq!(bench.at("10.100.0.21"), served("10.100.0.21"), "{name} {prefix:?}");
+        }
+        bench.set(node(name, usual, block));
+    }
+}
+
 /// Other proxies keep services' addresses on links of this machine.
 #[test]
 fn an_address_that_a_proxy_keeps_on_a_link_is_the_services() {

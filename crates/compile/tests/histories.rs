@@ -55,6 +55,9 @@ fn node(n: u8, variant: u8) -> Change {
     let subnet = if bit(variant, 1) { 2 } else { 9 };
     let ip = |last: u8| IpAddr::from([192, 0, subnet, last]);
     node.addresses.push(NodeAddress { ip: ip(n + 1), prefix: bit(variant, 2).then_some(24) });
+    if bit(variant, 0) {
+        node.registered.push(ip(n + 1));
+    }
     if bit(variant, 3) {
         let ip = format!("2001:db8::{}", n + 1).parse().unwrap();
         node.addresses.push(NodeAddress { ip, prefix: Some(64) });

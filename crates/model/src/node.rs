@@ -52,7 +52,7 @@ pub struct Node {
     /// Its addresses in order of preference; the first of a family is the one that peers use.
     pub addresses: Vec<NodeAddress>,
     /// Addresses by which its registration knows it (`status.addresses` of type `InternalIP`): a kubelet's `--node-ip`. What the node says
-    /// itself stands in [`Node::addresses`]; they are for the node's own choice, and a store need not keep those of others.
+    /// itself stands in [`Node::addresses`]; they are for the node's own choice, and say that what it publishes is a machine's address, no slip.
     #[serde(default)]
     pub registered: Vec<IpAddr>,
     /// The blocks that its pods' addresses come from.

@@ -4,7 +4,7 @@
 //! no service takes a node's address as its cluster address, and with it the node's servers, sshd's above all; nor an address of
 //! pods, which would then be reached by nobody. What lies beside all blocks of services is served, with a warning. In a block of services
 //! an address by itself, with no network around it, is a service's whoever says that it is theirs: a slip in one node's configuration
-//! takes no service from the cluster.
+//! takes no service from the cluster. Not where the node is registered with it: that a kubelet or a cloud says.
 //!
 //! What is absent: external addresses and those of balancers. These may well be a node's ([`crate::rules::services`]).
 
@@ -42,7 +42,7 @@ pub fn taken<'a>(ip: IpAddr, context: &Context<'a>) -> Option<Taken<'a>> {
         (true, home)
     });
     let is_real = |how: Held| match how {
-        Held::Subnet => true,
+        Held::Surely => true,
         Held::Single => home.is_none(),
     };
     let is_its = |node: &&Node| published(node).any(|(own, how)| own == ip && is_real(how));
@@ -105,7 +105,8 @@ pub fn remarks(service: &Service, context: &Context<'_>) -> Vec<String> {
 /// A node's addresses, as it or somebody else makes them known.
 fn published(node: &Node) -> impl Iterator<Item = (IpAddr, Held)> + '_ {
     let how = |address: &NodeAddress| match address.prefix {
-        Some(length) if length < Family::of(address.ip).bits() => Held::Subnet,
+        Some(length) if length < Family::of(address.ip).bits() => Held::Surely,
+        _ if node.registered.contains(&address.ip) => Held::Surely,
         Some(_) | None => Held::Single,
     };
     node.addresses.iter().map(move |address| (address.ip, how(address)))
@@ -155,9 +156,9 @@ pub fn moved(transition: &Transition, context: &Context<'_>) -> Vec<Cidr> {
 /// How a machine has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Held {
-    /// With the network of a link.
-    Subnet,
-    /// By itself, or on no link that is known. In a block of services it is a virtual one, whoever put it there.
+    /// With the network of a link, or as the one that it is registered with, whatever the link says: DHCPv6 and clouds give single addresses.
+    Surely,
+    /// By itself, or on no link that is known, and nobody else says so. In a block of services it is a virtual one, whoever put it there.
     Single,
 }
 
@@ -166,7 +167,7 @@ fn held(host: &Host) -> impl Iterator<Item = (IpAddr, Held)> + '_ {
     let real = host.links.iter().filter(|link| !VIRTUAL_LINKS.contains(&link.name.as_str()));
     let on_links = real.flat_map(|link| &link.addresses).map(|net| {
         let is_single = net.prefix_len() == net.max_prefix_len();
-        (net.addr(), if is_single { Held::Single } else { Held::Subnet })
+        (net.addr(), if is_single { Held::Single } else { Held::Surely })
     });
     on_links.chain(host.loopback.iter().map(|ip| (*ip, Held::Single)))
 }

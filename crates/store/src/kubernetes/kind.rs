@@ -3,7 +3,7 @@
 //! What always holds: nothing is asked for that the plan has no use for. Pods of other nodes are most of a large cluster,
 //! and a node needs none of them to lead packets: those go by nodes' blocks and by endpoint slices.
 
-use weft_model::{Fact, FactKey, NamespaceName, Node, NodeName, ObjectKey, ObjectName, Pod};
+use weft_model::{Fact, FactKey, NamespaceName, NodeName, ObjectKey, ObjectName, Pod};
 
 use super::PodScope;
 use crate::object::ObjectId;
@@ -119,7 +119,6 @@ pub(super) fn pruned(fact: Fact, node: &NodeName) -> Fact {
             Fact::Service(service)
         }
         Fact::Pod(pod) if pod.node.as_ref() != Some(node) => Fact::Pod(of_another_node(pod)),
-        Fact::Node(other) if other.name != *node => Fact::Node(Node { registered: Vec::new(), ..other }),
         fact => fact,
     }
 }
@@ -133,7 +132,18 @@ fn of_another_node(pod: Pod) -> Pod {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::Node;
+
     use super::*;
+
+    /// By these others know that an address without a network around it is a machine's.
+    #[test]
+    fn another_nodes_registered_addresses_are_kept() {
+        let mut other = Node::named(NodeName::new("n2").unwrap());
+        other.registered.push("10.100.0.21".parse().unwrap());
+        let fact = Fact::Node(other);
+        assert_eq!(pruned(fact.clone(), &NodeName::new("n1").unwrap()), fact);
+    }
 
     #[test]
     fn only_what_is_needed_is_asked_for() {
