@@ -26,6 +26,7 @@ mod watch;
 use std::io::{PipeReader, PipeWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weft_model::{Cidr, Network, NodeName};
@@ -79,6 +80,7 @@ pub struct DirectoryStore {
     /// Nobody reads it: once there is a byte in it, every watch sees it for good.
     stopped: PipeReader,
     stop: PipeWriter,
+    is_stopped: AtomicBool,
 }
 
 impl DirectoryStore {
@@ -92,12 +94,21 @@ impl DirectoryStore {
         let (stopped, stop) = std::io::pipe().map_err(failed)?;
         let place = options.machine.clone();
         let place = place.map(|(node, machine)| Place::of(node, machine, options.look));
-        Ok(Self { root: root.to_owned(), options, place, stopped, stop })
+        let is_stopped = AtomicBool::new(false);
+        Ok(Self { root: root.to_owned(), options, place, stopped, stop, is_stopped })
     }
 
     /// Refuses to speak for this machine's node while another machine is it.
     fn admit(&self, node: &NodeName) -> Result<(), StoreError> {
         self.place.as_ref().map_or(Ok(()), |place| place.admit(&self.root, node))
+    }
+
+    /// Whether anything may still be said.
+    fn may_speak(&self) -> std::io::Result<()> {
+        match self.is_stopped.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::other("this store was stopped")),
+            false => Ok(()),
+        }
     }
 
     /// The folder.
@@ -126,6 +137,7 @@ impl Store for DirectoryStore {
     }
 
     fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
         // The pipe holds more than the few bytes that this can ever write, so it neither blocks nor fails.
         let _ = (&self.stop).write(b".");
     }
@@ -136,7 +148,7 @@ impl Store for DirectoryStore {
             Published::Pod(pod) => &pod.node,
             Published::PodGone { node, .. } => node,
         })?;
-        publish::publish(&self.root, fact)
+        publish::publish(&self.root, fact, &|| self.may_speak())
     }
 
     fn claim_pod_cidrs(
