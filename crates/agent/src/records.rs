@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ const SPARE: &str = "spare";
 
 impl Records {
     fn of(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), has_spare: Cell::new(folder.join(SPARE).is_file()) }
+        Self { folder: folder.to_owned(), has_spare: Cell::new(is_its_only_name(&folder.join(SPARE))) }
     }
 
     /// Opens the folder, which is made where it is missing. Records of an earlier boot are dropped: their pods are gone. Where
@@ -254,12 +255,11 @@ impl Records {
 
     /// Removes a file, or makes it the spare one.
     fn discard(&self, path: &Path) -> io::Result<()> {
-        if self.has_spare.get() {
-            return fs::remove_file(path);
+        if !self.has_spare.get() && fs::rename(path, self.folder.join(SPARE)).is_ok() {
+            self.has_spare.set(true);
+            return Ok(());
         }
-        fs::rename(path, self.folder.join(SPARE))?;
-        self.has_spare.set(true);
-        Ok(())
+        fs::remove_file(path)
     }
 
     fn path(&self, id: &AttachmentId, stage: Stage) -> PathBuf {
@@ -282,8 +282,9 @@ impl Records {
 
     /// Writes a whole file or nothing.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
-        let temporary = if self.has_spare.replace(false) {
-            self.folder.join(SPARE)
+        let spare = self.folder.join(SPARE);
+        let temporary = if self.has_spare.replace(false) && is_its_only_name(&spare) {
+            spare
         } else {
             let mut name = path.file_name().unwrap_or_default().to_owned();
             name.push(".tmp");
@@ -295,6 +296,11 @@ impl Records {
             RecordError::Write { path: path.to_owned(), source }
         })
     }
+}
+
+/// True for a file that may be written over: what has another name, or leads to another file, is somebody else's.
+fn is_its_only_name(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.nlink() == 1)
 }
 
 /// Writes a file, cut to length last: ext4 flushes one that was emptied first to disk when it is closed.
@@ -348,7 +354,6 @@ mod tests {
 
     #[test]
     fn a_records_file_is_the_next_ones_and_nothing_is_left_of_it() {
-        use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().unwrap();
         let inode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().ino();
         let (long, short) = (record(&"a".repeat(60)), record("b"));
@@ -379,6 +384,36 @@ mod tests {
         fs::remove_file(folder.path().join(SPARE)).unwrap();
         records.begin(&record("b")).unwrap();
         assert_eq!(stages(&records), [Stage::Adding]);
+    }
+
+    #[test]
+    fn what_somebody_else_put_in_the_spare_files_place_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spare, theirs) = (folder.path().join(SPARE), folder.path().join("theirs"));
+        fs::write(&theirs, "theirs").unwrap();
+        let check = |put: &dyn Fn()| {
+            let records = Records::open(folder.path(), "boot-1").unwrap().0;
+            for late in [false, true] {
+                let _ = fs::remove_file(&spare);
+                if !late {
+                    put();
+                }
+                records.begin(&record("a")).unwrap();
+                records.remove(&record("a").attachment.id).unwrap();
+                if late {
+                    // The agent believes that the spare one is its own.
+                    let _ = fs::remove_file(&spare);
+                    put();
+                }
+                records.begin(&record("b")).unwrap();
+                assert_eq!(stages(&records), [Stage::Adding]);
+                records.remove(&record("b").attachment.id).unwrap();
+                assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
+            }
+        };
+        check(&|| std::os::unix::fs::symlink(&theirs, &spare).unwrap());
+        check(&|| fs::hard_link(&theirs, &spare).unwrap());
+        check(&|| drop(fs::create_dir(&spare)));
     }
 
     /// A format: agents of other versions have written it, and will. What is added to it needs a default.

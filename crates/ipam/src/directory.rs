@@ -174,13 +174,15 @@ impl DirectoryLeases {
     /// Writes the spare and gives it a lease's name, where none has it; false where there is no spare. The lock is held.
     fn name_spare_locked(&self, path: &Path, owner: &AttachmentId) -> std::io::Result<bool> {
         let spare = self.dir.join(SPARE);
-        let mut file = match OpenOptions::new().write(true).open(&spare) {
-            Ok(file) => file,
+        let found = match std::fs::symlink_metadata(&spare) {
+            Ok(found) => found,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
         };
-        if file.metadata()?.nlink() == 1 {
+        // A link leads to somebody else's file, and who opens a pipe waits.
+        if found.is_file() && found.nlink() == 1 {
             let text = contents(owner);
+            let mut file = OpenOptions::new().write(true).open(&spare)?;
             file.write_all(text.as_bytes())?;
             file.set_len(text.len() as u64)?;
             std::fs::hard_link(&spare, path)?;
@@ -188,7 +190,7 @@ impl DirectoryLeases {
             let _ = std::fs::remove_file(&spare);
             return Ok(true);
         }
-        // Somebody was killed between the two steps above: it is a lease.
+        // Somebody was killed between the two steps above, and it is a lease; or it is none of ours.
         std::fs::remove_file(&spare).map(|()| false)
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -184,6 +185,22 @@ fn a_leases_file_is_the_next_ones() {
     assert_eq!(read("10.0.0.2"), "b\r\neth0");
     leases.allocate(&id("d"), &pool, &[ip("10.0.0.9")]).unwrap();
     assert_eq!(read("10.0.0.9"), "d\r\neth0");
+    // What somebody else has put there is neither written nor waited for.
+    let mut put = |what: &dyn Fn(), container: &str| {
+        let _ = fs::remove_file(file(".spare"));
+        what();
+        let held = texts(&leases.allocate(&id(container), &pool, &[]).unwrap());
+        assert_eq!(read(&held[0]), format!("{container}\r\neth0"));
+        leases.release(&id(container)).unwrap();
+    };
+    let theirs = dir.path().join("theirs");
+    fs::write(&theirs, "theirs").unwrap();
+    put(&|| std::os::unix::fs::symlink(&theirs, file(".spare")).unwrap(), "e");
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
+    let make = |program: &str| assert!(Command::new(program).arg(file(".spare")).status().unwrap().success());
+    put(&|| make("mkfifo"), "f");
+    put(&|| make("mkdir"), "g");
+    fs::remove_dir(file(".spare")).unwrap();
     // It is nobody's lease.
     leases.release(&id("b")).unwrap();
     assert_eq!(directory(dir.path()).iter().count(), 2);
@@ -249,7 +266,7 @@ fn a_reboot_frees_what_is_older_than_it() {
 fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
     // A file-size limit would hit the whole test process; /dev/full, as a lease's file, gives ENOSPC on the write.
     let dir = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount")
+    let mounted = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=4k,nr_inodes=8", "none"])
         .arg(dir.path())
         .output();
@@ -265,7 +282,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
         assert!(!dir.path().join("default/10.0.0.1").exists());
         assert_eq!(leases.iter().count(), 0);
     });
-    let unmounted = std::process::Command::new("umount").arg(dir.path()).status().unwrap();
+    let unmounted = Command::new("umount").arg(dir.path()).status().unwrap();
     assert!(unmounted.success());
     outcome.unwrap();
 }
