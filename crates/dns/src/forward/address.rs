@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 /// Port of a resolver that names none.
 const DNS_PORT: u16 = 53;
+/// Of a link: `IFNAMSIZ` without the end.
+const LONGEST_NAME: usize = 15;
 
 /// An address and a port, and for IPv6 perhaps the link to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +54,9 @@ impl ResolverAddress {
         };
         let ip: IpAddr = ip.parse().ok()?;
         let may_be_a_link = |link: &str| {
-            let is_odd = |c: char| c.is_whitespace() || c.is_control() || "%[]/".contains(c);
-            ip.is_ipv6() && !link.is_empty() && !link.contains(is_odd)
+            // The kernel would pass over a colon and what follows.
+            let is_odd = |c: char| c.is_whitespace() || c.is_control() || "%[]/:".contains(c);
+            ip.is_ipv6() && (1..=LONGEST_NAME).contains(&link.len()) && !link.contains(is_odd)
         };
         let link = match link {
             Some(link) if may_be_a_link(link) => Some(link.into()),
@@ -141,6 +144,8 @@ mod tests {
             "192.0.2.53%lo",
             "fe80::53%",
             "fe80::53%a/b",
+            "fe80::53%eth0:5353",
+            "fe80::53%a-name-too-long-",
             "[192.0.2.53]:53",
             "[2001:db8::53]",
             "192.0.2.53:x",
