@@ -8,11 +8,11 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use weft_ipam::reuse::{is_its_only_name, overwrite};
 use weft_model::name::file_stem;
 use weft_model::{Attachment, AttachmentId};
 
@@ -298,20 +298,10 @@ impl Records {
     }
 }
 
-/// True for a file that may be written over: what has another name, or leads to another file, is somebody else's.
-fn is_its_only_name(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.nlink() == 1)
-}
-
-/// Writes a file, cut to length last: ext4 flushes one that was emptied first to disk when it is closed.
-fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-    file.write_all(bytes)?;
-    file.set_len(bytes.len() as u64)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use weft_model::{IfName, Mac, NetworkName};
 

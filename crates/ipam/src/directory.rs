@@ -21,11 +21,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use weft_model::{AttachmentId, IfName, NetworkName};
 
+use crate::reuse::{is_its_only_name, overwrite};
 use crate::{Boot, Lease, LeaseError, LeaseOwner, LeaseStore, Reservation};
 
 const LOCK: &str = "lock";
@@ -174,30 +174,21 @@ impl DirectoryLeases {
     /// Writes the spare and gives it a lease's name, where none has it; false where there is no spare. The lock is held.
     fn name_spare_locked(&self, path: &Path, owner: &AttachmentId) -> std::io::Result<bool> {
         let spare = self.dir.join(SPARE);
-        let found = match std::fs::symlink_metadata(&spare) {
-            Ok(found) => found,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(e),
-        };
-        // A link leads to somebody else's file, and who opens a pipe waits.
-        if found.is_file() && found.nlink() == 1 {
-            let text = contents(owner);
-            let mut file = OpenOptions::new().write(true).open(&spare)?;
-            file.write_all(text.as_bytes())?;
-            file.set_len(text.len() as u64)?;
+        if is_its_only_name(&spare) {
+            overwrite(&spare, contents(owner).as_bytes())?;
             std::fs::hard_link(&spare, path)?;
             // It is a lease from now on. A name that can't be taken away is found to be a second one.
             let _ = std::fs::remove_file(&spare);
             return Ok(true);
         }
-        // Somebody was killed between the two steps above, and it is a lease; or it is none of ours.
-        std::fs::remove_file(&spare).map(|()| false)
+        // Where there is one it is a lease, since somebody was killed between the two steps above, or none of ours.
+        let _ = std::fs::remove_file(&spare);
+        Ok(false)
     }
 
     /// Takes a lease's name away, and keeps its file where that was the only one. The lock is held.
     fn retire_locked(&self, path: &Path) -> Result<(), LeaseError> {
-        let is_only = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1);
-        if is_only && std::fs::rename(path, self.dir.join(SPARE)).is_ok() {
+        if is_its_only_name(path) && std::fs::rename(path, self.dir.join(SPARE)).is_ok() {
             return Ok(());
         }
         remove(path)
@@ -276,15 +267,7 @@ impl LeaseStore for DirectoryLeases {
 
     fn set_last_reserved(&mut self, range: usize, address: IpAddr) {
         let path = self.dir.join(format!("{LAST_RESERVED}{range}"));
-        let text = address.to_string();
-        // Not emptied first: ext4 takes that for a replacement and flushes the file to disk when it is closed, which
-        // costs more than all the rest.
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.set_len(text.len() as u64)
-        };
-        if let Err(error) = write() {
+        if let Err(error) = overwrite(&path, address.to_string().as_bytes()) {
             tracing::debug!(path = %path.display(), %error, "the last reserved address was not remembered");
         }
     }

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod leases;
 pub mod memory;
 pub mod pool;
+pub mod reuse;
 
 pub use boot::Boot;
 pub use directory::DirectoryLeases;
