@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use weft_model::{FactKey, Slot, Warning};
+use weft_model::{FactKey, Hashed, Slot, Warning};
 use weft_plan::Rows;
 
 use crate::engine::Piece;
@@ -69,46 +69,51 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq + Clone> Claims<K, V> {
         rows: &mut Rows<K, V>,
         number: Slot,
         old: &[Slot],
-        new: Vec<(K, V, Arc<FactKey>)>,
+        new: Vec<(Hashed<K>, V, Arc<FactKey>)>,
         piece_of: impl Fn(Slot) -> Option<&'a Piece>,
     ) -> Box<[Slot]> {
         let Some(piece) = piece_of(number) else { return Box::default() };
         if !old.is_empty() {
-            let kept: FxHashSet<Slot> = new.iter().filter_map(|(key, ..)| rows.slot(key)).collect();
+            let kept: FxHashSet<Slot> = new.iter().filter_map(|(key, ..)| rows.slot_of(key)).collect();
             for slot in old.iter().filter(|slot| !kept.contains(slot)) {
                 self.release(rows, number, piece, *slot);
             }
         }
-        new.into_iter()
-            .filter_map(|(key, value, origin)| {
-                self.put(rows, key, piece, Claim { number, value, origin }, &piece_of)
-            })
-            .collect()
+        // Not collected in place: slots would be held in the memory that the rows came in, twenty times as much.
+        let mut slots = Vec::with_capacity(new.len());
+        for (key, value, origin) in new {
+            slots.push(self.put(rows, key, piece, Claim { number, value, origin }, &piece_of));
+        }
+        slots.into()
     }
 
     fn put<'a>(
         &mut self,
         rows: &mut Rows<K, V>,
-        key: K,
+        key: Hashed<K>,
         piece: &Piece,
         claim: Claim<V>,
         piece_of: &impl Fn(Slot) -> Option<&'a Piece>,
-    ) -> Option<Slot> {
-        if let Some(claims) = self.contested.get_mut(&key) {
+    ) -> Slot {
+        let Some(slot) = rows.slot_of(&key) else {
+            return rows.add(key, claim.value, claim.origin, Some(claim.number));
+        };
+        if let Some(claims) = self.contested.get_mut(key.key()) {
             claims.insert(piece.clone(), claim);
-            return Self::install_winner(rows, key, claims);
-        }
-        if let Some(held) = rows.entry(&key)
+            Self::install_winner(rows, slot, claims);
+        } else if let Some((_, held)) = rows.at(slot)
             && let Some(other) = held.claim.filter(|other| *other != claim.number)
             && let Some(holder) = piece_of(other)
         {
             let held = Claim { number: other, value: held.value.clone(), origin: held.origin.clone() };
-            let claims = self.contested.entry(key.clone()).or_default();
+            let claims = self.contested.entry(key.into_key()).or_default();
             claims.insert(holder.clone(), held);
             claims.insert(piece.clone(), claim);
-            return Self::install_winner(rows, key, claims);
+            Self::install_winner(rows, slot, claims);
+        } else {
+            rows.claim_at(slot, claim.value, claim.origin, Some(claim.number));
         }
-        Some(rows.claim(key, claim.value, claim.origin, Some(claim.number)))
+        slot
     }
 
     fn release(&mut self, rows: &mut Rows<K, V>, number: Slot, piece: &Piece, slot: Slot) {
@@ -118,7 +123,7 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq + Clone> Claims<K, V> {
             Some(claims) => {
                 claims.remove(piece);
                 let alone = claims.len() < 2;
-                Self::install_winner(rows, key.clone(), claims);
+                Self::install_winner(rows, slot, claims);
                 if alone {
                     self.contested.remove(&key);
                 }
@@ -128,8 +133,9 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq + Clone> Claims<K, V> {
         }
     }
 
-    fn install_winner(rows: &mut Rows<K, V>, key: K, claims: &BTreeMap<Piece, Claim<V>>) -> Option<Slot> {
-        let winner = claims.values().next()?;
-        Some(rows.claim(key, winner.value.clone(), winner.origin.clone(), Some(winner.number)))
+    fn install_winner(rows: &mut Rows<K, V>, slot: Slot, claims: &BTreeMap<Piece, Claim<V>>) {
+        if let Some(Claim { number, value, origin }) = claims.values().next() {
+            rows.claim_at(slot, value.clone(), origin.clone(), Some(*number));
+        }
     }
 }

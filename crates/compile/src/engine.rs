@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use weft_model::{Change, Fact, FactKey, Keyed, NetworkName, NodeName, Slot, Table, Warning};
+use weft_model::{Change, Fact, FactKey, Hashed, Keyed, NetworkName, NodeName, Slot, Table, Warning};
 use weft_plan::{DnsName, HealthKey, HealthRow, KernelKey, KernelRow, NameRow, Plan};
 
 use crate::claims::Claims;
@@ -72,31 +72,36 @@ pub struct Context<'a> {
 /// What a rule writes.
 #[derive(Debug, Default)]
 pub struct Output {
-    kernel: Vec<(KernelKey, KernelRow, Arc<FactKey>)>,
-    names: Vec<(DnsName, NameRow, Arc<FactKey>)>,
-    health: Vec<(HealthKey, HealthRow, Arc<FactKey>)>,
+    kernel: Vec<(Hashed<KernelKey>, KernelRow, Arc<FactKey>)>,
+    names: Vec<(Hashed<DnsName>, NameRow, Arc<FactKey>)>,
+    health: Vec<(Hashed<HealthKey>, HealthRow, Arc<FactKey>)>,
     warnings: Vec<Warning>,
     /// The last origin: rows that follow each other mostly have one.
     origin: Option<Arc<FactKey>>,
 }
 
 impl Output {
+    /// With room for so many kernel rows and names.
+    fn with_room([kernel, names]: [usize; 2]) -> Self {
+        Self { kernel: Vec::with_capacity(kernel), names: Vec::with_capacity(names), ..Self::default() }
+    }
+
     /// A kernel row, because of `origin`.
     pub fn kernel(&mut self, key: KernelKey, row: KernelRow, origin: &FactKey) {
         let origin = self.shared(origin);
-        self.kernel.push((key, row, origin));
+        self.kernel.push((Hashed::new(key), row, origin));
     }
 
     /// A name, because of `origin`.
     pub fn name(&mut self, name: DnsName, row: NameRow, origin: &FactKey) {
         let origin = self.shared(origin);
-        self.names.push((name, row, origin));
+        self.names.push((Hashed::new(name), row, origin));
     }
 
     /// A health port, because of `origin`.
     pub fn health(&mut self, key: HealthKey, row: HealthRow, origin: &FactKey) {
         let origin = self.shared(origin);
-        self.health.push((key, row, origin));
+        self.health.push((Hashed::new(key), row, origin));
     }
 
     /// Something that a person should know of `object`.
@@ -120,8 +125,8 @@ const SAMPLE: usize = 1024;
 /// Pieces that are worth a thread.
 const MANY: usize = 4096;
 /// Pieces that are handed over together, and bunches that wait for being written at most.
-const BUNCH: usize = 128;
-const AHEAD: usize = 4;
+const BUNCH: usize = 32;
+const AHEAD: usize = 16;
 
 /// A piece of a rule's work that has to be done again.
 struct Due(RuleKey);
@@ -266,9 +271,12 @@ impl Compiler {
 fn compute(rule: &dyn Rule, due: Table<Due>, context: &Context<'_>, write: &mut dyn FnMut(RuleKey, Output)) {
     let count = due.len();
     // The room of a first flush is never needed again.
+    let mut room = [0; 2];
     let rows = due.into_values().map(|Due(key)| {
-        let mut out = Output::default();
+        let mut out = Output::with_room(room);
         rule.rows(&key, context, &mut out);
+        // The next piece is mostly much like it.
+        room = [out.kernel.len(), out.names.len()];
         (key, out)
     });
     if count < MANY || rule.part() != Part::Kernel {
@@ -320,13 +328,11 @@ impl Written {
 
     /// Puts a piece's new rows in place of its old ones; says whether warnings may differ.
     fn replace(&mut self, piece: Piece, mut out: Output, plan: &mut Plan) -> bool {
-        let slot = match self.produced.slot(&piece) {
-            Some(slot) => slot,
-            None => {
-                let (kernel, names, health, warnings) = Default::default();
-                self.produced.insert(Produced { piece, kernel, names, health, warnings }).0
-            }
-        };
+        let piece = Hashed::new(piece);
+        let slot = self.produced.slot_of(&piece).unwrap_or_else(|| {
+            let (kernel, names, health, warnings) = Default::default();
+            self.produced.add(piece, |piece| Produced { piece, kernel, names, health, warnings })
+        });
         let Some(old) = self.produced.at(slot) else { return false };
         out.warnings.sort();
         out.warnings.dedup();

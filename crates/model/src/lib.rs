@@ -43,4 +43,4 @@ pub use service::{
     TrafficPolicy,
 };
 pub use service_cidr::ServiceCidr;
-pub use table::{Keyed, Slot, Table};
+pub use table::{Hashed, Keyed, Slot, Table};

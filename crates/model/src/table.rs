@@ -23,6 +23,32 @@ pub trait Keyed {
     fn key(&self) -> &Self::Key;
 }
 
+/// A key with its hash. Whoever makes the key has it at hand, and may be another thread than the one that looks it up.
+#[derive(Debug, Clone, Copy)]
+pub struct Hashed<K> {
+    key: K,
+    hash: u64,
+}
+
+impl<K: Hash> Hashed<K> {
+    /// A key whose hash is worked out now.
+    pub fn new(key: K) -> Self {
+        Self { hash: hash(&key), key }
+    }
+}
+
+impl<K> Hashed<K> {
+    /// The key.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// The key alone.
+    pub fn into_key(self) -> K {
+        self.key
+    }
+}
+
 /// The place of a value in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(NonZeroU32);
@@ -117,7 +143,19 @@ impl<T: Keyed> Table<T> {
     where
         T::Key: Borrow<Q>,
     {
-        self.index.find(hash(key), |slot| self.is_at(*slot, key)).copied()
+        self.find(hash(key), key)
+    }
+
+    /// [`Table::slot`] of a key whose hash is known.
+    pub fn slot_of(&self, key: &Hashed<T::Key>) -> Option<Slot> {
+        self.find(key.hash, &key.key)
+    }
+
+    fn find<Q: Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<Slot>
+    where
+        T::Key: Borrow<Q>,
+    {
+        self.index.find(hash, |slot| self.is_at(*slot, key)).copied()
     }
 
     /// The value with this key.
@@ -137,14 +175,23 @@ impl<T: Keyed> Table<T> {
     /// Puts a value in place of the one with its key, which is returned with the slot that both have.
     pub fn insert(&mut self, value: T) -> (Slot, Option<T>) {
         let hash = hash(value.key());
-        if let Some(slot) = self.index.find(hash, |slot| self.is_at(*slot, value.key())).copied() {
+        if let Some(slot) = self.find(hash, value.key()) {
             let before = self.at_mut(slot).map(|held| std::mem::replace(held, value));
             return (slot, before);
         }
+        (self.put(hash, value), None)
+    }
+
+    /// Makes a value of a key that no value has, as [`Table::slot_of`] has said.
+    pub fn add(&mut self, key: Hashed<T::Key>, value: impl FnOnce(T::Key) -> T) -> Slot {
+        self.put(key.hash, value(key.key))
+    }
+
+    fn put(&mut self, hash: u64, value: T) -> Slot {
         let slot = self.place(value);
         let Self { blocks, index, .. } = self;
         index.insert_unique(hash, slot, |slot| hash_at(blocks, *slot));
-        (slot, None)
+        slot
     }
 
     /// Takes the value with this key out.

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use weft_model::{FactKey, Keyed, Slot, Table};
+use weft_model::{FactKey, Hashed, Keyed, Slot, Table};
 
 /// A row's value and the fact that asked for it.
 #[derive(Debug, Clone)]
@@ -93,6 +93,11 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
         self.table.slot(key)
     }
 
+    /// [`Rows::slot`] of a key whose hash is known.
+    pub fn slot_of(&self, key: &Hashed<K>) -> Option<Slot> {
+        self.table.slot_of(key)
+    }
+
     /// The row in a slot.
     pub fn at(&self, slot: Slot) -> Option<(&K, &Entry<V>)> {
         self.table.at(slot).map(|row| (&row.key, &row.entry))
@@ -116,30 +121,36 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
     /// Makes `key` hold `value`; says whether that was a change. A new origin alone is none.
     pub fn set(&mut self, key: K, value: V, origin: impl Into<Arc<FactKey>>) -> bool {
         let before = self.revision;
-        self.claim(key, value, origin.into(), None);
+        let key = Hashed::new(key);
+        match self.slot_of(&key) {
+            Some(slot) => self.claim_at(slot, value, origin.into(), None),
+            None => drop(self.add(key, value, origin.into(), None)),
+        }
         self.revision != before
     }
 
-    /// [`Rows::set`] with the writer's own mark; returns where the row is.
-    pub fn claim(&mut self, key: K, value: V, origin: Arc<FactKey>, claim: Option<Slot>) -> Slot {
-        let fresh = !self.changed.contains_key(&key);
-        let (slot, before) = self.table.insert(Row { key, entry: Entry { value, origin, claim, fresh } });
-        let Some(before) = before else {
-            if fresh {
-                self.fresh.push(slot);
-            }
-            self.revision += 1;
-            return slot;
-        };
-        let Some(Row { entry, .. }) = self.table.at_mut(slot) else { return slot };
-        entry.fresh = before.entry.fresh;
-        if entry.value != before.entry.value {
-            if !entry.fresh {
-                self.changed.entry(before.key).or_insert_with(|| Some(Box::new(before.entry.value)));
+    /// Makes a row where none is, as [`Rows::slot_of`] has said, with the writer's own mark; returns where it is.
+    pub fn add(&mut self, key: Hashed<K>, value: V, origin: Arc<FactKey>, claim: Option<Slot>) -> Slot {
+        let fresh = !self.changed.contains_key(key.key());
+        let slot = self.table.add(key, |key| Row { key, entry: Entry { value, origin, claim, fresh } });
+        if fresh {
+            self.fresh.push(slot);
+        }
+        self.revision += 1;
+        slot
+    }
+
+    /// [`Rows::set`] for the row in a slot, with the writer's own mark.
+    pub fn claim_at(&mut self, slot: Slot, value: V, origin: Arc<FactKey>, claim: Option<Slot>) {
+        let Some(Row { key, entry }) = self.table.at_mut(slot) else { return };
+        let fresh = entry.fresh;
+        let before = std::mem::replace(entry, Entry { value, origin, claim, fresh });
+        if entry.value != before.value {
+            if !fresh {
+                self.changed.entry(key.clone()).or_insert_with(|| Some(Box::new(before.value)));
             }
             self.revision += 1;
         }
-        slot
     }
 
     /// Removes the row at `key`; says whether there was one.

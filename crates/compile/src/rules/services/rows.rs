@@ -170,6 +170,7 @@ impl Backends {
         let differ = inside.mark() != outside.mark();
         for (side, group) in places.into_iter().take(if differ { 2 } else { 1 }) {
             let map = service_map(self.family, side, service.affinity_seconds.map(kept_seconds));
+            let usable = usable(self.family, side);
             let mut mark = group.mark();
             if let Some(sources) = frontend.sources {
                 // Without this element nobody is let in: what leads to endpoints stands behind the sources.
@@ -180,14 +181,15 @@ impl Backends {
             if service.affinity_seconds.is_some() {
                 for at in &group.members {
                     let key = self.numbered(&key, *at);
-                    out.member(usable(self.family, side), key, &self.candidates[*at].origin);
+                    out.member(usable.clone(), key, &self.candidates[*at].origin);
                 }
             }
         }
         // Also for those that get no new connections: what they have goes on.
+        let endpoints = ENDPOINTS.of(self.family);
         for (at, candidate) in self.candidates.iter().enumerate() {
             let place = [Atom::from(candidate.address), Atom::Port(candidate.port.get())];
-            out.entry(ENDPOINTS.of(self.family), self.numbered(&key, at), place, &candidate.origin);
+            out.entry(endpoints.clone(), self.numbered(&key, at), place, &candidate.origin);
         }
         for (candidate, mark) in self.unready.iter().zip(marks_of(&self.unready)) {
             let place = [Atom::from(candidate.address), Atom::Port(candidate.port.get())];
