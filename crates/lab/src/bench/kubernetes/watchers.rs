@@ -1,7 +1,7 @@
 //! The two processes that are compared: a node's store with its compiler, and a bare watcher of the same stream, which
 //! decodes each line as the node does, one at a time, and keeps nothing. They print what happens as lines of JSON, and end when
-//! their input does. What differs beside keeping: the bare watcher has a connection and a thread for each kind, by HTTP/1, the
-//! node one connection by HTTP/2.
+//! their input does. What differs beside keeping: the bare watcher has a thread for each kind, and stays on the connections that it
+//! has read lists from, by HTTP/1.1, where the node's watches share one by HTTP/2.
 
 use std::io::{BufRead, Read};
 use std::ops::ControlFlow;
