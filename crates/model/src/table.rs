@@ -182,15 +182,17 @@ impl<T: Keyed> Table<T> {
         (self.put(hash, value), None)
     }
 
-    /// Makes a value of a key that no value has, as [`Table::slot_of`] has said.
+    /// Makes a value of a key that no value has, as [`Table::slot_of`] has said. The value keeps that key.
     pub fn add(&mut self, key: Hashed<T::Key>, value: impl FnOnce(T::Key) -> T) -> Slot {
+        debug_assert!(self.slot_of(&key).is_none(), "the key has a value");
         self.put(key.hash, value(key.key))
     }
 
-    fn put(&mut self, hash: u64, value: T) -> Slot {
+    fn put(&mut self, of_key: u64, value: T) -> Slot {
+        debug_assert!(hash(value.key()) == of_key, "the value has another key");
         let slot = self.place(value);
         let Self { blocks, index, .. } = self;
-        index.insert_unique(hash, slot, |slot| hash_at(blocks, *slot));
+        index.insert_unique(of_key, slot, |slot| hash_at(blocks, *slot));
         slot
     }
 
@@ -260,7 +262,11 @@ mod tests {
                 let gone = table.remove(key.as_str());
                 assert_eq!(gone.map(|word: Word| word.1), map.remove(&key).map(|(value, _)| value));
             } else {
-                let (slot, before) = table.insert(Word(key.clone(), turn));
+                let known = Hashed::new(key.clone());
+                let (slot, before) = match table.slot_of(&known) {
+                    None if turn % 2 == 0 => (table.add(known, |key| Word(key, turn)), None),
+                    _ => table.insert(Word(key.clone(), turn)),
+                };
                 let known = map.insert(key, (turn, slot));
                 assert_eq!(before.map(|word| word.1), known.map(|(value, _)| value));
                 assert!(known.is_none_or(|(_, held)| held == slot), "it stays where it is");

@@ -14,7 +14,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use nix::sys::socket::{setsockopt, sockopt};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -24,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::http::{Kept, Refused, chain, client_config};
+use crate::http::{Kept, Refused, chain, client_config, probe};
 use crate::store::Notice;
 
 /// Bytes above which an answer, or one piece of a watch, is not read.
@@ -33,11 +32,6 @@ pub(super) const LARGEST: usize = 64 << 20;
 const WHOLE: u32 = 12;
 /// Between attempts to connect to a name's addresses.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// Seconds without a word after which the kernel asks whether the other end is there, and between such questions.
-const IDLE: u32 = 15;
-const BETWEEN_PROBES: u32 = 5;
-/// So many without an answer, and the connection has ended.
-const PROBES: u32 = 3;
 /// Addresses of a name that are tried.
 const MOST_ADDRESSES: usize = 8;
 
@@ -198,18 +192,6 @@ impl Connection {
     }
 }
 
-/// Has the kernel ask over a connection that is idle whether the other end is there, and give it up where nothing is answered, or where nothing
-/// that was sent arrives. A watch sends nothing itself; and what stands between (a firewall, a balancer) forgets connections over which
-/// nothing goes, some within 5 minutes, and tells nobody.
-fn probe(tcp: &TcpStream) -> nix::Result<()> {
-    setsockopt(tcp, sockopt::KeepAlive, &true)?;
-    setsockopt(tcp, sockopt::TcpKeepIdle, &IDLE)?;
-    setsockopt(tcp, sockopt::TcpKeepInterval, &BETWEEN_PROBES)?;
-    setsockopt(tcp, sockopt::TcpKeepCount, &PROBES)?;
-    let unanswered = Duration::from_secs(u64::from(IDLE + PROBES * BETWEEN_PROBES));
-    setsockopt(tcp, sockopt::TcpUserTimeout, &u32::try_from(unanswered.as_millis()).unwrap_or(u32::MAX))
-}
-
 /// The first of these that takes a connection. Each gets a head start before the next one is tried as well (RFC 8305), so that
 /// one that is dead doesn't hide the others.
 async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, Broken> {
@@ -306,8 +288,6 @@ fn certificates(field: &str, path: &PathBuf) -> Result<Vec<CertificateDer<'stati
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::getsockopt;
-
     use super::*;
 
     #[test]
@@ -325,19 +305,6 @@ mod tests {
         check("https://x/v3", None);
         check("https://weft:secret@x", None);
         check("", None);
-    }
-
-    #[test]
-    fn the_kernel_looks_after_connections() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            probe(&tcp).unwrap();
-            assert_eq!(getsockopt(&tcp, sockopt::KeepAlive), Ok(true));
-            assert_eq!(getsockopt(&tcp, sockopt::TcpKeepIdle), Ok(15));
-            assert_eq!(getsockopt(&tcp, sockopt::TcpUserTimeout), Ok(30_000));
-        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From what the followers tell to the events of one watch: pure.
 //!
 //! What always holds: `Synced` comes when every kind is complete and none is in trouble. Trouble that passes soon is not
-//! told, once there has been a first snapshot.
+//! told of a kind that has been complete, and keeps no first snapshot back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -55,7 +55,11 @@ impl Assembly {
 
     /// What time alone has brought.
     pub fn tick(&mut self, now: Instant) -> Option<Event> {
-        if self.failing.is_empty() {
+        let is_short = |(kind, trouble): (&Kind, &Trouble)| {
+            self.complete.contains(kind) && now < trouble.began + self.grace
+        };
+        let are_short = self.failing.iter().all(is_short);
+        if self.failing.is_empty() || (are_short && !self.has_synced) {
             let is_new = !self.has_synced || self.stale.is_some();
             let is_complete = self.complete.len() == Kind::ALL.len();
             return (is_new && is_complete).then(|| {
@@ -64,10 +68,12 @@ impl Assembly {
                 Event::Synced
             });
         }
+        if are_short && self.stale.is_none() {
+            return None;
+        }
         let first = self.failing.values().min_by_key(|trouble| trouble.began)?;
-        let is_due = !self.has_synced || self.stale.is_some() || first.began + self.grace <= now;
         let stale = (first.since, first.reason.clone());
-        if !is_due || self.stale.as_ref() == Some(&stale) {
+        if self.stale.as_ref() == Some(&stale) {
             return None;
         }
         self.stale = Some(stale.clone());
@@ -98,6 +104,27 @@ mod tests {
             other => format!("{other:?}"),
         };
         events.into_iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn short_trouble_after_a_list_keeps_no_first_snapshot_back() {
+        let start = Instant::now();
+        let grace = Duration::from_secs(5);
+        // Trouble with services begins at once; nodes' list is the last to end, as many seconds later.
+        let check = |listed: bool, seconds: u64, expected: [&str; 2]| {
+            let mut assembly = Assembly::new(grace);
+            let kinds = Kind::ALL[1..].iter().filter(|kind| listed || **kind != Kind::Service);
+            let events: Vec<_> = kinds.flat_map(|kind| assembly.take(Told::Complete(*kind), start)).collect();
+            assert_eq!(words(events), "");
+            let told = assembly.take(Told::Failing(Kind::Service, trouble(start, "busy")), start);
+            let later = start + Duration::from_secs(seconds);
+            let told = [words(told), words(assembly.take(Told::Complete(Kind::Node), later))];
+            assert_eq!(told, expected, "{listed} {seconds}");
+            words(assembly.tick(start + grace))
+        };
+        assert_eq!(check(true, 2, ["", "synced"]), "stale: busy");
+        assert_eq!(check(true, 6, ["", "stale: busy"]), "");
+        assert_eq!(check(false, 2, ["stale: busy", ""]), "");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Requests to the API server: one connection for all where it speaks HTTP/2, else one for each.
+//! Requests to the API server: one connection for all where it speaks HTTP/2, else one for each; and one of its own, for as long as it
+//! takes, for a request whose answer is long.
 //!
-//! What always holds: every wait has an end. A connection that is silent is asked whether it lives, and given up when it
-//! doesn't answer. Who is no longer known to the server (401) over a connection from before is asked for again over a new one, with what his
+//! What always holds: every wait has an end. A connection that is silent is asked whether it lives, by HTTP/2 or by the kernel, and given up
+//! when it doesn't answer. Who is no longer known to the server (401) over a connection from before is asked for again over a new one, with what his
 //! files say now. What the server says against a request arrives as [`Failure`], with its reason.
 //!
 //! What is absent: what a request means, and when to try again.
@@ -23,14 +24,18 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tracing::debug;
 
 use super::access::AccessSource;
 use super::credentials::{Credentials, Ready};
 use super::time::parse_http_date;
-use crate::http::chain;
+use crate::http::{chain, probe};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a connection beside the shared one may take.
+const BESIDE: Duration = Duration::from_secs(3);
 
 /// How long the head of an answer may take. A server ends a request after a minute, however busy it is.
 const HEAD: Duration = Duration::from_secs(65);
@@ -46,6 +51,11 @@ const SAID: usize = 300;
 
 /// Bytes that a stream, and all together, may have sent before they are read.
 const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
+
+/// What a connection may speak, most wanted first: one that requests share, and one that a long answer has for itself. By HTTP/2 all
+/// answers pass through one loop of the server's, object by object.
+const SHARED: &[&[u8]] = &[b"h2", b"http/1.1"];
+const OWN: &[&[u8]] = &[b"http/1.1"];
 
 const JSON: &str = "application/json";
 
@@ -98,6 +108,8 @@ pub(super) struct Ask {
     /// What form the body has.
     pub content_type: &'static str,
     pub body: Bytes,
+    /// The answer is long, and asking twice does no harm: it gets a connection of its own, where one is to be had.
+    pub is_apart: bool,
 }
 
 impl Ask {
@@ -111,7 +123,7 @@ impl Ask {
         content_type: &'static str,
         body: impl Into<Bytes>,
     ) -> Self {
-        Self { method, path: path.into(), accept: JSON, content_type, body: body.into() }
+        Self { method, path: path.into(), accept: JSON, content_type, body: body.into(), is_apart: false }
     }
 }
 
@@ -129,6 +141,8 @@ struct Shared {
     ready: Arc<Ready>,
     /// Tells it from those before.
     number: u64,
+    /// There is no connection of its own to be had beside it.
+    is_alone: bool,
 }
 
 /// A connection for one request.
@@ -165,6 +179,20 @@ impl Client {
     /// Sends a request, and returns the answer as soon as its head is there.
     pub async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, Failure> {
         let chosen = self.line().await?;
+        if ask.is_apart
+            && let Some(own) = self.beside(&chosen).await
+        {
+            let began = Instant::now();
+            let sent = self.send_over(ask, own).await;
+            let Some(failure) = sent.as_ref().err().filter(|failure| is_of_the_way(failure)) else {
+                return sent;
+            };
+            self.be_alone(chosen.number, failure).await;
+            // Who has let us wait so long isn't asked the same again at once.
+            if began.elapsed() >= HEAD {
+                return sent;
+            }
+        }
         let is_from_before = chosen.is_from_before;
         match self.send_over(ask, chosen).await {
             // Nothing was done. A certificate belongs to its connection, and may have run out, or have lost who vouches for it, since.
@@ -242,38 +270,78 @@ impl Client {
         }
         standing.shared = None;
         let (line, ready) = self
-            .open()
+            .open(SHARED)
             .await
             .inspect_err(|failure| standing.failed = Some((Instant::now(), failure.clone())))?;
         let mut number = 0;
         if let Line::Shared(sender) = &line {
             standing.made += 1;
             number = standing.made;
-            standing.shared = Some(Shared { sender: sender.clone(), ready: ready.clone(), number });
+            standing.shared =
+                Some(Shared { sender: sender.clone(), ready: ready.clone(), number, is_alone: false });
         }
         Ok(Chosen { line, ready, number, is_from_before: false })
     }
 
-    async fn open(&self) -> Result<(Line, Arc<Ready>), Failure> {
+    /// A connection of its own beside the one that requests share; nothing where there is none to be had, or they share none.
+    async fn beside(&self, shared: &Chosen) -> Option<Chosen> {
+        let Line::Shared(_) = shared.line else { return None };
+        if self.standing.lock().await.shared.as_ref().is_some_and(|shared| shared.is_alone) {
+            return None;
+        }
+        let opened = timeout(BESIDE, self.open(OWN)).await;
+        let slow = || Failure::Lost(format!("no connection in {} s", BESIDE.as_secs()));
+        match opened.unwrap_or_else(|_| Err(slow())) {
+            Ok((line, ready)) => Some(Chosen { line, ready, number: 0, is_from_before: false }),
+            Err(failure) => {
+                self.be_alone(shared.number, &failure).await;
+                None
+            }
+        }
+    }
+
+    /// Long answers go over the shared connection as well, for as long as that one stands.
+    async fn be_alone(&self, number: u64, failure: &Failure) {
+        debug!("a list has no connection of its own, and goes over the shared one: {failure}");
+        let mut standing = self.standing.lock().await;
+        if let Some(shared) = standing.shared.as_mut().filter(|shared| shared.number == number) {
+            shared.is_alone = true;
+        }
+    }
+
+    async fn open(&self, versions: &[&[u8]]) -> Result<(Line, Arc<Ready>), Failure> {
         let ready = self.credentials.ready().map_err(Failure::Lost)?;
         let failed = |reason: String| Failure::Lost(format!("cannot reach {}: {reason}", ready.server));
-        match timeout(CONNECT * 2, connect(&ready)).await {
+        match timeout(CONNECT * 2, connect(&ready, versions)).await {
             Ok(line) => Ok((line.map_err(failed)?, ready)),
             Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs() * 2))),
         }
     }
 }
 
-async fn connect(ready: &Ready) -> Result<Line, String> {
+/// True where somebody in between may have taken a connection and have no use for it, rather than the server have said no.
+fn is_of_the_way(failure: &Failure) -> bool {
+    let says_so = [
+        StatusCode::MISDIRECTED_REQUEST,
+        StatusCode::UPGRADE_REQUIRED,
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+    ];
+    matches!(failure, Failure::Lost(_)) || says_so.iter().any(|status| failure.is(*status))
+}
+
+async fn connect(ready: &Ready, versions: &[&[u8]]) -> Result<Line, String> {
     let host = ready.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = ready.server.port_u16().unwrap_or(if ready.tls.is_some() { 443 } else { 80 });
     let addresses: Vec<_> = lookup_host((host.as_str(), port)).await.map_err(|e| e.to_string())?.collect();
     let stream = first_of(&addresses, CONNECT, TcpStream::connect).await?;
     let _ = stream.set_nodelay(true);
+    let _ = probe(&stream);
     let Some(tls) = &ready.tls else { return single(stream).await };
     let name = ready.tls_name.clone().unwrap_or(host);
     let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
-    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let mut tls = tls.clone();
+    Arc::make_mut(&mut tls).alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
+    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|e| e.to_string())?;
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => {
             let mut builder = http2::Builder::new(TokioExecutor::new());

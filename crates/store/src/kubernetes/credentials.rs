@@ -23,7 +23,7 @@ pub(super) struct Ready {
     pub server: Uri,
     /// The name in the server's certificate, where it isn't the address's.
     pub tls_name: Option<String>,
-    /// Whom to believe, and as whom; nothing for `http`.
+    /// Whom to believe, and as whom; nothing for `http`. Which versions of HTTP to speak is each connection's own affair.
     pub tls: Option<Arc<ClientConfig>>,
     pub token: Token,
 }
@@ -34,9 +34,7 @@ impl Ready {
         let tls = match access.server.scheme_str() {
             Some("https") => {
                 let config = client_config(access.roots, access.identity);
-                let mut config = config.map_err(|refused| format!("{}: {refused}", source.place()))?;
-                config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-                Some(Arc::new(config))
+                Some(Arc::new(config.map_err(|refused| format!("{}: {refused}", source.place()))?))
             }
             _ => None,
         };

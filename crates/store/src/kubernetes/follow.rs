@@ -121,6 +121,8 @@ pub(super) struct Follower {
     client: Arc<Client>,
     own: Arc<OwnNode>,
     selection: String,
+    /// Streamed lists have a connection of their own.
+    is_apart: bool,
     patience: Patience,
     mirror: Mirror,
     /// Until when lists are asked for in pages: of late a streamed one came to nothing.
@@ -149,6 +151,7 @@ impl Follower {
             kind,
             client,
             selection: kind.selection(&own.name, scope),
+            is_apart: kind.is_long(scope),
             patience,
             mirror: Mirror::new(kind, own.name.clone()),
             own: own.clone(),
@@ -309,17 +312,19 @@ impl Follower {
         format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}{selection}{rest}")
     }
 
-    async fn open(&self, path: String) -> Result<Incoming, Failure> {
+    async fn open(&self, path: String, is_apart: bool) -> Result<Incoming, Failure> {
         let mut ask = Ask::get(path);
         ask.accept = self.kind.accept();
+        ask.is_apart = is_apart;
         Ok(self.client.send(&ask).await?.into_body())
     }
 
-    /// A list that goes on as a watch (Kubernetes' "streaming lists").
+    /// A list that goes on as a watch (Kubernetes' "streaming lists"). A long one is left where the list ends: its watch goes over the
+    /// connection that requests share, and what the list needed goes with its own.
     async fn stream(&mut self) -> End {
         self.mirror.begin_list();
         let path = self.watch_path("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
-        let body = match self.open(path).await {
+        let body = match self.open(path, self.is_apart).await {
             Ok(body) => body,
             // Older servers, and those where it is turned off, say that the question is invalid.
             Err(failure)
@@ -381,13 +386,13 @@ impl Follower {
     /// A watch from a version on.
     async fn watch(&mut self, place: &str) -> End {
         let path = self.watch_path(&format!("&resourceVersion={}", escaped(place)));
-        match self.open(path).await {
+        match self.open(path, false).await {
             Ok(body) => self.read(body).await,
             Err(failure) => failure.into(),
         }
     }
 
-    /// Reads a watch to its end.
+    /// Reads a watch to its end, or a list to its own.
     async fn read(&mut self, body: Incoming) -> End {
         let mut lines = Lines::new(body, LARGEST);
         let mut news = News::default();
@@ -400,8 +405,9 @@ impl Follower {
                 false => self.patience.silence,
             };
             let mut heard = Ok(None);
-            let (mirror, each) = (&mut self.mirror, &mut news);
-            let more = timeout(patience, lines.more(|line| take(mirror, line, each, &mut heard))).await;
+            let (mirror, each, is_apart) = (&mut self.mirror, &mut news, self.is_apart);
+            let more =
+                timeout(patience, lines.more(|line| take(mirror, line, is_apart, each, &mut heard))).await;
             let Ok(more) = more else {
                 // What was gathered counts as told from now on.
                 if self.tell_in_chunks(&mut news).await.is_err() {
@@ -429,6 +435,9 @@ impl Follower {
                     }
                 }
                 Ok(None) => {}
+            }
+            if self.is_apart && is_listing && self.place.is_some() {
+                return End::Listed;
             }
             match more {
                 Ok(true) => {}
@@ -502,9 +511,17 @@ fn lost_list() -> Failure {
     Failure::Lost("the server has lost its place in the middle of a list".into())
 }
 
-/// Takes one line: of several that come together the last place counts, and the first failure.
-fn take(mirror: &mut Mirror, line: Line<'_>, news: &mut News, heard: &mut Result<Option<Heard>, Failure>) {
-    if heard.is_err() {
+/// Takes one line: of several that come together the last place counts, and the first failure. What follows the end of a list that is
+/// left there is for the watch to tell, which begins there.
+fn take(
+    mirror: &mut Mirror,
+    line: Line<'_>,
+    is_apart: bool,
+    news: &mut News,
+    heard: &mut Result<Option<Heard>, Failure>,
+) {
+    let has_ended = matches!(heard, Ok(Some(Heard::ListEnds(_))));
+    if heard.is_err() || (has_ended && is_apart) {
         return;
     }
     let taken = match line {
@@ -515,7 +532,7 @@ fn take(mirror: &mut Mirror, line: Line<'_>, news: &mut News, heard: &mut Result
         // The place stays where it is.
         Ok(Heard::Unnamed) => {}
         // The end of a list must not be missed for what follows it at once.
-        Ok(Heard::Object(_) | Heard::Bookmark(_)) if matches!(heard, Ok(Some(Heard::ListEnds(_)))) => {}
+        Ok(Heard::Object(_) | Heard::Bookmark(_)) if has_ended => {}
         Ok(said) => *heard = Ok(Some(said)),
         Err(failure) => *heard = Err(failure),
     }
@@ -532,4 +549,32 @@ fn escaped(value: &str) -> String {
         }
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_list_that_is_left_is_not_read() {
+        let lines = [
+            r#"{"type":"ADDED","object":{"metadata":{"name":"n1","resourceVersion":"7"}}}"#,
+            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"8","annotations":{"k8s.io/initial-events-end":"true"}}}}"#,
+            r#"{"type":"DELETED","object":{"metadata":{"name":"n1","resourceVersion":"9"}}}"#,
+            r#"{"type":"ERROR","object":{"code":410}}"#,
+        ];
+        let check = |is_apart, count: usize, changes: usize, ends: bool| {
+            let mut mirror = Mirror::new(Kind::Node, NodeName::new("n1").unwrap());
+            mirror.begin_list();
+            let (mut news, mut heard) = (News::default(), Ok(None));
+            for line in &lines[..count] {
+                take(&mut mirror, Line::Text(line.as_bytes()), is_apart, &mut news, &mut heard);
+            }
+            assert_eq!(news.changes.len(), changes, "{is_apart} {count}");
+            assert_eq!(heard == Ok(Some(Heard::ListEnds("8".into()))), ends, "{is_apart} {count} {heard:?}");
+        };
+        check(true, 4, 1, true);
+        check(false, 3, 2, true);
+        check(false, 4, 2, false);
+    }
 }

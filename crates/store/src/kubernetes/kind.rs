@@ -81,6 +81,15 @@ impl Kind {
         }
     }
 
+    /// True where a large cluster has so many that their list is worth a connection.
+    pub fn is_long(self, scope: PodScope) -> bool {
+        match self {
+            Kind::Node | Kind::Service | Kind::EndpointSlice => true,
+            Kind::Pod => scope == PodScope::All,
+            Kind::Namespace | Kind::ServiceCidr => false,
+        }
+    }
+
     /// The form of lists.
     pub fn accept_list(self) -> &'static str {
         match self {

@@ -34,6 +34,8 @@ pub struct Faults {
     pub unknown: Vec<&'static str>,
     /// Answers to the next requests, before anything else: status and `Retry-After`.
     pub refuse: VecDeque<(u16, Option<u64>)>,
+    /// The same for the next watches that go on from a version.
+    pub refuse_watches: VecDeque<(u16, Option<u64>)>,
     /// Streamed lists break off after as many objects.
     pub cut_lists: Option<usize>,
     /// How far the server's clock is behind this machine's.
@@ -224,7 +226,10 @@ impl Fake {
             if !state.token.is_empty() && state.token != request.token {
                 return Some((401, None));
             }
-            state.faults.refuse.pop_front()
+            let goes_on =
+                request.query.contains_key("watch") && request.query.contains_key("resourceVersion");
+            let faults = &mut state.faults;
+            faults.refuse.pop_front().or_else(|| goes_on.then(|| faults.refuse_watches.pop_front())?)
         });
         if let Some((status, retry_after)) = refusal {
             let header = retry_after.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));

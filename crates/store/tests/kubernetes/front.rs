@@ -1,4 +1,5 @@
 //! TLS and HTTP/2 before the fake, as a real server has them: it shows a certificate, wants to see the client's, and renews whom it trusts.
+//! Where it is told to, it speaks HTTP/1.1 besides, as a kube-apiserver does, with those who ask for nothing else.
 //!
 //! As a kube-apiserver does, it looks at a request's certificate again however old the connection is: one of before a renewal is refused
 //! with 401.
@@ -11,9 +12,9 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::handshake;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,10 +26,33 @@ use tokio_rustls::TlsAcceptor;
 
 type Answer = Result<Response<BoxBody<Bytes, hyper::Error>>, hyper::Error>;
 
-/// What is shown to whom, and how often that was renewed.
+/// Which versions of HTTP a front speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Http2,
+    /// HTTP/1.1 as well, with those who ask for nothing else.
+    Either,
+    /// It says so, and hangs up at once.
+    EitherBadly,
+}
+
+impl Speaks {
+    fn versions(self) -> Vec<Vec<u8>> {
+        match self {
+            Speaks::Http2 => vec![b"h2".to_vec()],
+            Speaks::Either | Speaks::EitherBadly => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        }
+    }
+}
+
+/// What is shown to whom, how often that was renewed, and what was asked over which version.
 struct Terms {
     config: Arc<ServerConfig>,
     renewals: u32,
+    speaks: Speaks,
+    asked: Vec<(Version, String)>,
+    /// Connections by HTTP/1.1 that are open.
+    singles: usize,
 }
 
 /// See the module. It ends when it is dropped.
@@ -40,12 +64,14 @@ pub struct Front {
 
 impl Front {
     /// Begins before the server at `behind`, with `server.crt`, `server.key` and `ca.crt` of the folder.
-    pub fn before(behind: SocketAddr, folder: &Path) -> Self {
+    pub fn before(behind: SocketAddr, folder: &Path, speaks: Speaks) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let terms = Arc::new(Mutex::new(Terms { config: config(folder), renewals: 0 }));
+        let config = config(folder, speaks);
+        let terms = Terms { config, renewals: 0, speaks, asked: Vec::new(), singles: 0 };
+        let terms = Arc::new(Mutex::new(terms));
         let shared = terms.clone();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -63,12 +89,22 @@ impl Front {
     /// From now on it is as this folder says, and nobody's connection of before counts.
     pub fn renew(&self, folder: &Path) {
         let mut terms = self.terms.lock().unwrap();
-        terms.config = config(folder);
+        terms.config = config(folder, terms.speaks);
         terms.renewals += 1;
+    }
+
+    /// What was asked, and over which version of HTTP.
+    pub fn asked(&self) -> Vec<(Version, String)> {
+        self.terms.lock().unwrap().asked.clone()
+    }
+
+    /// Connections by HTTP/1.1 that are open.
+    pub fn singles(&self) -> usize {
+        self.terms.lock().unwrap().singles
     }
 }
 
-fn config(folder: &Path) -> Arc<ServerConfig> {
+fn config(folder: &Path, speaks: Speaks) -> Arc<ServerConfig> {
     let certificates = |name: &str| -> Vec<CertificateDer<'static>> {
         let read = CertificateDer::pem_file_iter(folder.join(name)).unwrap();
         read.collect::<Result<_, _>>().unwrap()
@@ -82,24 +118,36 @@ fn config(folder: &Path) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.unwrap().with_client_cert_verifier(clients);
     let mut config = builder.with_single_cert(certificates("server.crt"), key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = speaks.versions();
     Arc::new(config)
 }
 
 async fn serve(stream: TcpStream, terms: Arc<Mutex<Terms>>, behind: SocketAddr) {
-    let (config, made) = {
+    let (config, made, speaks) = {
         let terms = terms.lock().unwrap();
-        (terms.config.clone(), terms.renewals)
+        (terms.config.clone(), terms.renewals, terms.speaks)
     };
     // Whom it doesn't trust gets no further.
     let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+    let is_shared = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let known = terms.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
-        let is_known = terms.lock().unwrap().renewals == made;
+        let is_known = {
+            let mut terms = known.lock().unwrap();
+            terms.asked.push((request.version(), request.uri().to_string()));
+            terms.renewals == made
+        };
         async move { if is_known { forward(request, behind).await } else { Ok(unauthorized()) } }
     });
-    let served = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
+    let stream = TokioIo::new(stream);
     // A client that has gone away is no failure.
-    drop(served.await);
+    if is_shared {
+        drop(http2::Builder::new(TokioExecutor::new()).serve_connection(stream, answer).await);
+    } else if speaks != Speaks::EitherBadly {
+        terms.lock().unwrap().singles += 1;
+        drop(http1::Builder::new().serve_connection(stream, answer).await);
+        terms.lock().unwrap().singles -= 1;
+    }
 }
 
 fn unauthorized() -> Response<BoxBody<Bytes, hyper::Error>> {

@@ -90,6 +90,20 @@ fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
+fn what_comes_between_a_list_and_its_watch_is_told_and_a_refused_watch_withholds_no_snapshot() {
+    let fake = two_nodes();
+    let refuse_watches = std::iter::repeat_n((429, None), 10_000).collect();
+    fake.set_faults(Faults { refuse_watches, ..Faults::default() });
+    let mut watching = Watching::synced(unhurried(&fake));
+    fake.put(NODES, node("n1", 2));
+    fake.put(NODES, node("n3", 1));
+    fake.delete(NODES, "n2");
+    fake.set_faults(Faults::default());
+    watching.until_nodes("n1=2 n3=1");
+    assert_eq!(watching.said, ["synced"]);
+}
+
+#[test]
 fn a_token_that_rotates_is_followed_and_one_that_expired_is_told() {
     let fake = two_nodes();
     let folder = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::Version;
 use serde_json::json;
 use weft_model::{NamespaceName, NodeAddress, NodeName};
 use weft_store::kubernetes::{AccessSource, Patience, PodScope};
@@ -12,7 +13,7 @@ use weft_store::{KubernetesOptions, KubernetesStore, Published, PublishedNode, S
 use super::apiserver::{self, ApiServer};
 use super::certificates::{CLIENT, certificates};
 use super::fake::Fake;
-use super::front::Front;
+use super::front::{Front, Speaks};
 use super::watching::{NODES, Watching, impatient, node, options, store};
 
 /// What is told of files with certificates.
@@ -51,9 +52,13 @@ fn folders() -> Option<[tempfile::TempDir; 3]> {
 
 /// A server with one node behind a door that shows the certificates of `from`, and a store that has read it by files in `folder`.
 fn begin(from: &Path, folder: &Path, patience: Patience) -> (Fake, Front, Watching) {
+    begin_by(Speaks::Http2, from, folder, patience)
+}
+
+fn begin_by(speaks: Speaks, from: &Path, folder: &Path, patience: Patience) -> (Fake, Front, Watching) {
     let fake = Fake::start();
     fake.put(NODES, node("n1", 1));
-    let front = Front::before(fake.socket(), from);
+    let front = Front::before(fake.socket(), from, speaks);
     renew(folder, from);
     let access = kubeconfig(folder, &front.address());
     let options = KubernetesOptions { access, ..options(&fake, None, patience) };
@@ -213,4 +218,29 @@ fn a_real_servers_certificates_are_renewed_under_a_running_store() {
     };
     done.unwrap();
     assert!(watching.removed.is_empty());
+}
+
+#[test]
+fn a_long_list_has_a_connection_of_its_own_where_there_is_one_to_be_had() {
+    let Some([from, _, current]) = folders() else { return };
+    let (one, two) = (Version::HTTP_11, Version::HTTP_2);
+    for (speaks, of_lists) in [(Speaks::Either, one), (Speaks::Http2, two), (Speaks::EitherBadly, two)] {
+        let (fake, front, mut watching) = begin_by(speaks, from.path(), current.path(), impatient());
+        fake.put(NODES, node("n1", 2));
+        watching.until_nodes("n1=2");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while front.singles() > 0 {
+            assert!(Instant::now() < deadline, "{} connections are left", front.singles());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let asked = front.asked();
+        let is_long = |path: &str| {
+            let kinds = ["/nodes?", "/services?", "/endpointslices?"];
+            path.contains("sendInitialEvents=true") && kinds.iter().any(|kind| path.contains(kind))
+        };
+        let (lists, others): (Vec<_>, Vec<_>) = asked.iter().partition(|(_, path)| is_long(path));
+        assert!(lists.len() >= 3 && lists.iter().all(|(version, _)| *version == of_lists), "{asked:?}");
+        assert!(others.iter().any(|(_, path)| path.contains("&resourceVersion=")), "{asked:?}");
+        assert!(others.iter().all(|(version, _)| *version == two), "{asked:?}");
+    }
 }
