@@ -204,7 +204,10 @@ impl Status {
             }
             .into(),
             ready: ready.is_ok(),
-            not_ready_because: ready.err().map(|error| format!("{}; {}", error.msg, error.details)),
+            not_ready_because: ready.err().map(|error| match error.details.as_str() {
+                "" => error.msg,
+                details => format!("{}; {details}", error.msg),
+            }),
             stale: core.stale().map(|(since, reason)| Stale {
                 since: since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
                 reason: reason.clone(),

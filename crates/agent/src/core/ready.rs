@@ -94,7 +94,7 @@ impl Core {
     }
 
     fn waiting_for(&self) -> String {
-        self.stale.as_ref().map_or_else(String::new, |(_, reason)| reason.clone())
+        self.stale.as_ref().map_or_else(|| "it is being read".to_owned(), |(_, reason)| reason.clone())
     }
 
     /// Writes the network configuration for runtimes once the node is ready: its presence is what makes a kubelet

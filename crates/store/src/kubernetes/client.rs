@@ -24,7 +24,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
-use tracing::debug;
+use tracing::info;
 
 use super::access::AccessSource;
 use super::credentials::{Credentials, Ready};
@@ -39,6 +39,9 @@ const BESIDE: Duration = Duration::from_secs(3);
 
 /// How long the head of an answer may take. A server ends a request after a minute, however busy it is.
 const HEAD: Duration = Duration::from_secs(65);
+
+/// The same over a connection of its own, beside which there is another way.
+const OWN_HEAD: Duration = Duration::from_secs(15);
 
 /// Silence after which a connection is asked whether it lives, and how long it has to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(15));
@@ -141,8 +144,8 @@ struct Shared {
     ready: Arc<Ready>,
     /// Tells it from those before.
     number: u64,
-    /// There is no connection of its own to be had beside it.
-    is_alone: bool,
+    /// Lists go over it as well.
+    has_lists: bool,
 }
 
 /// A connection for one request.
@@ -183,28 +186,34 @@ impl Client {
             && let Some(own) = self.beside(&chosen).await
         {
             let began = Instant::now();
-            let sent = self.send_over(ask, own).await;
-            let Some(failure) = sent.as_ref().err().filter(|failure| is_of_the_way(failure)) else {
-                return sent;
+            let failure = match self.send_over(ask, own, OWN_HEAD).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
             };
-            self.be_alone(chosen.number, failure).await;
-            // Who has let us wait so long isn't asked the same again at once.
-            if began.elapsed() >= HEAD {
-                return sent;
+            // It need not be the server that says so: somebody in between may have no use for such a connection.
+            self.share_lists(&failure).await;
+            // Who has let us wait isn't asked the same again at once.
+            if began.elapsed() >= OWN_HEAD {
+                return Err(failure);
             }
         }
         let is_from_before = chosen.is_from_before;
-        match self.send_over(ask, chosen).await {
+        match self.send_over(ask, chosen, HEAD).await {
             // Nothing was done. A certificate belongs to its connection, and may have run out, or have lost who vouches for it, since.
             Err(failure) if is_from_before && failure.is(StatusCode::UNAUTHORIZED) => {
                 let chosen = self.line().await?;
-                self.send_over(ask, chosen).await
+                self.send_over(ask, chosen, HEAD).await
             }
             sent => sent,
         }
     }
 
-    async fn send_over(&self, ask: &Ask, chosen: Chosen) -> Result<Response<Incoming>, Failure> {
+    async fn send_over(
+        &self,
+        ask: &Ask,
+        chosen: Chosen,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
         let Chosen { line, ready, number, .. } = chosen;
         let server = &ready.server;
         let token = self.credentials.token(&ready.token).map_err(Failure::Lost)?;
@@ -215,13 +224,13 @@ impl Client {
                 Line::Single(mut sender) => sender.send_request(request).await,
             }
         };
-        let response = match timeout(HEAD, sent).await {
+        let response = match timeout(limit, sent).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 self.hang_up(number).await;
                 return Err(Failure::Lost(format!("{server}: {}", chain(&error))));
             }
-            Err(_) => return Err(Failure::Lost(format!("{server}: no answer in {} s", HEAD.as_secs()))),
+            Err(_) => return Err(Failure::Lost(format!("{server}: no answer in {} s", limit.as_secs()))),
         };
         if response.status().is_success() {
             return Ok(response);
@@ -278,7 +287,7 @@ impl Client {
             standing.made += 1;
             number = standing.made;
             standing.shared =
-                Some(Shared { sender: sender.clone(), ready: ready.clone(), number, is_alone: false });
+                Some(Shared { sender: sender.clone(), ready: ready.clone(), number, has_lists: false });
         }
         Ok(Chosen { line, ready, number, is_from_before: false })
     }
@@ -286,7 +295,7 @@ impl Client {
     /// A connection of its own beside the one that requests share; nothing where there is none to be had, or they share none.
     async fn beside(&self, shared: &Chosen) -> Option<Chosen> {
         let Line::Shared(_) = shared.line else { return None };
-        if self.standing.lock().await.shared.as_ref().is_some_and(|shared| shared.is_alone) {
+        if self.standing.lock().await.shared.as_ref().is_some_and(|shared| shared.has_lists) {
             return None;
         }
         let opened = timeout(BESIDE, self.open(OWN)).await;
@@ -294,18 +303,21 @@ impl Client {
         match opened.unwrap_or_else(|_| Err(slow())) {
             Ok((line, ready)) => Some(Chosen { line, ready, number: 0, is_from_before: false }),
             Err(failure) => {
-                self.be_alone(shared.number, &failure).await;
+                self.share_lists(&failure).await;
                 None
             }
         }
     }
 
-    /// Long answers go over the shared connection as well, for as long as that one stands.
-    async fn be_alone(&self, number: u64, failure: &Failure) {
-        debug!("a list has no connection of its own, and goes over the shared one: {failure}");
+    /// From now on lists go over the shared connection as well, for as long as that one stands: they had no luck with their own.
+    pub async fn share_lists(&self, why: &Failure) {
         let mut standing = self.standing.lock().await;
-        if let Some(shared) = standing.shared.as_mut().filter(|shared| shared.number == number) {
-            shared.is_alone = true;
+        if let Some(shared) = standing.shared.as_mut().filter(|shared| !shared.has_lists) {
+            shared.has_lists = true;
+            info!(
+                "lists go over the connection to {} that all requests share, and not over HTTP/1.1: {why}",
+                shared.ready.server
+            );
         }
     }
 
@@ -317,16 +329,6 @@ impl Client {
             Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs() * 2))),
         }
     }
-}
-
-/// True where somebody in between may have taken a connection and have no use for it, rather than the server have said no.
-fn is_of_the_way(failure: &Failure) -> bool {
-    let says_so = [
-        StatusCode::MISDIRECTED_REQUEST,
-        StatusCode::UPGRADE_REQUIRED,
-        StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-    ];
-    matches!(failure, Failure::Lost(_)) || says_so.iter().any(|status| failure.is(*status))
 }
 
 async fn connect(ready: &Ready, versions: &[&[u8]]) -> Result<Line, String> {

@@ -21,15 +21,11 @@ use super::backoff::Backoff;
 use super::client::{Ask, Client, Failure};
 use super::kind::Kind;
 use super::lines::Lines;
-use super::mirror::{Heard, Mirror, News};
+use super::mirror::{Heard, LARGEST, Mirror, News};
 use super::{Patience, PodScope, publish};
-use crate::http::Line;
 
 /// Changes delivered together at most.
 const CHUNK: usize = 1024;
-
-/// Bytes of one object. The server takes no more than 3 MiB for one.
-const LARGEST: usize = 16 << 20;
 
 /// Objects on a page of a list.
 const PAGE: usize = 500;
@@ -131,6 +127,8 @@ pub(super) struct Follower {
     aged: u32,
     /// A list was complete before.
     was_listed: bool,
+    /// A watch has said something since.
+    has_watched: bool,
     /// The version from which a watch goes on; `None` where a list has to come first.
     place: Option<String>,
     trouble: Option<Trouble>,
@@ -158,6 +156,7 @@ impl Follower {
             paged_until: None,
             aged: 0,
             was_listed: false,
+            has_watched: false,
             place: None,
             trouble: None,
             backoff: Backoff::new(patience.first_pause, patience.longest_pause),
@@ -274,6 +273,10 @@ impl Follower {
     /// All went well up to now.
     async fn be_well(&mut self) -> Result<(), Gone> {
         self.backoff.reset();
+        self.end_trouble().await
+    }
+
+    async fn end_trouble(&mut self) -> Result<(), Gone> {
         if self.trouble.take().is_some() {
             self.tell(Told::Well(self.kind)).await?;
         }
@@ -295,10 +298,13 @@ impl Follower {
         }
         let mut news = News::default();
         self.mirror.end_list(&mut news);
-        self.was_listed = true;
+        // One list after the other, with watches in between that come to nothing, are no success.
+        if std::mem::take(&mut self.has_watched) || !std::mem::replace(&mut self.was_listed, true) {
+            self.backoff.reset();
+        }
         self.note_own();
         self.tell_news(&mut news).await?;
-        self.be_well().await?;
+        self.end_trouble().await?;
         Ok(self.tell(Told::Complete(self.kind)).await?)
     }
 
@@ -334,7 +340,21 @@ impl Follower {
             }
             Err(failure) => return failure.into(),
         };
-        self.read(body).await
+        let end = self.read(body).await;
+        if self.is_apart {
+            match &end {
+                End::Failed(failure @ (Failure::Lost(_) | Failure::Garbled(_))) => {
+                    self.client.share_lists(failure).await;
+                }
+                End::Stalled => {
+                    let reason =
+                        format!("a list came to a halt for {} s", self.patience.stalled_list.as_secs());
+                    self.client.share_lists(&Failure::Lost(reason)).await;
+                }
+                _ => {}
+            }
+        }
+        end
     }
 
     /// A list in pages; as a whole where pages take longer than the server keeps a place between them (etcd's compaction, five
@@ -407,7 +427,7 @@ impl Follower {
             let mut heard = Ok(None);
             let (mirror, each, is_apart) = (&mut self.mirror, &mut news, self.is_apart);
             let more =
-                timeout(patience, lines.more(|line| take(mirror, line, is_apart, each, &mut heard))).await;
+                timeout(patience, lines.more(|line| mirror.hear(line, is_apart, each, &mut heard))).await;
             let Ok(more) = more else {
                 // What was gathered counts as told from now on.
                 if self.tell_in_chunks(&mut news).await.is_err() {
@@ -475,6 +495,7 @@ impl Follower {
 
     async fn note(&mut self, heard: Heard) -> Result<(), End> {
         self.note_own();
+        self.has_watched |= self.place.is_some();
         match heard {
             Heard::ListEnds(version) => {
                 self.list_is_complete().await?;
@@ -511,33 +532,6 @@ fn lost_list() -> Failure {
     Failure::Lost("the server has lost its place in the middle of a list".into())
 }
 
-/// Takes one line: of several that come together the last place counts, and the first failure. What follows the end of a list that is
-/// left there is for the watch to tell, which begins there.
-fn take(
-    mirror: &mut Mirror,
-    line: Line<'_>,
-    is_apart: bool,
-    news: &mut News,
-    heard: &mut Result<Option<Heard>, Failure>,
-) {
-    let has_ended = matches!(heard, Ok(Some(Heard::ListEnds(_))));
-    if heard.is_err() || (has_ended && is_apart) {
-        return;
-    }
-    let taken = match line {
-        Line::Text(text) => mirror.take_line(text, news),
-        Line::TooLong(beginning) => mirror.take_too_long(beginning, LARGEST, news),
-    };
-    match taken {
-        // The place stays where it is.
-        Ok(Heard::Unnamed) => {}
-        // The end of a list must not be missed for what follows it at once.
-        Ok(Heard::Object(_) | Heard::Bookmark(_)) if has_ended => {}
-        Ok(said) => *heard = Ok(Some(said)),
-        Err(failure) => *heard = Err(failure),
-    }
-}
-
 /// A value in a query, percent-encoded (RFC 3986 §2.1).
 fn escaped(value: &str) -> String {
     value.bytes().fold(String::new(), |mut text, byte| {
@@ -549,32 +543,4 @@ fn escaped(value: &str) -> String {
         }
         text
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_follows_a_list_that_is_left_is_not_read() {
-        let lines = [
-            r#"{"type":"ADDED","object":{"metadata":{"name":"n1","resourceVersion":"7"}}}"#,
-            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"8","annotations":{"k8s.io/initial-events-end":"true"}}}}"#,
-            r#"{"type":"DELETED","object":{"metadata":{"name":"n1","resourceVersion":"9"}}}"#,
-            r#"{"type":"ERROR","object":{"code":410}}"#,
-        ];
-        let check = |is_apart, count: usize, changes: usize, ends: bool| {
-            let mut mirror = Mirror::new(Kind::Node, NodeName::new("n1").unwrap());
-            mirror.begin_list();
-            let (mut news, mut heard) = (News::default(), Ok(None));
-            for line in &lines[..count] {
-                take(&mut mirror, Line::Text(line.as_bytes()), is_apart, &mut news, &mut heard);
-            }
-            assert_eq!(news.changes.len(), changes, "{is_apart} {count}");
-            assert_eq!(heard == Ok(Some(Heard::ListEnds("8".into()))), ends, "{is_apart} {count} {heard:?}");
-        };
-        check(true, 4, 1, true);
-        check(false, 3, 2, true);
-        check(false, 4, 2, false);
-    }
 }

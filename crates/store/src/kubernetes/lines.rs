@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::client::Failure;
-use crate::http::{Line, Splitter};
+use crate::http::{Line, Splitter, chain};
 
 /// The lines of an answer.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Lines {
                 }
                 Ok(true)
             }
-            Some(Err(error)) => Err(Failure::Lost(format!("the watch broke off: {error}"))),
+            Some(Err(error)) => Err(Failure::Lost(format!("the answer broke off: {}", chain(&error)))),
         }
     }
 }

@@ -15,9 +15,13 @@ use weft_model::{Change, FactKey, NodeName};
 use super::beginning::Named;
 use super::client::{Failure, Status};
 use super::kind::{Kind, pruned};
+use crate::http::Line;
 use crate::object::raw::from_mapping;
 use crate::object::{Interner, Outcome, decode_text};
 use crate::store::{Notice, Remark};
+
+/// Bytes of one object. The server takes no more than 3 MiB for one.
+pub(super) const LARGEST: usize = 16 << 20;
 
 /// A line of a watch.
 #[derive(Deserialize)]
@@ -183,6 +187,33 @@ impl Mirror {
         }
         let mended = self.broken.extract_if(.., |_, (_, seen)| *seen != list && !is_doubtful);
         news.notices.extend(mended.map(|(_, (about, _))| Notice { about, text: None }));
+    }
+
+    /// Takes one line: of several that come together the last place counts, and the first failure. What follows the end of a list that is
+    /// left there is for the watch to tell, which begins there.
+    pub fn hear(
+        &mut self,
+        line: Line<'_>,
+        is_left: bool,
+        news: &mut News,
+        heard: &mut Result<Option<Heard>, Failure>,
+    ) {
+        let has_ended = matches!(heard, Ok(Some(Heard::ListEnds(_))));
+        if heard.is_err() || (has_ended && is_left) {
+            return;
+        }
+        let taken = match line {
+            Line::Text(text) => self.take_line(text, news),
+            Line::TooLong(beginning) => self.take_too_long(beginning, LARGEST, news),
+        };
+        match taken {
+            // The place stays where it is.
+            Ok(Heard::Unnamed) => {}
+            // The end of a list must not be missed for what follows it at once.
+            Ok(Heard::Object(_) | Heard::Bookmark(_)) if has_ended => {}
+            Ok(said) => *heard = Ok(Some(said)),
+            Err(failure) => *heard = Err(failure),
+        }
     }
 
     /// Takes a line of a watch.
@@ -419,5 +450,28 @@ mod tests {
         let heard = mirror.take_too_long(gone.as_bytes(), 16 << 20, &mut news);
         assert_eq!(heard, Ok(Heard::Object("7".to_owned())));
         assert_eq!(told(&mut news), ["remove node n1"]);
+    }
+
+    #[test]
+    fn what_follows_a_list_that_is_left_is_not_read() {
+        let lines = [
+            r#"{"type":"ADDED","object":{"metadata":{"name":"n1","resourceVersion":"7"}}}"#,
+            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"8","annotations":{"k8s.io/initial-events-end":"true"}}}}"#,
+            r#"{"type":"DELETED","object":{"metadata":{"name":"n1","resourceVersion":"9"}}}"#,
+            r#"{"type":"ERROR","object":{"code":410}}"#,
+        ];
+        let check = |is_left, count: usize, changes: usize, ends: bool| {
+            let mut mirror = mirror();
+            mirror.begin_list();
+            let (mut news, mut heard) = (News::default(), Ok(None));
+            for line in &lines[..count] {
+                mirror.hear(Line::Text(line.as_bytes()), is_left, &mut news, &mut heard);
+            }
+            assert_eq!(news.changes.len(), changes, "{is_left} {count}");
+            assert_eq!(heard == Ok(Some(Heard::ListEnds("8".into()))), ends, "{is_left} {count} {heard:?}");
+        };
+        check(true, 4, 1, true);
+        check(false, 3, 2, true);
+        check(false, 4, 2, false);
     }
 }

@@ -34,13 +34,15 @@ pub enum Speaks {
     Either,
     /// It says so, and hangs up at once.
     EitherBadly,
+    /// Over HTTP/1.1 it has this to say, whatever is asked.
+    Saying(u16, &'static str),
 }
 
 impl Speaks {
     fn versions(self) -> Vec<Vec<u8>> {
         match self {
             Speaks::Http2 => vec![b"h2".to_vec()],
-            Speaks::Either | Speaks::EitherBadly => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            _ => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         }
     }
 }
@@ -137,7 +139,13 @@ async fn serve(stream: TcpStream, terms: Arc<Mutex<Terms>>, behind: SocketAddr) 
             terms.asked.push((request.version(), request.uri().to_string()));
             terms.renewals == made
         };
-        async move { if is_known { forward(request, behind).await } else { Ok(unauthorized()) } }
+        async move {
+            match speaks {
+                Speaks::Saying(status, text) if !is_shared => Ok(answer_with(status, text)),
+                _ if is_known => forward(request, behind).await,
+                _ => Ok(answer_with(401, "{\"kind\":\"Status\",\"code\":401,\"message\":\"Unauthorized\"}")),
+            }
+        }
     });
     let stream = TokioIo::new(stream);
     // A client that has gone away is no failure.
@@ -150,11 +158,10 @@ async fn serve(stream: TcpStream, terms: Arc<Mutex<Terms>>, behind: SocketAddr) 
     }
 }
 
-fn unauthorized() -> Response<BoxBody<Bytes, hyper::Error>> {
-    let body =
-        Full::new(Bytes::from_static(b"{\"kind\":\"Status\",\"code\":401,\"message\":\"Unauthorized\"}"));
+fn answer_with(status: u16, text: &'static str) -> Response<BoxBody<Bytes, hyper::Error>> {
+    let body = Full::new(Bytes::from_static(text.as_bytes()));
     let mut response = Response::new(body.map_err(|never| match never {}).boxed());
-    *response.status_mut() = hyper::StatusCode::UNAUTHORIZED;
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
     response
 }
 

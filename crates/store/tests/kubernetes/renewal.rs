@@ -224,7 +224,19 @@ fn a_real_servers_certificates_are_renewed_under_a_running_store() {
 fn a_long_list_has_a_connection_of_its_own_where_there_is_one_to_be_had() {
     let Some([from, _, current]) = folders() else { return };
     let (one, two) = (Version::HTTP_11, Version::HTTP_2);
-    for (speaks, of_lists) in [(Speaks::Either, one), (Speaks::Http2, two), (Speaks::EitherBadly, two)] {
+    let cases = [
+        (Speaks::Either, one),
+        (Speaks::Http2, two),
+        (Speaks::EitherBadly, two),
+        (Speaks::Saying(302, ""), two),
+        (Speaks::Saying(400, "no HTTP/1.1"), two),
+        (Speaks::Saying(403, "<html>no</html>"), two),
+        (Speaks::Saying(410, ""), two),
+        (Speaks::Saying(503, "busy"), two),
+        (Speaks::Saying(200, "<html>\nwelcome\n</html>"), two),
+        (Speaks::Saying(200, "{\"type\":\"ADD"), two),
+    ];
+    for (speaks, of_lists) in cases {
         let (fake, front, mut watching) = begin_by(speaks, from.path(), current.path(), impatient());
         fake.put(NODES, node("n1", 2));
         watching.until_nodes("n1=2");
@@ -234,13 +246,15 @@ fn a_long_list_has_a_connection_of_its_own_where_there_is_one_to_be_had() {
             std::thread::sleep(Duration::from_millis(10));
         }
         let asked = front.asked();
-        let is_long = |path: &str| {
-            let kinds = ["/nodes?", "/services?", "/endpointslices?"];
-            path.contains("sendInitialEvents=true") && kinds.iter().any(|kind| path.contains(kind))
+        let of_kind = |kind: &str, what: &str| {
+            let mut those = asked.iter().filter(|(_, path)| path.contains(kind) && path.contains(what));
+            those.next_back().map(|(version, _)| *version)
         };
-        let (lists, others): (Vec<_>, Vec<_>) = asked.iter().partition(|(_, path)| is_long(path));
-        assert!(lists.len() >= 3 && lists.iter().all(|(version, _)| *version == of_lists), "{asked:?}");
-        assert!(others.iter().any(|(_, path)| path.contains("&resourceVersion=")), "{asked:?}");
-        assert!(others.iter().all(|(version, _)| *version == two), "{asked:?}");
+        for kind in ["/nodes?", "/services?", "/endpointslices?"] {
+            let lists = of_kind(kind, "sendInitialEvents=true");
+            assert_eq!(lists, Some(of_lists), "{speaks:?} {kind} {asked:?}");
+        }
+        assert_eq!(of_kind("/pods?", "sendInitialEvents=true"), Some(two), "{asked:?}");
+        assert_eq!(of_kind("/nodes?", "&resourceVersion="), Some(two), "{asked:?}");
     }
 }
