@@ -35,7 +35,7 @@ use crate::http::{chain, probe};
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a connection beside the shared one may take.
-const BESIDE: Duration = Duration::from_secs(3);
+const BESIDE: Duration = Duration::from_secs(5);
 
 /// How long the head of an answer may take. A server ends a request after a minute, however busy it is.
 const HEAD: Duration = Duration::from_secs(65);
@@ -55,9 +55,9 @@ const SAID: usize = 300;
 /// Bytes that a stream, and all together, may have sent before they are read.
 const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
 
-/// What a connection may speak, most wanted first: one that requests share, and one that a long answer has for itself. By HTTP/2 all
-/// answers pass through one loop of the server's, object by object.
+/// What a connection may speak that requests share, most wanted first.
 const SHARED: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// What one speaks that a long answer has for itself: by HTTP/2 all answers pass through one loop of the server's, object by object.
 const OWN: &[&[u8]] = &[b"http/1.1"];
 
 const JSON: &str = "application/json";
@@ -87,6 +87,12 @@ impl Failure {
     /// True where the server gave this status.
     pub fn is(&self, wanted: StatusCode) -> bool {
         matches!(self, Failure::Refused { status, .. } if *status == wanted.as_u16())
+    }
+
+    /// True where the server has too much to do, or says when to come again.
+    fn is_busy(&self) -> bool {
+        self.is(StatusCode::TOO_MANY_REQUESTS)
+            || matches!(self, Failure::Refused { retry_after: Some(_), .. })
     }
 }
 
@@ -138,6 +144,10 @@ enum Line {
     Single(http1::SendRequest<Full<Bytes>>),
 }
 
+/// An answer that came over a connection of its own, and the number of the shared one beside it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beside(u64);
+
 /// The connection that requests share.
 struct Shared {
     sender: Sender2,
@@ -185,15 +195,18 @@ impl Client {
         if ask.is_apart
             && let Some(own) = self.beside(&chosen).await
         {
-            let began = Instant::now();
+            let (began, beside) = (Instant::now(), Beside(chosen.number));
             let failure = match self.send_over(ask, own, OWN_HEAD).await {
-                Ok(response) => return Ok(response),
+                Ok(mut response) => {
+                    response.extensions_mut().insert(beside);
+                    return Ok(response);
+                }
                 Err(failure) => failure,
             };
             // It need not be the server that says so: somebody in between may have no use for such a connection.
-            self.share_lists(&failure).await;
-            // Who has let us wait isn't asked the same again at once.
-            if began.elapsed() >= OWN_HEAD {
+            self.share_lists(beside, &failure).await;
+            // Who is busy, or has let us wait, isn't asked the same again at once.
+            if began.elapsed() >= OWN_HEAD || failure.is_busy() {
                 return Err(failure);
             }
         }
@@ -303,16 +316,17 @@ impl Client {
         match opened.unwrap_or_else(|_| Err(slow())) {
             Ok((line, ready)) => Some(Chosen { line, ready, number: 0, is_from_before: false }),
             Err(failure) => {
-                self.share_lists(&failure).await;
+                self.share_lists(Beside(shared.number), &failure).await;
                 None
             }
         }
     }
 
-    /// From now on lists go over the shared connection as well, for as long as that one stands: they had no luck with their own.
-    pub async fn share_lists(&self, why: &Failure) {
+    /// From now on lists go over the shared connection as well, for as long as that one stands: one had no luck with its own.
+    pub async fn share_lists(&self, Beside(number): Beside, why: &Failure) {
         let mut standing = self.standing.lock().await;
-        if let Some(shared) = standing.shared.as_mut().filter(|shared| !shared.has_lists) {
+        let shared = standing.shared.as_mut().filter(|shared| shared.number == number);
+        if let Some(shared) = shared.filter(|shared| !shared.has_lists) {
             shared.has_lists = true;
             info!(
                 "lists go over the connection to {} that all requests share, and not over HTTP/1.1: {why}",

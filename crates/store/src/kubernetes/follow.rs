@@ -2,7 +2,8 @@
 //!
 //! What always holds: an outage takes nothing away. A watch that has said nothing for long, not even that there is nothing
 //! to say, is not believed: the server may have lost its place (kubernetes#107457), so a list follows. Whatever a
-//! server's answer is, the next request waits a little longer than the one before, until one goes well. A server that no longer knows this node,
+//! server's answer is, the next request waits a little longer than the one before, until one goes well; but for a list that has no luck with its
+//! own connection, which is asked for once over the shared one. A server that no longer knows this node,
 //! though it did, isn't believed that anything else is gone: it has lost what it knew, or is another cluster's.
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_model::{FactKey, NodeName};
 
 use super::backoff::Backoff;
-use super::client::{Ask, Client, Failure};
+use super::client::{Ask, Beside, Client, Failure};
 use super::kind::Kind;
 use super::lines::Lines;
 use super::mirror::{Heard, LARGEST, Mirror, News};
@@ -96,6 +97,8 @@ enum End {
     /// It began to, and went on with nothing.
     Stalled,
     Failed(Failure),
+    /// A list came to its end, and isn't believed.
+    Doubted(Failure),
     Gone,
 }
 
@@ -125,10 +128,8 @@ pub(super) struct Follower {
     paged_until: Option<Instant>,
     /// Lists in pages that the server had forgotten before their last page, since one was complete.
     aged: u32,
-    /// A list was complete before.
-    was_listed: bool,
-    /// A watch has said something since.
-    has_watched: bool,
+    /// When a list was complete last.
+    listed: Option<Instant>,
     /// The version from which a watch goes on; `None` where a list has to come first.
     place: Option<String>,
     trouble: Option<Trouble>,
@@ -155,8 +156,7 @@ impl Follower {
             own: own.clone(),
             paged_until: None,
             aged: 0,
-            was_listed: false,
-            has_watched: false,
+            listed: None,
             place: None,
             trouble: None,
             backoff: Backoff::new(patience.first_pause, patience.longest_pause),
@@ -184,8 +184,10 @@ impl Follower {
                     self.paged_until = Some(Instant::now() + self.patience.paged);
                     self.backoff.next(None)
                 }
-                End::Lost if self.place.take().is_some() => self.backoff.next(None),
-                End::Lost => match self.fail(lost_list()).await {
+                End::Lost if self.place.take().is_some() && !self.is_listed_of_late() => {
+                    self.backoff.next(None)
+                }
+                End::Lost => match self.fail(lost_place()).await {
                     Ok(pause) => pause,
                     Err(Gone) => return,
                 },
@@ -200,7 +202,7 @@ impl Follower {
                 }
                 // A server that ends every watch at once must not be asked without pause.
                 End::Finished => self.backoff.next(None),
-                End::Failed(failure) => match self.fail(failure).await {
+                End::Failed(failure) | End::Doubted(failure) => match self.fail(failure).await {
                     Ok(pause) => pause,
                     Err(Gone) => return,
                 },
@@ -250,7 +252,7 @@ impl Follower {
     /// True where the server has no such kind. Once it had, its word alone isn't taken: a proxy, or a server that has only just
     /// started, says the same of anything.
     async fn is_unknown(&self) -> bool {
-        if !self.was_listed {
+        if self.listed.is_none() {
             return true;
         }
         let path = self.kind.path();
@@ -260,6 +262,11 @@ impl Follower {
         known.is_ok_and(|known| {
             !known.resources.is_empty() && known.resources.iter().all(|r| r.name != resource)
         })
+    }
+
+    /// True soon after a list. What is lost then is lost again and again, by all that is known.
+    fn is_listed_of_late(&self) -> bool {
+        self.listed.is_some_and(|at| at.elapsed() < self.patience.longest_pause * 4)
     }
 
     async fn tell(&self, told: Told) -> Result<(), Gone> {
@@ -285,23 +292,24 @@ impl Follower {
 
     /// A list was read to its end: what it didn't hold is gone, where the server can be believed.
     async fn list_is_complete(&mut self) -> Result<(), End> {
-        if self.was_listed
+        if self.listed.is_some()
             && self.own.was_there.load(Ordering::SeqCst)
-            && publish::read(&self.client, &self.own.name).await?.is_none()
+            && publish::read(&self.client, &self.own.name).await.map_err(End::Doubted)?.is_none()
         {
             let text = format!(
                 "the server no longer knows node {}, which it did, so it isn't believed that anything else is gone; what was known stays \
                  until the node's kubelet has registered it",
                 self.own.name
             );
-            return Err(Failure::Lost(text).into());
+            return Err(End::Doubted(Failure::Lost(text)));
         }
         let mut news = News::default();
         self.mirror.end_list(&mut news);
-        // One list after the other, with watches in between that come to nothing, are no success.
-        if std::mem::take(&mut self.has_watched) || !std::mem::replace(&mut self.was_listed, true) {
+        // Lists that follow each other closely are no success: what came in between was of no use.
+        if !self.is_listed_of_late() {
             self.backoff.reset();
         }
+        self.listed = Some(Instant::now());
         self.note_own();
         self.tell_news(&mut news).await?;
         self.end_trouble().await?;
@@ -318,11 +326,13 @@ impl Follower {
         format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}{selection}{rest}")
     }
 
-    async fn open(&self, path: String, is_apart: bool) -> Result<Incoming, Failure> {
+    async fn open(&self, path: String, is_apart: bool) -> Result<(Incoming, Option<Beside>), Failure> {
         let mut ask = Ask::get(path);
         ask.accept = self.kind.accept();
         ask.is_apart = is_apart;
-        Ok(self.client.send(&ask).await?.into_body())
+        let response = self.client.send(&ask).await?;
+        let beside = response.extensions().get().copied();
+        Ok((response.into_body(), beside))
     }
 
     /// A list that goes on as a watch (Kubernetes' "streaming lists"). A long one is left where the list ends: its watch goes over the
@@ -330,8 +340,8 @@ impl Follower {
     async fn stream(&mut self) -> End {
         self.mirror.begin_list();
         let path = self.watch_path("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
-        let body = match self.open(path, self.is_apart).await {
-            Ok(body) => body,
+        let (body, beside) = match self.open(path, self.is_apart).await {
+            Ok(opened) => opened,
             // Older servers, and those where it is turned off, say that the question is invalid.
             Err(failure)
                 if failure.is(StatusCode::BAD_REQUEST) || failure.is(StatusCode::UNPROCESSABLE_ENTITY) =>
@@ -341,16 +351,11 @@ impl Follower {
             Err(failure) => return failure.into(),
         };
         let end = self.read(body).await;
-        if self.is_apart {
+        if let Some(beside) = beside {
+            let halt = || format!("a list came to a halt for {} s", self.patience.stalled_list.as_secs());
             match &end {
-                End::Failed(failure @ (Failure::Lost(_) | Failure::Garbled(_))) => {
-                    self.client.share_lists(failure).await;
-                }
-                End::Stalled => {
-                    let reason =
-                        format!("a list came to a halt for {} s", self.patience.stalled_list.as_secs());
-                    self.client.share_lists(&Failure::Lost(reason)).await;
-                }
+                End::Failed(failure) => self.client.share_lists(beside, failure).await,
+                End::Stalled => self.client.share_lists(beside, &Failure::Lost(halt())).await,
                 _ => {}
             }
         }
@@ -407,7 +412,7 @@ impl Follower {
     async fn watch(&mut self, place: &str) -> End {
         let path = self.watch_path(&format!("&resourceVersion={}", escaped(place)));
         match self.open(path, false).await {
-            Ok(body) => self.read(body).await,
+            Ok((body, _)) => self.read(body).await,
             Err(failure) => failure.into(),
         }
     }
@@ -495,7 +500,6 @@ impl Follower {
 
     async fn note(&mut self, heard: Heard) -> Result<(), End> {
         self.note_own();
-        self.has_watched |= self.place.is_some();
         match heard {
             Heard::ListEnds(version) => {
                 self.list_is_complete().await?;
@@ -527,9 +531,9 @@ impl Follower {
     }
 }
 
-/// A list that the server forgot while it was giving it out.
-fn lost_list() -> Failure {
-    Failure::Lost("the server has lost its place in the middle of a list".into())
+/// The server forgot where it was, in the middle of a list or soon after one.
+fn lost_place() -> Failure {
+    Failure::Lost("the server has lost its place in a list, or soon after one".into())
 }
 
 /// A value in a query, percent-encoded (RFC 3986 §2.1).

@@ -6,11 +6,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::client::conn::http1::handshake;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -36,6 +38,8 @@ pub enum Speaks {
     EitherBadly,
     /// Over HTTP/1.1 it has this to say, whatever is asked.
     Saying(u16, &'static str),
+    /// Over HTTP/1.1 it begins to answer, and says nothing.
+    Halting,
 }
 
 impl Speaks {
@@ -142,6 +146,7 @@ async fn serve(stream: TcpStream, terms: Arc<Mutex<Terms>>, behind: SocketAddr) 
         async move {
             match speaks {
                 Speaks::Saying(status, text) if !is_shared => Ok(answer_with(status, text)),
+                Speaks::Halting if !is_shared => Ok(Response::new(Silence.boxed())),
                 _ if is_known => forward(request, behind).await,
                 _ => Ok(answer_with(401, "{\"kind\":\"Status\",\"code\":401,\"message\":\"Unauthorized\"}")),
             }
@@ -155,6 +160,21 @@ async fn serve(stream: TcpStream, terms: Arc<Mutex<Terms>>, behind: SocketAddr) 
         terms.lock().unwrap().singles += 1;
         drop(http1::Builder::new().serve_connection(stream, answer).await);
         terms.lock().unwrap().singles -= 1;
+    }
+}
+
+/// A body that never comes.
+struct Silence;
+
+impl Body for Silence {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Poll::Pending
     }
 }
 

@@ -75,7 +75,6 @@ fn a_list_whose_pages_always_come_too_late_is_asked_for_as_a_whole() {
 }
 
 /// Other failures in between are no reason to begin counting anew, or a server that is busy as well would be asked for pages for ever.
-
 #[test]
 fn pages_that_come_too_late_count_whatever_else_fails_in_between() {
     let fake = Fake::start();

@@ -236,8 +236,11 @@ fn a_long_list_has_a_connection_of_its_own_where_there_is_one_to_be_had() {
         (Speaks::Saying(200, "<html>\nwelcome\n</html>"), two),
         (Speaks::Saying(200, "{\"type\":\"ADD"), two),
     ];
+    // However busy this machine is, no list comes to a halt.
+    let long = Duration::from_secs(60);
+    let patience = Patience { stalled_list: long, silence: long, grace: long, ..impatient() };
     for (speaks, of_lists) in cases {
-        let (fake, front, mut watching) = begin_by(speaks, from.path(), current.path(), impatient());
+        let (fake, front, mut watching) = begin_by(speaks, from.path(), current.path(), patience);
         fake.put(NODES, node("n1", 2));
         watching.until_nodes("n1=2");
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -257,4 +260,33 @@ fn a_long_list_has_a_connection_of_its_own_where_there_is_one_to_be_had() {
         assert_eq!(of_kind("/pods?", "sendInitialEvents=true"), Some(two), "{asked:?}");
         assert_eq!(of_kind("/nodes?", "&resourceVersion="), Some(two), "{asked:?}");
     }
+}
+
+#[test]
+fn a_list_that_is_silent_over_its_own_connection_is_asked_for_over_the_shared_one() {
+    let Some([from, _, current]) = folders() else { return };
+    let (_fake, front, mut watching) = begin_by(Speaks::Halting, from.path(), current.path(), impatient());
+    watching.until_nodes("n1=1");
+    let asked = front.asked();
+    let is_other_way = |(version, path): &(Version, String)| {
+        *version == Version::HTTP_2 && path.contains("/nodes?") && path.contains("limit=")
+    };
+    assert!(asked.iter().any(is_other_way), "{asked:?}");
+}
+
+#[test]
+fn a_busy_server_is_asked_once_and_then_left_alone() {
+    let Some([from, _, current]) = folders() else { return };
+    let fake = Fake::start();
+    fake.put(NODES, node("n1", 1));
+    let front = Front::before(fake.socket(), from.path(), Speaks::Saying(429, ""));
+    renew(current.path(), from.path());
+    let access = kubeconfig(current.path(), &front.address());
+    let pause = Duration::from_secs(1);
+    let patience = Patience { first_pause: pause, longest_pause: pause, grace: 60 * pause, ..impatient() };
+    let options = KubernetesOptions { access, ..options(&fake, None, patience) };
+    let began = Instant::now();
+    let _watching = Watching::synced(Arc::new(KubernetesStore::open(options).unwrap()));
+    // Three quarters of the pause at least: who says that he is busy isn't asked at once over another connection.
+    assert!(began.elapsed() > pause * 7 / 10, "{:?}", began.elapsed());
 }
