@@ -270,8 +270,8 @@ impl Compiler {
 /// Only for the kernel, because for its rows somebody waits; names are worked out beside the kernel thread, which is to have the other processor.
 fn compute(rule: &dyn Rule, due: Table<Due>, context: &Context<'_>, write: &mut dyn FnMut(RuleKey, Output)) {
     let count = due.len();
-    // The room of a first flush is never needed again.
     let mut room = [0; 2];
+    // The room of a first flush is never needed again.
     let rows = due.into_values().map(|Due(key)| {
         let mut out = Output::with_room(room);
         rule.rows(&key, context, &mut out);

@@ -89,11 +89,6 @@ impl<K: Eq + Hash + Clone + Ord, V: PartialEq> Rows<K, V> {
     }
 
     /// The slot of the row at `key`.
-    pub fn slot(&self, key: &K) -> Option<Slot> {
-        self.table.slot(key)
-    }
-
-    /// [`Rows::slot`] of a key whose hash is known.
     pub fn slot_of(&self, key: &Hashed<K>) -> Option<Slot> {
         self.table.slot_of(key)
     }

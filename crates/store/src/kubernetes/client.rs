@@ -292,7 +292,7 @@ impl Client {
         }
         standing.shared = None;
         let (line, ready) = self
-            .open(SHARED)
+            .open(SHARED, CONNECT * 2)
             .await
             .inspect_err(|failure| standing.failed = Some((Instant::now(), failure.clone())))?;
         let mut number = 0;
@@ -311,9 +311,7 @@ impl Client {
         if self.standing.lock().await.shared.as_ref().is_some_and(|shared| shared.has_lists) {
             return None;
         }
-        let opened = timeout(BESIDE, self.open(OWN)).await;
-        let slow = || Failure::Lost(format!("no connection in {} s", BESIDE.as_secs()));
-        match opened.unwrap_or_else(|_| Err(slow())) {
+        match self.open(OWN, BESIDE).await {
             Ok((line, ready)) => Some(Chosen { line, ready, number: 0, is_from_before: false }),
             Err(failure) => {
                 self.share_lists(Beside(shared.number), &failure).await;
@@ -335,12 +333,12 @@ impl Client {
         }
     }
 
-    async fn open(&self, versions: &[&[u8]]) -> Result<(Line, Arc<Ready>), Failure> {
+    async fn open(&self, versions: &[&[u8]], limit: Duration) -> Result<(Line, Arc<Ready>), Failure> {
         let ready = self.credentials.ready().map_err(Failure::Lost)?;
         let failed = |reason: String| Failure::Lost(format!("cannot reach {}: {reason}", ready.server));
-        match timeout(CONNECT * 2, connect(&ready, versions)).await {
+        match timeout(limit, connect(&ready, versions)).await {
             Ok(line) => Ok((line.map_err(failed)?, ready)),
-            Err(_) => Err(failed(format!("no connection in {} s", CONNECT.as_secs() * 2))),
+            Err(_) => Err(failed(format!("no connection in {} s", limit.as_secs()))),
         }
     }
 }

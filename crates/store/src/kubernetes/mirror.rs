@@ -204,7 +204,7 @@ impl Mirror {
         }
         let taken = match line {
             Line::Text(text) => self.take_line(text, news),
-            Line::TooLong(beginning) => self.take_too_long(beginning, LARGEST, news),
+            Line::TooLong(beginning) => self.take_too_long(beginning, news),
         };
         match taken {
             // The place stays where it is.
@@ -217,7 +217,7 @@ impl Mirror {
     }
 
     /// Takes a line of a watch.
-    pub fn take_line(&mut self, line: &[u8], news: &mut News) -> Result<Heard, Failure> {
+    fn take_line(&mut self, line: &[u8], news: &mut News) -> Result<Heard, Failure> {
         // What a list is made of is read once, where it is as a server writes it; all else is found first, and then read.
         if self.is_listing
             && let Some(object) = added(line)
@@ -267,8 +267,8 @@ impl Mirror {
     }
 
     /// A line was too long to be read: by its beginning, what was in force of its object stays, or is gone where it says so.
-    pub fn take_too_long(&mut self, line: &[u8], limit: usize, news: &mut News) -> Result<Heard, Failure> {
-        let text = format!("it has more than {} MiB and is passed over", limit >> 20);
+    fn take_too_long(&mut self, line: &[u8], news: &mut News) -> Result<Heard, Failure> {
+        let text = format!("it has more than {} MiB and is passed over", LARGEST >> 20);
         let Named { event, namespace, name, version } = Named::at_the_beginning_of(line);
         let Some(key) = self.kind.key(&namespace, &name) else {
             self.doubt(format!("of one of them nothing can be read: {text}"), news);
@@ -431,7 +431,7 @@ mod tests {
                 mirror.take_line(line.as_bytes(), &mut news).unwrap();
             }
             if let Some(long) = long {
-                mirror.take_too_long(long.as_bytes(), 16 << 20, &mut news).unwrap();
+                mirror.take_too_long(long.as_bytes(), &mut news).unwrap();
             }
             mirror.end_list(&mut news);
             told(&mut news)
@@ -447,7 +447,7 @@ mod tests {
         assert_eq!(list(&mut mirror, &["n1"], None), ["remove node n2", "kind Node is well"]);
         let gone =
             "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"name\":\"n1\",\"resourceVersion\":\"7\",\"x";
-        let heard = mirror.take_too_long(gone.as_bytes(), 16 << 20, &mut news);
+        let heard = mirror.take_too_long(gone.as_bytes(), &mut news);
         assert_eq!(heard, Ok(Heard::Object("7".to_owned())));
         assert_eq!(told(&mut news), ["remove node n1"]);
     }

@@ -277,16 +277,10 @@ fn a_list_that_is_silent_over_its_own_connection_is_asked_for_over_the_shared_on
 #[test]
 fn a_busy_server_is_asked_once_and_then_left_alone() {
     let Some([from, _, current]) = folders() else { return };
-    let fake = Fake::start();
-    fake.put(NODES, node("n1", 1));
-    let front = Front::before(fake.socket(), from.path(), Speaks::Saying(429, ""));
-    renew(current.path(), from.path());
-    let access = kubeconfig(current.path(), &front.address());
     let pause = Duration::from_secs(1);
     let patience = Patience { first_pause: pause, longest_pause: pause, grace: 60 * pause, ..impatient() };
-    let options = KubernetesOptions { access, ..options(&fake, None, patience) };
     let began = Instant::now();
-    let _watching = Watching::synced(Arc::new(KubernetesStore::open(options).unwrap()));
+    let _begun = begin_by(Speaks::Saying(429, ""), from.path(), current.path(), patience);
     // Three quarters of the pause at least: who says that he is busy isn't asked at once over another connection.
     assert!(began.elapsed() > pause * 7 / 10, "{:?}", began.elapsed());
 }

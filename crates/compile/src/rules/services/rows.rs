@@ -170,7 +170,6 @@ impl Backends {
         let differ = inside.mark() != outside.mark();
         for (side, group) in places.into_iter().take(if differ { 2 } else { 1 }) {
             let map = service_map(self.family, side, service.affinity_seconds.map(kept_seconds));
-            let usable = usable(self.family, side);
             let mut mark = group.mark();
             if let Some(sources) = frontend.sources {
                 // Without this element nobody is let in: what leads to endpoints stands behind the sources.
@@ -179,6 +178,7 @@ impl Backends {
             }
             out.entry(map, key.clone(), [Atom::Mark(mark)], origin);
             if service.affinity_seconds.is_some() {
+                let usable = usable(self.family, side);
                 for at in &group.members {
                     let key = self.numbered(&key, *at);
                     out.member(usable.clone(), key, &self.candidates[*at].origin);
